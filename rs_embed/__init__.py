@@ -1,0 +1,33 @@
+"""rs_embed: embeddings of many places with remote-sensing foundation models, as a Snakemake workflow.
+
+``export_batch`` is the request as a Python call; the same request lives in ``config/config.yaml``. Importing this
+package imports neither torch, nor numpy, nor Snakemake.
+"""
+
+from .api import export_batch
+from .config import ExportConfig, ExportModelRequest, ExportTarget
+from .errors import ExportError, ModelError, ProviderError, RSEmbedError, RunLockedError, SpecError, StoreError
+from .load import load_export
+from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec
+
+__all__ = [
+    "BBox",
+    "ExportConfig",
+    "ExportError",
+    "ExportModelRequest",
+    "ExportTarget",
+    "FetchSpec",
+    "InputPrepSpec",
+    "ModelError",
+    "OutputSpec",
+    "PointBuffer",
+    "ProviderError",
+    "RSEmbedError",
+    "RunLockedError",
+    "SensorSpec",
+    "SpecError",
+    "StoreError",
+    "TemporalSpec",
+    "export_batch",
+    "load_export",
+]

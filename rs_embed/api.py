@@ -1,0 +1,111 @@
+"""``export_batch``: the request as a Python call. It validates, freezes the request, runs the workflow, reads the manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .config import ExportConfig, ExportModelRequest, ExportTarget
+from .errors import ModelError
+from .fields import nearest
+from .request import Request
+from .specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
+
+
+def export_batch(
+    *,
+    spatials: Sequence[SpatialSpec],
+    temporal: TemporalSpec | None,
+    models: Sequence[str | ExportModelRequest],
+    target: ExportTarget,
+    config: ExportConfig | None = None,
+    backend: str = "auto",
+    device: str = "auto",
+    output: OutputSpec = OutputSpec.pooled(),
+    sensor: SensorSpec | None = None,
+    fetch: FetchSpec | None = None,
+    modality: str | None = None,
+    input_prep: str | InputPrepSpec | None = None,
+    **options: Any,
+) -> Any:
+    """Embed every ROI with every model and export the result.
+
+    Args:
+        spatials: ROIs, one or many ``PointBuffer`` or ``BBox`` (WGS 84 degrees, metres).
+        temporal: the window, half-open; None only for models that need none.
+        models: ids, or :class:`ExportModelRequest` where one model differs.
+        target: ``ExportTarget.combined(path)`` or ``ExportTarget.per_item(dir, names=...)``; relative to the working directory.
+        config: run options; instead, single options may be given as keywords (``chunk_size=64``).
+        backend: where pixels come from, for example ``"sample"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        output: pooled vectors (D,) or grids (D, h, w), float32.
+        sensor, fetch: replace, or change, the imagery request of all models; not both.
+        modality: input modality of all models.
+        input_prep: shorthand for the option of that name.
+
+    Returns:
+        The manifest (a dict) of a combined export, or the list of the ROIs' manifests, in ROI order, of a per_item one.
+
+    Raises:
+        SpecError, ModelError, ProviderError: the request is invalid; nothing was run or written.
+        RunLockedError: another process works on this target.
+        ExportError: a job failed; what was finished is kept, and the same call goes on from there.
+    """
+    from .run import open_run
+    from .runner import execute
+    from .stages.prepare import check
+
+    if input_prep is not None:
+        if config is not None:
+            raise ModelError(
+                f"input_prep: {input_prep!r} is given beside config; allowed: ExportConfig(input_prep=...)"
+            )
+        options["input_prep"] = input_prep
+    request = Request.build(
+        spatials=spatials,
+        temporal=temporal,
+        models=models,
+        target=target,
+        config=_fold(config, options),
+        backend=backend,
+        device=device,
+        output=output,
+        sensor=sensor,
+        fetch=fetch,
+        modality=modality,
+    )
+    run = open_run(request, os.getcwd())
+    check(run)
+    execute(run)
+    return _manifests(run)
+
+
+def _fold(config: ExportConfig | None, options: dict) -> ExportConfig | None:
+    """Single options into an ``ExportConfig``; beside a config they are refused, unknown ones are a TypeError."""
+    for key in options:
+        if key not in ExportConfig.keywords():
+            raise TypeError(
+                f"export_batch() got an unexpected keyword argument {key!r}{nearest(key, ExportConfig.keywords())}"
+            )
+    if options and config is not None:
+        raise ModelError(f"config: given together with the option {next(iter(options))!r}; allowed: one or the other")
+    return ExportConfig(**options) if options else config
+
+
+def _manifests(run: Any) -> Any:
+    plan = run.plan
+    if plan.layout == "combined":
+        return _read(run.dir / plan.manifest)
+    return [_read(run.dir / plan.item_manifest(i)) for i in range(len(plan.roi_ids))]
+
+
+def _read(path: Path) -> dict:
+    """A manifest with the paths in it made absolute."""
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("npz_path", "manifest_path"):
+        if key in manifest:
+            manifest[key] = str(path.parent / manifest[key])
+    return manifest

@@ -1,0 +1,105 @@
+"""The command line: ``rs-embed <command>`` for people, ``python -m rs_embed <step>`` for the rules.
+
+A step works in the folder of a run (``--run``, by default the current one) and reads everything else from the request
+that is frozen there, so any job can be repeated by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from .errors import RSEmbedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. An error of ours is one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.call(options) or 0
+    except RSEmbedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rs-embed", description="Embeddings of many places: steps of the workflow, and helpers."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def step(name: str, summary: str, *flags: str) -> None:
+        sub = commands.add_parser(name, help=f"step: {summary}", description=summary)
+        sub.add_argument("--run", default=".", help="folder of the run (default: the current one)")
+        for flag in flags:
+            sub.add_argument(flag, required=True)
+        if name == "embed":
+            sub.add_argument("--threads", type=int, default=1, help="CPU workers over whole batches (default: 1)")
+        sub.set_defaults(call=_step)
+
+    step("fetch", "pixels that one part lacks, and its receipt", "--source", "--part")
+    step("embed", "embeddings that one chunk lacks, and its receipt", "--unit", "--chunk")
+    step("write", "verify and record one chunk, make its per-item files", "--chunk")
+    step("repair", "make the damaged files of one chunk again", "--chunk", "--number")
+    step("merge", "the final files of the run")
+
+    models = commands.add_parser("models", help="list the models, or describe one")
+    models.add_argument("model", nargs="?", help="model id or alias")
+    models.set_defaults(call=_models)
+    schema = commands.add_parser("schema", help="print the JSON schema of the config file")
+    schema.set_defaults(call=_schema)
+    return parser
+
+
+def _step(options: argparse.Namespace) -> int:
+    from .run import load_run
+
+    started = time.monotonic()
+    os.chdir(options.run)
+    run = load_run(".")
+    if options.command == "fetch":
+        from .stages.fetch import fetch
+
+        counts = fetch(run, options.source, options.part)
+    elif options.command == "embed":
+        from .stages.embed import embed
+
+        counts = embed(run, options.unit, options.chunk, max(1, options.threads))
+    elif options.command == "write":
+        from .stages.write import write
+
+        counts = write(run, options.chunk)
+    elif options.command == "repair":
+        from .stages.repair import repair
+
+        counts = repair(run, options.chunk, int(options.number))
+    else:
+        from .stages.merge import merge
+
+        counts = merge(run)
+    print(f"{options.command}: {json.dumps(counts)} in {time.monotonic() - started:.2f} s")
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from .formats.manifest import describe as as_json
+    from .models import MODELS, describe
+
+    if options.model:
+        print(json.dumps(as_json(describe(options.model)), indent=2))
+        return 0
+    for name in sorted({describe(m).id for m in MODELS}):
+        info = describe(name)
+        print(f"{info.id:12} {info.summary}" + (f" (also: {', '.join(info.aliases)})" if info.aliases else ""))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from .schema import as_yaml
+
+    print(as_yaml(), end="")
+    return 0

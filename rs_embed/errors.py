@@ -1,0 +1,57 @@
+"""The errors of the package: one root, so that ``except RSEmbedError`` catches every refusal and failure of ours.
+
+RSEmbedError
+├── SpecError       a ROI, window, sensor, output or name that cannot be used
+├── ModelError      a model, option, configuration or combination that is not supported; a model that failed
+├── ProviderError   imagery that could not be had (``retryable`` says whether asking again can help)
+├── StoreError      a file of the work folder that is damaged or cannot be read
+├── RunLockedError  another process is working on the same target
+└── ExportError     the workflow stopped; the message names ROI, model and stage of the first failure
+"""
+
+from __future__ import annotations
+
+
+class RSEmbedError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class SpecError(RSEmbedError, ValueError):
+    """A ROI, window, sensor, output or name is invalid; nothing was run."""
+
+
+class ModelError(RSEmbedError):
+    """A model, its options, or the configuration of an export is invalid, or a model failed on an image."""
+
+
+class ProviderError(RSEmbedError):
+    """Imagery could not be had.
+
+    Attributes:
+        retryable: True when the same request can succeed later (time-out, quota, dropped connection),
+            False when it is deterministic (unknown band, no permission).
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class StoreError(RSEmbedError):
+    """A file of the work folder is damaged, or is not what its path says."""
+
+
+class RunLockedError(RSEmbedError):
+    """Another live process is working on the same target."""
+
+
+class ExportError(RSEmbedError):
+    """The workflow stopped before the export was complete; what was finished is kept and is reused by the next call.
+
+    Attributes:
+        log: path of Snakemake's log of the run, or None.
+    """
+
+    def __init__(self, message: str, *, log: str | None = None) -> None:
+        super().__init__(message)
+        self.log = log

@@ -1,0 +1,167 @@
+"""Manifests: strict JSON, streamed, with the keys of requirements B4 and B5 and what the decisions add.
+
+``describe`` of a model and everything else that repeats is stored once; per ROI there are only small records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..description import ModelInfo
+from ..fields import hints as _hints
+from ..fields import to_mapping, value_schema
+from ..plan import Plan, Unit
+from ..rois import row
+from ..store import temporary_name
+
+SCHEMA_VERSION = 1
+
+
+class Stream:
+    """A list that is written while it is made, so that a manifest of any length needs the memory of one row."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items = items
+
+
+def dump(value: Any, file: TextIO, indent: int = 0) -> None:
+    """Write strict JSON; mappings on the first two levels and streams get a line per entry."""
+    if isinstance(value, Stream):
+        _lines(("", "[", "]"), (((), item) for item in value.items), file, indent)
+    elif isinstance(value, Mapping) and (indent < 2 or any(isinstance(v, Stream) for v in value.values())):
+        _lines(("", "{", "}"), (((json.dumps(k) + ": ",), v) for k, v in value.items()), file, indent)
+    elif isinstance(value, list) and indent < 2 and any(isinstance(v, Mapping) for v in value):
+        _lines(("", "[", "]"), (((), v) for v in value), file, indent)
+    else:
+        file.write(json.dumps(value, allow_nan=False))
+
+
+def _lines(marks: tuple[str, str, str], entries: Iterable[tuple[tuple, Any]], file: TextIO, indent: int) -> None:
+    pad, first = " " * (indent + 1), True
+    file.write(marks[1])
+    for prefix, value in entries:
+        file.write(("" if first else ",") + "\n" + pad + "".join(prefix))
+        dump(value, file, indent + 1)
+        first = False
+    file.write(("" if first else "\n" + " " * indent) + marks[2])
+
+
+def write(path: str | Path, manifest: Mapping) -> None:
+    """Write a manifest to a temporary file and rename it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            dump(manifest, file)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def spatial(place: Any) -> dict:
+    """A ROI as manifests have it."""
+    return {"type": type(place).__name__, **row(place), "crs": place.crs}
+
+
+def header(plan: Plan, created: str) -> dict:
+    """What every manifest of a run begins with."""
+    request = plan.request
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created_at": created,
+        "package_version": importlib.metadata.version("rs-embed-workflow"),
+        "layout": plan.layout,
+        "backend": request.backend,
+        "device": request.device,
+        "temporal": None if request.temporal is None else request.temporal.to_dict(),
+        "output": to_mapping(request.output, defaults=True),
+        "projection": request.config.projection,
+        "request_fingerprint": plan.merge_key,
+        "sources": {s.id: {**s.identity, "bands": list(s.bands)} for s in plan.sources},
+    }
+
+
+def model_entry(unit: Unit, info: ModelInfo) -> dict:
+    """What a manifest says of a model, the same in both layouts."""
+    return {
+        "model": unit.label,
+        "id": unit.model,
+        "unit": unit.id,
+        "source": unit.source,
+        "sensor": to_mapping(unit.sensor, defaults=True) | {"modality": unit.modality},
+        "options": to_mapping(unit.options, defaults=True),
+        "input_prep": unit.identity["input_prep"],
+        "precision": unit.identity["precision"],
+        "describe": describe(info) | {"dim": info.dim(unit.options), "adapter_version": info.version},
+    }
+
+
+def describe(info: ModelInfo) -> dict:
+    """A model's description as JSON values."""
+    return {
+        "id": info.id,
+        "aliases": list(info.aliases),
+        "summary": info.summary,
+        "citation": info.citation,
+        "licence": info.licence,
+        "outputs": list(info.outputs),
+        "modalities": {
+            k: {"collection": m.sensor.collection, "bands": list(m.sensor.bands), "units": m.units}
+            for k, m in info.modalities.items()
+        },
+        "options": {
+            f: value_schema(_hints(info.options)[f], info.options.__dataclass_fields__[f].metadata)
+            for f in _hints(info.options)
+        },
+    }
+
+
+def status_of(ok: int, failed: int) -> str:
+    """``ok`` without failures (``no_data`` is an answer, not a failure), ``failed`` with nothing else, else ``partial``."""
+    return "ok" if not failed else "partial" if ok else "failed"
+
+
+def summary(statuses: Iterable[str]) -> dict:
+    """Counts of model statuses."""
+    found = list(statuses)
+    return {"total_models": len(found), **{f"{s}_models": found.count(s) for s in ("ok", "partial", "failed")}}
+
+
+def file_record(path: str | Path, base: str | None = None) -> dict:
+    """Size, modification time and digest of a file: what a receipt keeps to notice later damage."""
+    with open(path, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+        stat = os.fstat(file.fileno())
+    return {
+        "path": os.path.relpath(path, base) if base else str(path),
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "sha256": sha,
+    }
+
+
+def damaged(record: Mapping, base: str = "") -> bool:
+    """A recorded file is gone or has changed; a digest is only computed where the size fits and the time does not."""
+    path = os.path.join(base, record["path"])
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return True
+    if stat.st_size != record["size"]:
+        return True
+    return stat.st_mtime_ns != record["mtime_ns"] and file_record(path)["sha256"] != record["sha256"]
+
+
+def rows_of(receipts: Iterable[dict]) -> Iterator[dict]:
+    """Rows of several receipts, in order."""
+    for receipt in receipts:
+        yield from receipt["rows"]

@@ -1,0 +1,167 @@
+"""From a ROI to its pixel grid: CRS, affine and size.
+
+Two projections. ``"utm"``: pixels are ground metres in the UTM zone of the ROI's centre (UPS beyond 84 N / 80 S).
+``"web_mercator"``: the lattice of Earth Engine's ``EPSG:3857`` at a scale, which the reference library uses; its
+metres shrink with the cosine of the latitude. In both, pixel edges lie on multiples of the scale from the origin of the
+projection, so neighbouring grids share one lattice, and a 10 m UTM grid coincides with Sentinel-2's own pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import SpecError
+from .specs import EARTH_RADIUS_M, BBox, PointBuffer, SpatialSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pyproj import Transformer
+
+#: |lat| of the edge of the square world of EPSG:3857, degrees: atan(sinh(pi)).
+MERCATOR_MAX_LAT = math.degrees(math.atan(math.sinh(math.pi)))
+#: Largest side of a chip, pixels: Earth Engine's limit for one request, and a guard against a mistyped scale.
+MAX_SIDE = 32768
+_EPS = 1e-9
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A north-up pixel grid.
+
+    Attributes:
+        crs: for example ``"EPSG:32633"``.
+        affine: (a, b, c, d, e, f): x = a*col + b*row + c, y = d*col + e*row + f at the upper left pixel corner, metres.
+        width, height: columns and rows.
+    """
+
+    crs: str
+    affine: tuple[float, float, float, float, float, float]
+    width: int
+    height: int
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) in the grid's CRS, metres."""
+        a, _, c, _, e, f = self.affine
+        return c, f + e * self.height, c + a * self.width, f
+
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """x of every column's centre (width,) and y of every row's centre (height,), float64, metres."""
+        import numpy as np
+
+        a, _, c, _, e, f = self.affine
+        return c + a * (np.arange(self.width) + 0.5), f + e * (np.arange(self.height) + 0.5)
+
+
+def utm_crs(lon: float, lat: float) -> str:
+    """EPSG code of the UTM zone of a place, with the exceptions of Norway and Svalbard (as the Sentinel-2 tiling has
+    them), or UPS beyond 84 N and 80 S. Source: NGA.SIG.0012, "The Universal Grids", chapter 2 and 3."""
+    if lat >= 84:
+        return "EPSG:5041"
+    if lat < -80:
+        return "EPSG:5042"
+    zone = min(int((lon + 180) // 6) + 1, 60)
+    if 56 <= lat < 64 and 3 <= lon < 12:
+        zone = 32
+    elif 72 <= lat < 84 and 0 <= lon < 42:
+        zone = 31 if lon < 9 else 33 if lon < 21 else 35 if lon < 33 else 37
+    return f"EPSG:{(32600 if lat >= 0 else 32700) + zone}"
+
+
+@functools.lru_cache(maxsize=256)
+def transformer(source: str, target: str) -> Transformer:
+    """A cached pyproj transformer with x, y (lon, lat) axis order."""
+    from pyproj import Transformer
+
+    return Transformer.from_crs(source, target, always_xy=True)
+
+
+def mercator(lon: float, lat: float) -> tuple[float, float]:
+    """Spherical Mercator (EPSG:3857), metres. Source: EPSG Guidance Note 7-2, method 1024."""
+    return EARTH_RADIUS_M * math.radians(lon), EARTH_RADIUS_M * math.log(math.tan(math.pi / 4 + math.radians(lat) / 2))
+
+
+def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: bool = False) -> Grid:
+    """The pixel grid of a ROI.
+
+    UTM: a point's square has ``ceil(2*buffer_m/scale_m)`` pixels a side, whatever its place, its corner moved to the
+    nearest lattice line (by half a pixel at most); a box is the bounds of its outline in the zone, snapped outward.
+    Web Mercator: the bounds snapped outward, as ``ee.Projection('EPSG:3857').atScale(s)`` has them, so a point's size can differ by a pixel.
+
+    Args:
+        square: enlarge a box to the centred square on its longer side.
+
+    Raises:
+        SpecError: outside the projection's domain, or more than 32,768 pixels a side.
+    """
+    if projection == "web_mercator":
+        crs, bounds = "EPSG:3857", _mercator_bounds(spatial)
+    else:
+        crs = utm_crs(*spatial.centre)
+        bounds = _projected_bounds(spatial, crs)
+    left, bottom, right, top = _squared(bounds) if square and isinstance(spatial, BBox) else bounds
+    if projection == "utm" and isinstance(spatial, PointBuffer):
+        width = height = max(1, math.ceil(2 * spatial.buffer_m / scale_m - _EPS))
+        col0, row0 = round(left / scale_m), round(-top / scale_m)
+    else:
+        col0, col1 = math.floor(left / scale_m + _EPS), math.ceil(right / scale_m - _EPS)
+        row0, row1 = math.floor(-top / scale_m + _EPS), math.ceil(-bottom / scale_m - _EPS)
+        width, height = max(1, col1 - col0), max(1, row1 - row0)
+    if max(width, height) > MAX_SIDE:
+        raise SpecError(f"ROI: {width} x {height} pixels at {scale_m:g} m are too many; allowed: {MAX_SIDE} a side")
+    return Grid(crs, (scale_m, 0.0, col0 * scale_m, 0.0, -scale_m, -row0 * scale_m), width, height)
+
+
+def _mercator_bounds(spatial: SpatialSpec) -> tuple[float, float, float, float]:
+    lats = (spatial.lat, spatial.lat) if isinstance(spatial, PointBuffer) else (spatial.minlat, spatial.maxlat)
+    if max(map(abs, lats)) >= MERCATOR_MAX_LAT:
+        raise SpecError(
+            f"ROI: latitude {max(lats, key=abs):g} is outside web_mercator; allowed: within {MERCATOR_MAX_LAT:.4f} degrees, or projection 'utm'"
+        )
+    if isinstance(spatial, PointBuffer):
+        x, y = mercator(spatial.lon, spatial.lat)
+        bounds = x - spatial.buffer_m, y - spatial.buffer_m, x + spatial.buffer_m, y + spatial.buffer_m
+    else:
+        bounds = (*mercator(spatial.minlon, spatial.minlat), *mercator(spatial.maxlon, spatial.maxlat))
+    edge = math.pi * EARTH_RADIUS_M * (1 + 1e-12)
+    if max(map(abs, bounds)) > edge:
+        raise SpecError(
+            "ROI: the footprint leaves the world of web_mercator; allowed: footprints within 180 degrees and 85.05 degrees"
+        )
+    return bounds
+
+
+def _projected_bounds(spatial: SpatialSpec, crs: str) -> tuple[float, float, float, float]:
+    to = transformer("EPSG:4326", crs)
+    if isinstance(spatial, PointBuffer):
+        x, y = to.transform(spatial.lon, spatial.lat)
+        r = spatial.buffer_m
+        bounds = x - r, y - r, x + r, y + r
+    else:
+        bounds = to.transform_bounds(spatial.minlon, spatial.minlat, spatial.maxlon, spatial.maxlat, densify_pts=21)
+    if not all(map(math.isfinite, bounds)) or (
+        crs not in ("EPSG:5041", "EPSG:5042") and not -1e6 < bounds[0] < bounds[2] < 2e6
+    ):
+        raise SpecError(
+            f"ROI: {spatial} is too far from the central meridian of {crs}; allowed: smaller ROIs, or projection 'web_mercator'"
+        )
+    return bounds
+
+
+def _squared(bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, bottom, right, top = bounds
+    width, height = right - left, top - bottom
+    side = max(width, height)
+    if side - min(width, height) <= 1e-4 * side:
+        return bounds
+    x, y = (left + right) / 2, (bottom + top) / 2
+    return x - side / 2, y - side / 2, x + side / 2, y + side / 2
+
+
+def centre_lonlat(grid: Grid) -> tuple[float, float]:
+    """Centre of a grid as (lon, lat), degrees."""
+    left, bottom, right, top = grid.bounds
+    return transformer(grid.crs, "EPSG:4326").transform((left + right) / 2, (bottom + top) / 2)

@@ -1,0 +1,80 @@
+"""The interface of a model adapter: what is particular to a family, and nothing else.
+
+An adapter turns one image into the tensors its network takes, runs the network on a batch of them, and makes a vector
+or a grid of the tokens. Batches, devices, threads, tiles and metadata are the engine's (``models/engine.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..description import ModelInfo
+from ..specs import OutputSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image as an adapter sees it: a whole ROI, or one tile of it.
+
+    Attributes:
+        pixels: (T, C, H, W) float32 in the modality's units, C in the order of ``bands``, north-up.
+        bands: band names.
+        scale_m: pixel size, metres.
+        lon, lat: centre of this image, degrees (for models conditioned on place).
+        dates: ISO date of each frame, or () where unknown (for models conditioned on time).
+        window: (start, end) of the request, or None.
+    """
+
+    pixels: np.ndarray
+    bands: tuple[str, ...]
+    scale_m: float
+    lon: float
+    lat: float
+    dates: tuple[str, ...] = ()
+    window: tuple[str, str] | None = None
+
+
+class Adapter(Protocol):
+    """A model family. Every method gets the validated options of the request (``info.options``)."""
+
+    info: ModelInfo
+
+    def load(self, options: Any, bands: tuple[str, ...], weights: Path | None) -> Any:
+        """The network (a ``torch.nn.Module`` in eval mode, on the CPU) and nothing global.
+
+        Args:
+            bands: the request's bands, for models whose stem depends on them.
+            weights: checked local weights file, None where ``info.weights`` gives none.
+        """
+        ...
+
+    def preprocess(self, image: Image, options: Any) -> dict[str, np.ndarray]:
+        """The network's inputs for one image, without a batch axis. Images whose inputs have equal shapes are
+        batched together. Conditioning (place, time, scale) goes in as arrays beside the pixels.
+
+        Raises:
+            ModelError: the image cannot be embedded; the engine adds ROI and model.
+        """
+        ...
+
+    def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Any) -> Any:
+        """Tokens of a batch, in whatever form :meth:`pooled` and :meth:`grid` take. Must treat every image alone."""
+        ...
+
+    def pooled(self, tokens: Any, output: OutputSpec, options: Any) -> torch.Tensor:
+        """(B, D) float32."""
+        ...
+
+    def grid(self, tokens: Any, output: OutputSpec, options: Any) -> torch.Tensor:
+        """(B, D, h, w) float32, north-up, covering the whole image."""
+        ...
+
+    def record(self, network: Any, options: Any) -> dict:
+        """What the manifest says of the weights in use: at least ``pretrained`` (bool) and ``sha256``."""
+        ...

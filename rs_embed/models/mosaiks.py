@@ -1,0 +1,172 @@
+"""MOSAIKS: random convolutional features (Rolf et al. 2021), a strong baseline that needs no weights.
+
+A pair of features is the mean over the image of ``relu(r)`` and of ``relu(-r)``, with the response ``r = w * x + bias`` of
+a random patch ``w`` over all bands. Patches here are seeded Gaussian noise (the paper's own are cut out of images; Gaussian
+ones need no training imagery); the pair of signs and the bias of -1 are those of torchgeo's ``RCF``.
+
+Sources: Rolf et al. 2021, "A generalizable and accessible approach to machine learning with global satellite imagery",
+Nature Communications 12, 4392, Methods (features, patch size 3, ReLU, average pooling); torchgeo
+``torchgeo/models/rcf.py`` (Gaussian mode, sign pairs, bias).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..description import Modality, ModelInfo
+from ..errors import ModelError
+from ..fields import option
+from ..specs import OutputSpec, SensorSpec
+from .base import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+#: Filters convolved at a time: bounds memory to this many response maps, whatever the number of features.
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the random features."""
+
+    preset: str = option("official", "recipe; this model has one", choices=("official", "rs-embed"))
+    features: int = option(
+        512, "length D of the vector; even: every patch gives a feature for each sign", minimum=2, maximum=65536
+    )
+    patch_size: int = option(3, "side of the random patches, pixels; odd", minimum=1, maximum=31)
+    seed: int = option(0, "seed of the random patches", minimum=0, maximum=2**63 - 1)
+    bias: float = option(-1.0, "added before the ReLU")
+    input_scale: float = option(
+        1e-4, "factor from the source's values to the model's (1e-4: DN to reflectance)", above=0
+    )
+    grid_cell: int = option(16, "grid output: side of a cell, pixels", minimum=1)
+
+    def __post_init__(self) -> None:
+        from ..fields import check
+
+        check(self, "model_config", ModelError)
+        for key, bad, allowed in (
+            ("features", self.features % 2 != 0, "an even integer"),
+            ("patch_size", self.patch_size % 2 == 0, "an odd integer"),
+            (
+                "grid_cell",
+                self.grid_cell <= self.patch_size // 2,
+                f"an integer > {self.patch_size // 2} (half the patch)",
+            ),
+        ):
+            if bad:
+                raise ModelError(f"model_config.{key}: {getattr(self, key)!r} is not valid; allowed: {allowed}")
+
+
+INFO = ModelInfo(
+    id="mosaiks",
+    version=1,
+    summary="random convolutional features: no weights, any bands, any size",
+    citation="Rolf et al. 2021, Nature Communications 12, 4392",
+    licence="none needed (no pretrained weights)",
+    modalities={
+        "s2": Modality(
+            SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B2", "B3", "B4", "B8"), modality="s2"),
+            "DN (surface reflectance x 10000)",
+        )
+    },
+    options=Options,
+    dim=lambda options: options.features,
+    aliases=("rcf",),
+    needs_window=False,
+    batch={"cpu": 1, "cuda": 32, "mps": 8},  # one image fills a core, and images of every size batch without padding
+)
+
+
+def patches(options: Options, channels: int) -> np.ndarray:
+    """The random patches, (features / 2, channels, patch_size, patch_size) float32, standard normal.
+
+    PCG64 and numpy's normal sampler, seeded: the same on every platform.
+    """
+    import numpy as np
+
+    shape = (options.features // 2, channels, options.patch_size, options.patch_size)
+    return np.random.Generator(np.random.PCG64(options.seed)).standard_normal(shape, dtype=np.float32)
+
+
+class Mosaiks:
+    """Adapter of the random features."""
+
+    info = INFO
+
+    def load(self, options: Options, bands: tuple[str, ...], weights: Path | None) -> torch.nn.Module:
+        """One convolution with frozen random patches."""
+        import torch
+
+        network = torch.nn.Conv2d(len(bands), options.features // 2, options.patch_size, bias=False)
+        with torch.no_grad():
+            network.weight.copy_(torch.from_numpy(patches(options, len(bands))))
+        return network.requires_grad_(False).eval()
+
+    def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
+        """(C, H, W) float32 scaled pixels; non-finite ones become 0."""
+        import numpy as np
+
+        pixels = image.pixels[0]
+        side = min(pixels.shape[-2:])
+        if side < options.patch_size:
+            raise ModelError(
+                f"the image is {pixels.shape[-1]} x {pixels.shape[-2]} pixels, smaller than patch_size={options.patch_size}"
+            )
+        return {"pixels": np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0) * np.float32(options.input_scale)}
+
+    def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
+        """A closure over network and pixels: response maps are made block by block while they are pooled."""
+        return network.weight, batch["pixels"]
+
+    def _responses(self, tokens: Any, options: Options) -> Any:
+        """Response maps of ``_BLOCK`` patches at a time, both signs: pairs of (B, K, H-p+1, W-p+1)."""
+        import torch.nn.functional as F
+
+        weight, pixels = tokens
+        for start in range(0, weight.shape[0], _BLOCK):
+            maps = F.conv2d(pixels, weight[start : start + _BLOCK]).add_(options.bias)
+            yield F.relu(maps), F.relu(-maps)
+
+    def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
+        """Mean (or max) over all positions: (B, D), positive features first, then negative ones."""
+        import torch
+
+        reduce = (lambda m: m.amax((2, 3))) if output.pooling == "max" else (lambda m: m.mean((2, 3)))
+        blocks = [(reduce(a), reduce(b)) for a, b in self._responses(tokens, options)]
+        return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)
+
+    def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
+        """Mean (or max) over the positions whose centre pixel lies in a cell of ``grid_cell`` pixels:
+        (B, D, ceil(H / cell), ceil(W / cell)). The border's ``patch_size // 2`` pixels have no position."""
+        import torch
+        import torch.nn.functional as F
+
+        cell, margin = options.grid_cell, options.patch_size // 2
+        height, width = tokens[1].shape[-2:]
+        edges = (margin, margin + -width % cell, margin, margin + -height % cell)
+
+        def reduce(maps: torch.Tensor) -> torch.Tensor:
+            if output.pooling == "max":
+                return F.max_pool2d(F.pad(maps, edges), cell)  # responses are >= 0, so padding zeros never wins
+            count = F.avg_pool2d(F.pad(torch.ones_like(maps[:1, :1]), edges), cell)
+            return F.avg_pool2d(F.pad(maps, edges), cell) / count
+
+        blocks = [(reduce(a), reduce(b)) for a, b in self._responses(tokens, options)]
+        return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)
+
+    def record(self, network: Any, options: Options) -> dict:
+        """The patches' digest; nothing is pretrained, by design."""
+        return {
+            "pretrained": False,
+            "by_design": True,
+            "sha256": hashlib.sha256(network.weight.detach().cpu().numpy().tobytes()).hexdigest(),
+        }
+
+
+ADAPTER = Mosaiks()

@@ -1,0 +1,373 @@
+"""The plan: a pure function from a request to sources, units, parts, chunks, their keys and every file of a run.
+
+Standard library only and fast (every cluster job makes it again): nothing here opens a file, imports a model or a
+provider. Python and the Snakefile use this one plan. ROIs are known by id; their geometry is looked up by the stages.
+
+- A *source* is one imagery request without its bands; ``bands`` is the union over the models of this run.
+- A *unit* is one model request with its own bands and settings; its identity never depends on other models.
+- A *chunk* is a run of consecutive ROIs (one embed job per unit, one write job); a *part* is a piece of a chunk
+  (one fetch job per source). Their sizes appear in no identity.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .config import OUTPUT_OPTIONS, SUFFIX, ExportModelRequest
+from .description import Frames, ModelInfo
+from .errors import ModelError, SpecError
+from .fields import from_mapping, to_mapping
+from .identity import digest
+from .request import Request
+from .specs import SensorSpec
+
+#: Raised by hand when the meaning of a stored chip changes (grid rule, resampling, units).
+CHIP_VERSION = 1
+PART_SIZE = 64
+#: Automatic chunk: the smallest of these that keeps a run under about 200 chunks.
+CHUNK_SIZES = (256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One imagery request of the run; ``identity`` is everything that changes its pixels except bands, place and window."""
+
+    id: str
+    identity: dict
+    bands: tuple[str, ...]
+    frames: Frames
+
+    @property
+    def scale_m(self) -> float:
+        """Pixel size, metres."""
+        return self.identity["scale_m"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One model request of the run; ``key`` names its arrays (requirements B2)."""
+
+    id: str
+    label: str
+    key: str
+    model: str
+    options: Any
+    modality: str
+    sensor: SensorSpec
+    source: str
+    identity: dict
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive ROIs ``start .. stop-1`` of the table, fetched by one job per source."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive ROIs, whole parts: one embed job per unit and one write job."""
+
+    name: str
+    start: int
+    stop: int
+    parts: tuple[Part, ...]
+
+
+def resolve_unit(
+    model: ExportModelRequest, request: Request, info: ModelInfo, provider: dict, generation: str | None
+) -> tuple[Unit, Source]:
+    """One model request with every default filled in, and the source it reads.
+
+    Raises:
+        ModelError: unsupported modality, option or output. SpecError: a window is needed and missing.
+    """
+    where = f"models.{model.name}"
+    sensor_override, fetch_override = model.sensor, model.fetch
+    if sensor_override is None and fetch_override is None:
+        sensor_override, fetch_override = request.sensor, request.fetch
+    modality = (
+        model.modality
+        or request.modality
+        or (sensor_override and sensor_override.modality)
+        or next(iter(info.modalities))
+    )
+    if modality not in info.modalities:
+        raise ModelError(
+            f"{where}.modality: {modality!r} is not supported; allowed: one of {', '.join(map(repr, info.modalities))}"
+        )
+    if sensor_override is not None and sensor_override.modality not in (None, modality):
+        raise ModelError(
+            f"{where}.sensor.modality: {sensor_override.modality!r} contradicts the modality {modality!r}; allowed: {modality!r} or null"
+        )
+    if request.output.mode not in info.outputs:
+        raise ModelError(
+            f"output.mode: {request.output.mode!r} is not supported by {info.id}; allowed: one of {', '.join(map(repr, info.outputs))}"
+        )
+    if info.needs_window and request.temporal is None:
+        raise SpecError(
+            f"temporal: None is not valid for the model {info.id}, which needs a window; allowed: TemporalSpec.range(start, end) or .year(year)"
+        )
+    options = from_mapping(info.options, model.model_config or {}, f"{where}.model_config", ModelError)
+    sensor = sensor_override or info.modalities[modality].sensor
+    if fetch_override is not None:
+        sensor = SensorSpec(
+            **(
+                to_mapping(sensor, defaults=True)
+                | {k: v for k, v in to_mapping(fetch_override).items() if v is not None}
+            )
+        )
+    frames = info.frames(options, request.temporal)
+    source = _source(
+        sensor, modality, frames, info.square, request, provider, generation if request.config.refetch else None
+    )
+    output = {"mode": request.output.mode, "pooling": request.output.pooling}
+    identity = {
+        "model": info.id,
+        "adapter": info.version,
+        "options": to_mapping(options, defaults=True),
+        "modality": modality,
+        "source": source.identity,
+        "bands": list(sensor.bands),
+        "output": output,
+        "input_prep": resolved_prep(request.config.input_prep, info.size(options)),
+        "precision": request.config.precision,
+    }
+    if generation:
+        identity["generation"] = generation
+    label = model.label or info.id
+    unit = Unit(
+        f"{info.id}-{digest(identity, 16)}",
+        label,
+        array_key(label),
+        info.id,
+        options,
+        modality,
+        sensor,
+        source.id,
+        identity,
+    )
+    return unit, source
+
+
+def resolved_prep(policy: str, size: int | None) -> str:
+    """The large-ROI policy as it applies to a model: ``"native"`` where the model takes any size as it is."""
+    if size is None:
+        return "native"
+    if policy != "resize":
+        raise ModelError(
+            f"config.input_prep: {policy!r} is not supported by this version for models of a fixed size; allowed: 'resize'"
+        )
+    return policy
+
+
+def array_key(label: str) -> str:
+    """The label as it appears in array names: runs of other characters become one underscore (requirements B2)."""
+    return "_".join(p for p in "".join(c if c.isascii() and c.isalnum() else "_" for c in label).split("_") if p)
+
+
+def _source(
+    sensor: SensorSpec,
+    modality: str,
+    frames: Frames,
+    square: bool,
+    request: Request,
+    provider: dict,
+    generation: str | None,
+) -> Source:
+    identity: dict[str, Any] = {
+        "version": CHIP_VERSION,
+        "provider": provider,
+        "collection": sensor.collection,
+        "scale_m": sensor.scale_m,
+        "cloudy_pct": sensor.cloudy_pct,
+        "fill_value": sensor.fill_value,
+        "composite": sensor.composite,
+        "temporal": frames.identity(),
+        "projection": request.config.projection,
+        "resampling": "nearest",
+        "square": square,
+    }
+    if modality == "s1":
+        identity["s1"] = {
+            k: getattr(sensor, k) for k in ("orbit", "use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty")
+        }
+    if generation:
+        identity["generation"] = generation
+    return Source(f"{provider['name']}-{digest(identity, 16)}", identity, sensor.bands, frames)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do. Paths of receipts are relative to the run's folder, outputs are absolute."""
+
+    request: Request
+    roi_ids: tuple[str, ...]
+    names: tuple[str, ...]
+    sources: tuple[Source, ...]
+    units: tuple[Unit, ...]
+    chunks: tuple[Chunk, ...]
+    target: str  # absolute path: the file (combined) or the folder (per_item)
+
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        return {p.name: p for c in self.chunks for p in c.parts}
+
+    @cached_property
+    def chunk(self) -> dict[str, Chunk]:
+        return {c.name: c for c in self.chunks}
+
+    @cached_property
+    def source(self) -> dict[str, Source]:
+        return {s.id: s for s in self.sources}
+
+    @cached_property
+    def unit(self) -> dict[str, Unit]:
+        return {u.id: u for u in self.units}
+
+    @property
+    def layout(self) -> str:
+        return self.request.target.layout
+
+    @property
+    def embedded(self) -> tuple[Unit, ...]:
+        """The units that are run: none with ``save_embeddings=False``."""
+        return self.units if self.request.config.save_embeddings else ()
+
+    # keys: what a receipt covers -------------------------------------------------------------------------------
+
+    def fetch_key(self, source: Source, part: Part) -> str:
+        """Digest of what a fetch job makes."""
+        return digest([source.id, sorted(source.bands), self.roi_ids[part.start : part.stop]])
+
+    def embed_key(self, unit: Unit, chunk: Chunk) -> str:
+        """Digest of what an embed job makes."""
+        return digest([unit.id, self.roi_ids[chunk.start : chunk.stop]])
+
+    @cached_property
+    def _output_part(self) -> list:
+        options = {k: getattr(self.request.config, k) for k in OUTPUT_OPTIONS}
+        return [self.layout, options, [[u.id, u.label] for u in self.units]]
+
+    def items_key(self, chunk: Chunk) -> str:
+        """Digest of what a write job makes; names matter only where they are file names."""
+        names = self.names[chunk.start : chunk.stop] if self.layout == "per_item" else None
+        return digest([self._output_part, chunk.start, self.roi_ids[chunk.start : chunk.stop], names])
+
+    @cached_property
+    def merge_key(self) -> str:
+        """Digest of what the merge job makes."""
+        return digest([self._output_part, self.roi_ids, self.names, [c.name for c in self.chunks]])
+
+    # files -----------------------------------------------------------------------------------------------------
+
+    def fetch_receipts(self, chunk: Chunk, source_ids: Sequence[str] | None = None) -> list[str]:
+        """Receipts of the fetch jobs that a chunk depends on."""
+        ids = [s.id for s in self.sources] if source_ids is None else source_ids
+        return [f"fetch/{s}/{p.name}.json" for s in ids for p in chunk.parts]
+
+    def embed_receipts(self, chunk: Chunk) -> list[str]:
+        """Receipts of the embed jobs of a chunk, in unit order."""
+        return [f"embed/{u.id}/{chunk.name}.json" for u in self.embedded]
+
+    def items_receipts(self) -> list[str]:
+        """Receipts of all write jobs, in chunk order."""
+        return [f"items/{c.name}.json" for c in self.chunks]
+
+    def receipts(self) -> dict[str, str]:
+        """Every receipt of the run and the key it must carry, without that of the merge (see :meth:`outputs`)."""
+        keys = {f"fetch/{s.id}/{p.name}.json": self.fetch_key(s, p) for s in self.sources for p in self.parts.values()}
+        keys |= {f"embed/{u.id}/{c.name}.json": self.embed_key(u, c) for u in self.embedded for c in self.chunks}
+        return keys | {f"items/{c.name}.json": self.items_key(c) for c in self.chunks}
+
+    @property
+    def suffix(self) -> str:
+        return SUFFIX[self.request.config.format]
+
+    def item_file(self, index: int) -> str:
+        """per_item: the array file of a ROI."""
+        return f"{self.target}/{self.names[index]}{self.suffix}"
+
+    def item_manifest(self, index: int) -> str:
+        """per_item: the manifest of a ROI; kept in the run's folder where the user wants none."""
+        return f"{self.target if self.request.config.save_manifest else 'manifests'}/{self.names[index]}.json"
+
+    @property
+    def artefact(self) -> str | None:
+        """combined: the array file."""
+        return self.target if self.layout == "combined" else None
+
+    @property
+    def manifest(self) -> str:
+        """combined: the manifest; per_item: the index of the export."""
+        if not self.request.config.save_manifest:
+            return "manifest.json"
+        return (
+            self.target[: -len(self.suffix)] + ".json" if self.layout == "combined" else f"{self.target}/manifest.json"
+        )
+
+    def outputs(self) -> list[str]:
+        """What the merge job declares: the artefact, the manifest, and last its receipt."""
+        return [p for p in (self.artefact, self.manifest) if p] + ["merge.json"]
+
+
+def make_plan(
+    request: Request,
+    roi_ids: Sequence[str],
+    *,
+    describe: Callable[[str], ModelInfo],
+    provider: dict,
+    target: str,
+    generation: str | None = None,
+) -> Plan:
+    """Plan a request.
+
+    Args:
+        request: the validated request.
+        roi_ids: :func:`rs_embed.rois.roi_id` of every ROI, in order.
+        describe: from a model id or alias to its description; raises ``ModelError`` for an unknown one.
+        provider: identity of the provider, with at least ``name``.
+        target: absolute path of the target, with its suffix.
+        generation: token that makes embeddings and outputs anew (``resume=False``).
+
+    Raises:
+        ModelError, SpecError: two models with one label, or what :func:`resolve_unit` refuses.
+    """
+    units: list[Unit] = []
+    sources: dict[str, Source] = {}
+    for model in request.models:
+        unit, source = resolve_unit(model, request, describe(model.name), provider, generation)
+        taken = {u.key: u for u in units}
+        if unit.key in taken:
+            raise ModelError(
+                f"models: {model.name!r} and another request both name their arrays {unit.key!r}; allowed: a different label= for each"
+            )
+        units.append(unit)
+        known = sources.get(source.id)
+        bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
+        sources[source.id] = Source(source.id, source.identity, bands, source.frames)
+    chunks = make_chunks(len(roi_ids), request.config.chunk_size)
+    return Plan(request, tuple(roi_ids), request.names, tuple(sources.values()), tuple(units), chunks, target)
+
+
+def make_chunks(n: int, chunk_size: int | None) -> tuple[Chunk, ...]:
+    """Cut ``n`` ROIs into chunks of ``chunk_size`` (None: automatic), and chunks into even parts of at most 64."""
+    if chunk_size is None:
+        chunk_size = next((c for c in CHUNK_SIZES if n <= 200 * c), CHUNK_SIZES[-1])
+    chunks = []
+    for start in range(0, n, chunk_size):
+        stop = min(start + chunk_size, n)
+        count = math.ceil((stop - start) / PART_SIZE)
+        cuts = [start + (stop - start) * i // count for i in range(count + 1)]
+        name = f"{len(chunks):05d}"
+        parts = tuple(Part(f"{name}-{i:02d}", a, b) for i, (a, b) in enumerate(itertools.pairwise(cuts)))
+        chunks.append(Chunk(name, start, stop, parts))
+    return tuple(chunks)

@@ -1,0 +1,32 @@
+"""Providers of imagery, by the word before ``:`` in ``backend``. A new one is one file and one line here."""
+
+from __future__ import annotations
+
+import importlib
+
+from ..errors import ModelError
+from ..fields import nearest
+from .base import Chip, Provider, Roi
+
+__all__ = ["PROVIDERS", "Chip", "Provider", "Roi", "get_provider"]
+
+#: backend word -> (module, class)
+PROVIDERS = {"sample": ("sample", "SampleProvider")}
+
+
+def get_provider(backend: str) -> Provider:
+    """The provider of a ``backend`` string such as ``"sample"``.
+
+    Raises:
+        ModelError: an unknown backend, naming those there are.
+    """
+    word, _, argument = backend.partition(":")
+    allowed = ", ".join(map(repr, PROVIDERS))
+    if word == "auto":
+        raise ModelError(
+            f"backend: 'auto' means Earth Engine ('gee'), which this version does not have yet; allowed: {allowed}"
+        )
+    if word not in PROVIDERS:
+        raise ModelError(f"backend: {backend!r} is not supported{nearest(word, PROVIDERS)}; allowed: {allowed}")
+    module, name = PROVIDERS[word]
+    return getattr(importlib.import_module(f".{module}", __name__), name)(argument)

@@ -1,0 +1,133 @@
+"""The embedded sample scene: a real Sentinel-2 image that the package ``spyndex`` ships, for demos and tests.
+
+300 x 300 pixels of 10 m, bands B2 B3 B4 B8, surface reflectance x 10000. The file has no georeference and no date, so
+both are *nominal* here: the upper left corner is placed at 318000 E, 5693000 N in UTM zone 33 N (near Leipzig) and
+the scene is dated 2022-07-15. The provenance of every chip says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.resources
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError, ProviderError, SpecError
+from ..geometry import Grid, make_grid, transformer
+from .base import Chip, Roi
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..plan import Source
+
+COLLECTION = "COPERNICUS/S2_SR_HARMONIZED"
+BANDS = ("B2", "B3", "B4", "B8")
+DATE = "2022-07-15"
+SIDE = 300
+SCENE = Grid("EPSG:32633", (10.0, 0.0, 318000.0, 0.0, -10.0, 5693000.0), SIDE, SIDE)
+
+
+@functools.cache
+def scene() -> np.ndarray:
+    """The scene, (4, 300, 300) uint16, bands as in ``BANDS``; read as the file stores it (rows first)."""
+    import numpy as np
+
+    try:
+        text = importlib.resources.files("spyndex").joinpath("data/S2_10m.json").read_text()
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise ProviderError(f"the sample scene is not installed ({error}); pip install spyndex") from None
+    return np.asarray(json.loads(text), dtype=np.uint16)
+
+
+class SampleProvider:
+    """Cuts chips out of the sample scene by nearest pixel centre, in any projection and scale."""
+
+    name = "sample"
+
+    def __init__(self, argument: str = "") -> None:
+        if argument:
+            raise ModelError(f"backend: 'sample:{argument}' is not valid; allowed: 'sample'")
+
+    def identity(self) -> dict:
+        """Name and version of the scene."""
+        return {
+            "name": self.name,
+            "scene": "spyndex/data/S2_10m.json",
+            "placement": [SCENE.crs, list(SCENE.affine)],
+            "date": DATE,
+        }
+
+    def check(self, sources: Sequence[Source], rois: Sequence[Roi]) -> None:
+        """Refuse other collections and bands, windows without the scene's date, and ROIs outside the scene."""
+        for source in sources:
+            if source.identity["collection"] != COLLECTION:
+                raise ProviderError(
+                    f"sensor.collection: {source.identity['collection']!r} is not in the sample scene; allowed: {COLLECTION!r}"
+                )
+            missing = [b for b in source.bands if b not in BANDS]
+            if missing:
+                raise ProviderError(
+                    f"sensor.bands: {missing[0]!r} is not in the sample scene; allowed: {', '.join(BANDS)}"
+                )
+            if source.frames.mode != "composite":
+                raise ProviderError("the sample scene is one image; allowed: models that take a single composite")
+        for window in {r.temporal for r in rois}:
+            if window is not None and not window.start <= DATE < window.end:
+                raise ProviderError(
+                    f"temporal: {window.start}..{window.end} has no image of the sample scene; allowed: a window with its nominal date {DATE}"
+                )
+        for source in sources:
+            for roi in rois:
+                grid = make_grid(
+                    roi.spatial, source.identity["projection"], source.scale_m, square=source.identity["square"]
+                )
+                if not _inside(grid):
+                    west, south, east, north = transformer(SCENE.crs, "EPSG:4326").transform_bounds(*SCENE.bounds)
+                    raise SpecError(
+                        f"ROI {roi.name!r}: {roi.spatial} is not inside the sample scene; "
+                        f"allowed: footprints within lon {west:.4f}..{east:.4f}, lat {south:.4f}..{north:.4f}"
+                    )
+
+    def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
+        """The nearest scene pixel of every pixel centre; uint16 DN."""
+        import numpy as np
+
+        columns, rows = _indices(grid)
+        if not ((columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)).all():
+            raise ProviderError(f"ROI {roi.name!r} is not inside the sample scene")
+        pixels = np.ascontiguousarray(scene()[[BANDS.index(b) for b in bands]][:, rows, columns])
+        provenance = {
+            "scenes": ["spyndex/data/S2_10m.json"],
+            "package": f"spyndex {importlib.metadata.version('spyndex')}",
+            "note": "the scene's place and date are nominal, not where and when it was taken",
+        }
+        return Chip(pixels, 1.0, (DATE,), provenance)
+
+
+def _indices(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Scene column and row of every pixel of a grid, (H, W) each."""
+    import numpy as np
+
+    x, y = np.meshgrid(*grid.centres())
+    if grid.crs != SCENE.crs:
+        x, y = transformer(grid.crs, SCENE.crs).transform(x, y)
+    left, _, _, top = SCENE.bounds
+    return np.floor((x - left) / 10.0).astype(int), np.floor((top - y) / 10.0).astype(int)
+
+
+def _inside(grid: Grid) -> bool:
+    """All pixel centres lie in the scene (its outline's do: both projections are smooth over 3 km)."""
+    left, bottom, right, top = grid.bounds
+    half = grid.affine[0] / 2
+    xs, ys = [left + half, right - half], [bottom + half, top - half]
+    corners = [(x, y) for x in xs for y in ys]
+    if grid.crs != SCENE.crs:
+        try:
+            corners = list(transformer(grid.crs, SCENE.crs).itransform(corners, errcheck=True))
+        except Exception:  # pyproj: the point has no image in the scene's zone, so it is far from it
+            return False
+    west, south, east, north = SCENE.bounds
+    return all(west <= x < east and south < y <= north for x, y in corners)

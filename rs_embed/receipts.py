@@ -1,0 +1,79 @@
+"""Receipts: what Snakemake sees of a job. One JSON file says for every ROI of the job what was made of it.
+
+A receipt carries the key of the plan it was made for; another key means it vouches for nothing. Rows are ``ok``,
+``failed`` (with error, stage, retryable) or ``no_data`` (an answer, not a failure).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import StoreError
+from .store import replace_file
+
+SCHEMA = 1
+STATUSES = ("ok", "no_data", "failed")
+
+
+def write(path: str | Path, step: str, key: str, rows: list[dict], **more: Any) -> None:
+    """Write the receipt of a finished job.
+
+    Args:
+        path: the job's declared output.
+        step: ``fetch``, ``embed``, ``items``, ``merge`` or ``repair``.
+        key: the plan's key of the job.
+        rows: one mapping per ROI, in the order of the job's ROIs.
+        more: counts and times of the job.
+    """
+    data = {"schema": SCHEMA, "step": step, "key": key, **more, "rows": rows}
+    replace_file(path, json.dumps(data, separators=(",", ":"), allow_nan=False).encode())
+
+
+def read(path: str | Path, key: str | None = None) -> dict:
+    """Read a receipt.
+
+    Raises:
+        StoreError: it is unreadable, or made for another key.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        if data["schema"] != SCHEMA or not isinstance(data["rows"], list):
+            raise ValueError("unknown form")
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"receipt {path} cannot be read ({error}); delete it and run again") from None
+    if key is not None and data["key"] != key:
+        raise StoreError(f"receipt {path} was made for another request; delete it and run again")
+    return data
+
+
+def state(path: str | Path, key: str) -> str:
+    """``"missing"``, ``"stale"`` (unreadable or of another key), ``"retry"`` (rows that can succeed now) or ``"good"``."""
+    try:
+        data = read(path, key)
+    except FileNotFoundError:
+        return "missing"
+    except StoreError:
+        return "stale"
+    return "retry" if any(r.get("status") == "failed" and r.get("retryable") for r in data["rows"]) else "good"
+
+
+def withdraw(paths: Iterable[str | Path]) -> list[str]:
+    """Delete receipts, so that Snakemake makes them again; returns those that were there."""
+    gone = []
+    for path in paths:
+        try:
+            os.unlink(path)
+            gone.append(str(path))
+        except FileNotFoundError:
+            continue
+    return gone
+
+
+def failure(error: Exception, stage: str, *, retryable: bool = False) -> dict:
+    """The row of a ROI (or model) that failed."""
+    return {"status": "failed", "stage": stage, "error": f"{type(error).__name__}: {error}", "retryable": retryable}

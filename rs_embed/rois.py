@@ -1,0 +1,133 @@
+"""ROI tables: ``.csv`` files, or a few rows inline in the config.
+
+Columns: ``name`` (optional) with ``lon, lat, buffer_m`` for points or ``minlon, minlat, maxlon, maxlat`` for boxes;
+a table may hold both kinds, the cells of the other kind empty. The table of a run (``write_rois`` with ids) has an
+``id`` column besides, so that a job can plan without validating ten thousand rows again.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .errors import SpecError
+from .identity import digest
+from .specs import BBox, PointBuffer, SpatialSpec, TemporalSpec
+
+POINT = ("lon", "lat", "buffer_m")
+BOX = ("minlon", "minlat", "maxlon", "maxlat")
+COLUMNS = ("name", *POINT, *BOX)
+
+
+def roi_id(spatial: SpatialSpec, temporal: TemporalSpec | None) -> str:
+    """Identity of a place in a window: 32 hex characters, independent of name, order and spelling of the window."""
+    keys = POINT if isinstance(spatial, PointBuffer) else BOX
+    window = None if temporal is None else [temporal.start, temporal.end]
+    return digest({"geometry": {k: getattr(spatial, k) for k in keys}, "window": window})
+
+
+def read_rois(given: Any, base: str) -> tuple[list[SpatialSpec], list[str] | None]:
+    """ROIs and names of a config's ``rois`` value: a path (relative to ``base``) or a list of mappings.
+
+    Returns:
+        the ROIs in table order, and their names, or None where the table names none.
+
+    Raises:
+        SpecError: no such table, an unknown column, or a row that is no ROI (with its line).
+    """
+    if isinstance(given, str):
+        path = os.path.join(base, os.path.expanduser(given))
+        if not path.lower().endswith(".csv"):
+            raise SpecError(f"rois: {given!r} is not valid; allowed: a .csv table, or a list of rows")
+        if not os.path.isfile(path):
+            raise SpecError(
+                f"rois: {given!r} does not exist (looked for {path}); allowed: a .csv table, or a list of rows"
+            )
+        rows = list(read_table(path))
+        where = [f"rois: {given} line {i + 2}" for i in range(len(rows))]
+    elif isinstance(given, Sequence):
+        rows, where = list(given), [f"rois[{i}]" for i in range(len(given))]
+    else:
+        raise SpecError(f"rois: {given!r} is not valid; allowed: a .csv table, or a list of rows")
+    spatials = [spatial(row, at) for row, at in zip(rows, where)]
+    named = [bool(_cell(row, "name")) for row in rows]
+    if any(named) and not all(named):
+        raise SpecError(f"{where[named.index(False)]}: the name is missing; allowed: a name in every row, or in none")
+    return spatials, [str(row["name"]).strip() for row in rows] if rows and all(named) else None
+
+
+def read_table(path: str) -> Iterable[dict[str, str]]:
+    """Rows of a CSV table as mappings, blank lines skipped."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        header = [c.strip() for c in reader.fieldnames or []]
+        unknown = [c for c in header if c not in (*COLUMNS, "id")]
+        if unknown or not (set(POINT) <= set(header) or set(BOX) <= set(header)):
+            what = (
+                f"unknown column {unknown[0]!r}"
+                if unknown
+                else f"the columns {', '.join(header) or '(none)'} are not enough"
+            )
+            raise SpecError(f"rois: {path}: {what}; allowed: name, {', '.join(POINT)} or name, {', '.join(BOX)}")
+        reader.fieldnames = header
+        for row in reader:
+            if None in row:
+                raise SpecError(
+                    f"rois: {path} line {reader.line_num}: {row[None]!r} is more cells than columns; allowed: {len(header)} cells"
+                )
+            yield row
+
+
+def _cell(row: Mapping, key: str) -> Any:
+    value = row.get(key) if isinstance(row, Mapping) else None
+    return value.strip() if isinstance(value, str) else value
+
+
+def spatial(row: Any, where: str) -> SpatialSpec:
+    """The ROI of one row; :class:`SpecError` begins with ``where``."""
+    if not isinstance(row, Mapping):
+        raise SpecError(
+            f"{where}: {row!r} is not valid; allowed: a mapping with {', '.join(POINT)} or {', '.join(BOX)}"
+        )
+    unknown = [k for k in row if k not in (*COLUMNS, "id")]
+    if unknown:
+        raise SpecError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(COLUMNS)}")
+    given = {k: _cell(row, k) for k in (*POINT, *BOX) if _cell(row, k) not in (None, "")}
+    for cls, keys in ((PointBuffer, POINT), (BBox, BOX)):
+        if set(given) == set(keys):
+            return cls(**{k: _number(given[k], f"{where}: {k}") for k in keys})
+    raise SpecError(f"{where}: {given or 'nothing'} is not a ROI; allowed: {', '.join(POINT)} or {', '.join(BOX)}")
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise SpecError(f"{where}: {value!r} is not valid; allowed: a number") from None
+
+
+def row(spatial: SpatialSpec) -> dict[str, float]:
+    """The cells of a ROI, without its name."""
+    return {k: getattr(spatial, k) for k in (POINT if isinstance(spatial, PointBuffer) else BOX)}
+
+
+def write_rois(
+    path: str, spatials: Sequence[SpatialSpec], names: Sequence[str], ids: Sequence[str] | None = None
+) -> None:
+    """Write a table that :func:`read_rois` reads back exactly (floats by their shortest exact form)."""
+    kinds = {type(s) for s in spatials}
+    columns = [
+        "name",
+        *(POINT if PointBuffer in kinds else ()),
+        *(BOX if BBox in kinds else ()),
+        *(["id"] if ids else []),
+    ]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for i, (place, name) in enumerate(zip(spatials, names)):
+            writer.writerow({"name": name, **row(place)} | ({"id": ids[i]} if ids else {}))

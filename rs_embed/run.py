@@ -1,0 +1,190 @@
+"""One run: a plan, its folders, its provider. Opened from a request, or loaded from the folder a run froze it in.
+
+``<work>/runs/<run id>/`` is Snakemake's working directory of one target; ``config.yaml`` and ``rois.csv`` in it are the
+whole validated request, from which every job plans again.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import rois as table
+from .config import SUFFIX
+from .errors import ModelError, StoreError
+from .identity import digest
+from .models import describe
+from .plan import Chunk, Part, Plan, make_plan
+from .providers import Provider, Roi, get_provider
+from .request import Request, check_keys
+from .store import Store, replace_file
+
+CONFIG, ROIS, GENERATION = "config.yaml", "rois.csv", "generation"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A planned run.
+
+    Attributes:
+        plan: what there is to do.
+        dir: the run's folder. work: the work folder. store: fetched pixels and embeddings.
+        provider: where pixels come from.
+        generation: token of the last ``resume=False``, or None.
+        rows: ROI rows of the frozen table, for a run loaded from its folder.
+    """
+
+    plan: Plan
+    dir: Path
+    work: Path
+    store: Store
+    provider: Provider
+    generation: str | None
+    rows: tuple[Mapping, ...] | None = None
+
+    @property
+    def request(self) -> Request:
+        return self.plan.request
+
+    def roi(self, index: int) -> Roi:
+        """The ROI of a row of the table."""
+        plan = self.plan
+        spatial = (
+            table.spatial(self.rows[index], f"ROI {plan.names[index]}") if self.rows else self.request.spatials[index]
+        )
+        return Roi(index, plan.roi_ids[index], plan.names[index], spatial, self.request.temporal)
+
+    def rois(self, span: Chunk | Part) -> list[Roi]:
+        """The ROIs of a chunk or part, in table order."""
+        return [self.roi(i) for i in range(span.start, span.stop)]
+
+    def freeze(self) -> None:
+        """Write the validated request into the run's folder, for the jobs."""
+        import yaml
+
+        self.dir.mkdir(parents=True, exist_ok=True)
+        request = self.request
+        target = replace(request.target, path=self.plan.target)
+        config = replace(request.config, work_dir=str(self.work), store_dir=str(self.store.root))
+        frozen = replace(request, target=target, config=config).to_config(ROIS)
+        scratch = self.dir / f".{ROIS}.{os.getpid()}"
+        table.write_rois(str(scratch), request.spatials, request.names, self.plan.roi_ids)
+        os.replace(scratch, self.dir / ROIS)
+        replace_file(self.dir / GENERATION, (self.generation or "").encode())
+        text = "# The request of this run, as validated. Written at every start; edits are lost.\n"
+        replace_file(self.dir / CONFIG, (text + yaml.safe_dump(frozen, sort_keys=False)).encode())
+
+
+def target_path(request: Request, base: str) -> str:
+    """Absolute path of the target: combined with its suffix, per_item the folder.
+
+    Raises:
+        ModelError: the path is taken by something else, or cannot be written.
+    """
+    path = os.path.abspath(os.path.join(base, os.path.expanduser(request.target.path)))
+    if request.target.layout == "combined":
+        suffix = SUFFIX[request.config.format]
+        path = path if path.endswith(suffix) else path + suffix
+        if os.path.isdir(path) or os.path.basename(path) == suffix:
+            raise ModelError(f"target.path: {request.target.path!r} is a folder; allowed: a file")
+        check_writable(os.path.dirname(path), f"target.path: {request.target.path!r}")
+    else:
+        check_writable(path, f"target.path: {request.target.path!r}")
+    return path
+
+
+def check_writable(folder: str, where: str) -> None:
+    """Refuse a folder that could not be made or written to, without leaving anything behind."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise ModelError(f"{where} cannot be written: {folder} is not a folder; allowed: a path in a writable folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise ModelError(
+            f"{where} cannot be written: {folder}: {error.strerror}; allowed: a path in a writable folder"
+        ) from None
+
+
+def _folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path]:
+    """(work, store, run folder) of a request. The work folder lies beside the target, so that both layouts share it."""
+    config = request.config
+    work = (
+        Path(os.path.abspath(os.path.join(base, os.path.expanduser(config.work_dir))))
+        if config.work_dir
+        else Path(target).parent / ".rs_embed"
+    )
+    store = (
+        Path(os.path.abspath(os.path.join(base, os.path.expanduser(config.store_dir))))
+        if config.store_dir
+        else work / "store"
+    )
+    for folder, key in ((work, "work_dir"), (store, "store_dir")):
+        check_writable(str(folder), f"export.{key}: {str(folder)!r}")
+    stem = re.sub(
+        r"[^A-Za-z0-9._-]+", "_", Path(target).stem if request.target.layout == "combined" else Path(target).name
+    )[:60]
+    return work, store, work / "runs" / f"{stem}-{request.target.layout}-{digest(os.path.relpath(target, work), 8)}"
+
+
+def open_run(request: Request, base: str) -> Run:
+    """Plan a request; relative paths are relative to ``base``. Writes nothing."""
+    provider = get_provider(request.backend)
+    target = target_path(request, base)
+    work, store, folder = _folders(request, target, base)
+    generation = secrets.token_hex(8) if not request.config.resume else _read_generation(folder)
+    ids = [table.roi_id(s, request.temporal) for s in request.spatials]
+    plan = make_plan(
+        request, ids, describe=describe, provider=provider.identity(), target=target, generation=generation
+    )
+    return Run(plan, folder, work, Store(store), provider, generation)
+
+
+def open_config(config: Any, base: str) -> Run:
+    """Plan the request of a config mapping (a parsed config file); relative paths are relative to ``base``."""
+    check_keys(config)
+    spatials, names = table.read_rois(config["rois"], base)
+    return open_run(Request.from_config(config, spatials, names), base)
+
+
+def load_run(folder: str | Path) -> Run:
+    """The run frozen in a folder: what a job works on. Its request holds no ROIs; :meth:`Run.roi` makes them from the table.
+
+    Raises:
+        StoreError: the folder holds no run.
+    """
+    import yaml
+
+    folder = Path(folder).resolve()
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+        with open(folder / ROIS, newline="", encoding="utf-8") as file:
+            rows = tuple(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder} is not the folder of a run: {error.filename} is missing") from None
+    # one ROI stands in for all: the frozen table was validated when it was written, and a job needs few of its rows
+    request = Request.from_config(config, [table.spatial(rows[0], "rois")], None)
+    request = replace(request, names=tuple(r["name"] for r in rows))
+    provider = get_provider(request.backend)
+    generation = _read_generation(folder)
+    ids = [r["id"] for r in rows]
+    plan = make_plan(
+        request, ids, describe=describe, provider=provider.identity(), target=request.target.path, generation=generation
+    )
+    return Run(plan, folder, Path(request.config.work_dir), Store(request.config.store_dir), provider, generation, rows)
+
+
+def _read_generation(folder: Path) -> str | None:
+    try:
+        return (folder / GENERATION).read_text().strip() or None
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,130 @@
+"""Start Snakemake for a run and wait for it: command, environment, lock, progress, signals, and a good exception.
+
+Snakemake runs as a child process in its own process group: its API changes the working directory and fails inside a
+running event loop. Everything it prints goes to ``logs/snakemake.log`` in the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from . import locks
+from .errors import ExportError
+from .progress import progress
+from .run import CONFIG, Run
+
+#: Longest part of a failed job's log in an exception, lines.
+_TAIL = 20
+
+
+def workflow_folder() -> Path:
+    """Folder of the Snakefile: the checkout this package lies in, or the copy in the wheel."""
+    packaged = Path(__file__).parent / "_workflow"
+    return packaged if (packaged / "Snakefile").exists() else Path(__file__).parents[1]
+
+
+def command(run: Run, cores: int | None) -> list[str]:
+    """Snakemake's arguments for a run."""
+    folder = workflow_folder()
+    config = run.request.config
+    arguments = [
+        *("--snakefile", str(folder / "Snakefile")),
+        *("--configfile", str(run.dir / CONFIG)),
+        *("--workflow-profile", str(folder / "profiles" / "default")),
+        *("--cores", str(cores or "all")),
+        "--nocolor",
+    ]
+    return arguments + (["--keep-going"] if config.continue_on_error else [])
+
+
+def execute(run: Run) -> None:
+    """Run the workflow to its end.
+
+    Raises:
+        RunLockedError: another live run works on this target.
+        ExportError: it failed; the text has the ROI, model and stage of the first failure and the log's path.
+        KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept.
+    """
+    lock = locks.acquire(run.dir)
+    read, write = os.pipe()
+    try:
+        run.freeze()
+        log = run.dir / "logs" / "snakemake.log"
+        log.parent.mkdir(exist_ok=True)
+        environment = os.environ | {locks.INHERITED: str(lock.fileno()), "PYTHONUNBUFFERED": "1"}
+        with open(log, "w") as text:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "rs_embed._run", str(write), *command(run, run.request.config.cores)],
+                stdin=subprocess.DEVNULL,
+                stdout=text,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write, lock.fileno()),
+                start_new_session=True,
+                cwd=run.dir,
+                env=environment,
+            )
+        os.close(write)
+        write = -1
+        try:
+            failures = _follow(run, read)
+            status = child.wait()
+        except BaseException:
+            _stop(child)
+            raise
+    finally:
+        os.close(read)
+        if write >= 0:
+            os.close(write)
+        lock.close()
+    if status:
+        raise ExportError(_explain(run, failures, log, status), log=str(log))
+
+
+def _follow(run: Run, read: int) -> list[dict]:
+    """Show progress until the child closes its pipe; returns error events."""
+    failures = []
+    with os.fdopen(os.dup(read)) as lines, progress(run.plan, run.request.config.show_progress) as shown:
+        for line in lines:
+            event = json.loads(line)
+            shown.event(event)
+            if event.get("event") in ("job_error", "error") or "message" in event:
+                failures.append(event)
+    return failures
+
+
+def _stop(child: subprocess.Popen) -> None:
+    """Stop Snakemake and its jobs: SIGINT to the group, as a terminal would, then harder."""
+    for number, patience in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(child.pid, number)
+            child.wait(patience)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _explain(run: Run, failures: list[dict], log: Path, status: int) -> str:
+    """One sentence of the first failed job, or the end of Snakemake's log where no job failed."""
+    for event in failures:
+        for path in event.get("log") or ():
+            lines = _last_lines(run.dir / path)
+            said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            if said:
+                return f"{said[-1]} (what was finished is kept: call again to go on; log: {run.dir / path})"
+            if lines:
+                return "\n".join([f"a {event.get('rule_name')} job failed; the end of {run.dir / path}:", *lines])
+    return "\n".join([f"Snakemake stopped with status {status}; the end of {log}:", *_last_lines(log)])
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()[-_TAIL:]
+    except OSError:
+        return []

@@ -1,0 +1,112 @@
+"""What the stages share: reading chips, stopping with a good message, times."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import RSEmbedError, StoreError
+from ..plan import Chunk, Part, Unit
+from ..receipts import withdraw
+from ..run import Run
+from ..store import read_object, set_aside
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+    from ..store import Object
+
+
+class StageError(RSEmbedError):
+    """A job that stops; the text names ROI, model and stage. Everything it finished is kept."""
+
+
+def now() -> str:
+    """The time in RFC 3339, UTC, whole seconds."""
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def stop(stage: str, roi: str, model: str, error: Exception) -> StageError:
+    """The error of a job that stops at its first failure (``continue_on_error=False``)."""
+    what = str(error) if isinstance(error, RSEmbedError) else f"{type(error).__name__}: {error}"
+    return StageError(f"{stage} failed for ROI {roi!r}, model {model}: {what}")
+
+
+def models_of(run: Run, source_id: str) -> str:
+    """The models that read a source, for messages."""
+    return ", ".join(u.label for u in run.plan.units if u.source == source_id)
+
+
+def read_checked(path: Path, vouched: Sequence[str]) -> Object:
+    """Read an object; a damaged or missing one is set aside and the receipts that vouched for it are withdrawn,
+    so that the next start makes it again.
+
+    Raises:
+        StoreError: says so.
+    """
+    try:
+        return read_object(path)
+    except StoreError as error:
+        aside = set_aside(path)
+        withdraw(vouched)
+        raise StoreError(f"{error}; it was moved to {aside.name}; run again to make it anew") from None
+    except FileNotFoundError:
+        withdraw(vouched)
+        raise StoreError(f"object {path} is gone; run again to make it anew") from None
+
+
+def read_chip(
+    run: Run, source_id: str, bands: Sequence[str], roi_id: str, vouched: Sequence[str]
+) -> tuple[np.ndarray | None, dict]:
+    """Pixels of a ROI in the order of ``bands`` from one or several stored chips, with their metadata.
+
+    Returns:
+        ((C, H, W) or (T, C, H, W) pixels, metadata), or (None, metadata) where there is no imagery.
+
+    Raises:
+        StoreError: a chip is damaged or gone.
+    """
+    import numpy as np
+
+    store = run.store
+    use, missing = store.covering(source_id, tuple(bands), roi_id, store.band_sets(source_id))
+    if missing:
+        withdraw(vouched)
+        raise StoreError(f"the chip of ROI {roi_id} lacks the bands {', '.join(missing)}; run again to fetch them")
+    chips = [read_checked(store.chip(source_id, held, roi_id), vouched) for held in use]
+    meta = chips[0].meta
+    if any(c.meta["status"] == "no_data" for c in chips):
+        return None, meta
+    if len(chips) == 1 and list(bands) == meta["bands"]:
+        return chips[0].array, meta
+    planes = {b: c.array[..., i, :, :] for c in reversed(chips) for i, b in enumerate(c.meta["bands"])}
+    return np.stack([planes[b] for b in bands], axis=-3), meta
+
+
+def chunk_of(run: Run, name: str) -> Chunk:
+    """A chunk by name, or an error that a person at a shell understands."""
+    return _known(run.plan.chunk, name, "chunk")
+
+
+def part_of(run: Run, name: str) -> Part:
+    """A part by name."""
+    return _known(run.plan.parts, name, "part")
+
+
+def unit_of(run: Run, name: str) -> Unit:
+    """A unit by id."""
+    return _known(run.plan.unit, name, "unit")
+
+
+def source_of(run: Run, name: str):  # noqa: ANN201 - plan.Source
+    """A source by id."""
+    return _known(run.plan.source, name, "source")
+
+
+def _known(things: dict, name: str, kind: str):  # noqa: ANN202
+    if name not in things:
+        raise StageError(f"{kind} {name!r} is not in the plan of {len(things)}: {', '.join(list(things)[:3])}, ...")
+    return things[name]

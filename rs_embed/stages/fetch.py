@@ -1,0 +1,117 @@
+"""Fetch one part of one source: the pixels its ROIs still lack, each ROI an object, then the receipt."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from .. import receipts
+from ..errors import ProviderError
+from ..geometry import make_grid
+from ..plan import Source
+from ..providers import Roi
+from ..run import Run
+from ..store import write_object
+from .common import models_of, now, part_of, source_of, stop
+
+#: Longest pause between two attempts, seconds.
+MAX_PAUSE_S = 60.0
+
+
+def fetch(run: Run, source_id: str, part_name: str) -> dict:
+    """Fetch what a part lacks and write ``fetch/<source>/<part>.json``; returns counts.
+
+    A chip is needed where the inputs are saved or a model that reads it has no embedding of the ROI yet.
+
+    Raises:
+        StageError: the first failure, unless ``continue_on_error``; chips fetched until then are kept.
+    """
+    source, part = source_of(run, source_id), part_of(run, part_name)
+    started = time.monotonic()
+    band_sets = run.store.band_sets(source.id)
+    rows: dict[int, dict] = {}
+    wanted: list[tuple[Roi, tuple[str, ...]]] = []
+    for index in range(part.start, part.stop):
+        need = _needed(run, source, run.plan.roi_ids[index])
+        _, missing = run.store.covering(source.id, need, run.plan.roi_ids[index], band_sets)
+        if missing:
+            wanted.append((run.roi(index), tuple(missing)))
+        else:
+            rows[index] = {"status": "ok"}
+    for bands in {bands for _, bands in wanted}:
+        run.store.declare_bands(source.id, bands)
+    errors = _fetch_all(run, source, wanted, rows)
+    if errors and not run.request.config.continue_on_error:
+        roi, error = min(errors, key=lambda e: e[0].index)
+        raise stop("fetch", roi.name, models_of(run, source.id), error)
+    for roi, error in errors:
+        rows[roi.index] = receipts.failure(error, "fetch", retryable=getattr(error, "retryable", False))
+    counts = {
+        "fetched": len(wanted) - len(errors),
+        "reused": part.stop - part.start - len(wanted),
+        "failed": len(errors),
+    }
+    receipts.write(
+        f"fetch/{source.id}/{part.name}.json",
+        "fetch",
+        run.plan.fetch_key(source, part),
+        [{"roi": run.plan.roi_ids[i], **rows[i]} for i in range(part.start, part.stop)],
+        **counts,
+        seconds=round(time.monotonic() - started, 3),
+        finished=now(),
+    )
+    return counts
+
+
+def _needed(run: Run, source: Source, roi_id: str) -> tuple[str, ...]:
+    """The bands of a ROI that something in this run will read."""
+    if run.request.config.save_inputs:
+        return source.bands
+    readers = [u for u in run.plan.embedded if u.source == source.id and not run.store.embedding(u.id, roi_id).exists()]
+    return tuple(b for b in source.bands if any(b in u.sensor.bands for u in readers))
+
+
+def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[int, dict]) -> list[tuple[Roi, Exception]]:
+    """Fetch with ``num_workers`` threads; without ``continue_on_error`` nothing new is begun after a failure."""
+    errors: list[tuple[Roi, Exception]] = []
+    with ThreadPoolExecutor(run.request.config.num_workers, thread_name_prefix="fetch") as pool:
+        futures = {pool.submit(_fetch_one, run, source, roi, bands): roi for roi, bands in wanted}
+        for future in as_completed(futures):
+            roi = futures[future]
+            if future.cancelled():
+                continue
+            try:
+                rows[roi.index] = future.result()
+            except Exception as error:
+                errors.append((roi, error))
+                if not run.request.config.continue_on_error:
+                    pool.shutdown(wait=False, cancel_futures=True)
+    return errors
+
+
+def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...]) -> dict:
+    grid = make_grid(roi.spatial, source.identity["projection"], source.scale_m, square=source.identity["square"])
+    config = run.request.config
+    attempts = Retrying(
+        stop=stop_after_attempt(config.max_retries + 1),
+        wait=wait_random_exponential(multiplier=config.retry_backoff_s, max=MAX_PAUSE_S),
+        retry=retry_if_exception(lambda e: isinstance(e, ProviderError) and e.retryable),
+        reraise=True,
+    )
+    chip = attempts(run.provider.fetch, source, bands, roi, grid)
+    status = "ok" if chip.valid > 0 else "no_data"
+    meta = {
+        "status": status,
+        "bands": list(bands),
+        "crs": grid.crs,
+        "affine": list(grid.affine),
+        "valid": round(chip.valid, 6),
+        "dates": list(chip.dates),
+        "provenance": chip.provenance,
+        "fetched": now(),
+    }
+    pixels = chip.pixels if status == "ok" else chip.pixels[..., :0, :0]
+    stored = write_object(run.store.chip(source.id, bands, roi.id), pixels, meta)
+    return {"status": status, "size": stored.size, "sha256": stored.sha256}

@@ -1,0 +1,37 @@
+"""What the pixels of an image say about themselves before a model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def inspect(pixels: np.ndarray, bands: Sequence[str], valid: float) -> dict:
+    """Quality record of one image.
+
+    Args:
+        pixels: (C, H, W) or (T, C, H, W) as fetched.
+        bands: names of the C bands.
+        valid: share of pixels with data, 0..1.
+
+    Returns:
+        ``valid`` and, where something is wrong, ``warnings``: sentences about partly filled images, non-finite values
+        and constant bands (an image of one pixel has no spread to judge).
+    """
+    import numpy as np
+
+    warnings = []
+    if valid < 1:
+        warnings.append(f"{100 * (1 - valid):.1f} % of the pixels have no data")
+    finite = np.isfinite(pixels)
+    if not finite.all():
+        warnings.append(f"{100 * (1 - finite.mean()):.1f} % of the values are not finite")
+    if pixels.shape[-1] * pixels.shape[-2] > 1:
+        planes = np.moveaxis(np.where(finite, pixels, 0), -3, 0).reshape(len(bands), -1)
+        flat = [b for b, low, high in zip(bands, planes.min(1), planes.max(1)) if low == high]
+        if flat:
+            warnings.append(f"constant bands: {', '.join(flat)}")
+    return {"valid": valid, **({"warnings": warnings} if warnings else {})}

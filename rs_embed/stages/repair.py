@@ -1,0 +1,53 @@
+"""Repair one chunk: files that a finished receipt lists and that are gone or changed are made again, and only those."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import receipts
+from ..formats import manifest
+from ..run import Run
+from .common import chunk_of, now
+from .write import rewrite
+
+
+def expected_files(run: Run, chunk_name: str, receipt: dict) -> dict[str, tuple[int, dict]]:
+    """Files of a chunk as they should be: path to (ROI index, record), later repairs replacing what the receipt says."""
+    files = {f["path"]: (row["index"], f) for row in receipt["rows"] for f in row.get("files", ())}
+    for stamp in stamps(run, chunk_name):
+        made = receipts.read(stamp)
+        if made["key"] == receipt["key"] and made["receipt_finished"] == receipt["finished"]:
+            files |= {f["path"]: (row["index"], f) for row in made["rows"] for f in row["files"]}
+    return files
+
+
+def stamps(run: Run, chunk_name: str) -> list[Path]:
+    """The repairs of a chunk so far, oldest first."""
+    return sorted((run.dir / "repairs").glob(f"{chunk_name}-*.json"), key=lambda p: int(p.stem.rsplit("-", 1)[1]))
+
+
+def damaged_rois(run: Run, chunk_name: str, receipt: dict) -> list[int]:
+    """ROI indices with a file that is gone, or whose size or content changed."""
+    found = expected_files(run, chunk_name, receipt)
+    return sorted({index for index, record in found.values() if manifest.damaged(record, run.plan.target)})
+
+
+def repair(run: Run, chunk_name: str, number: int) -> dict:
+    """Make the damaged files of a chunk again and write ``repairs/<chunk>-<number>.json``; returns counts.
+
+    Raises:
+        StoreError: an object they are made of is damaged, too; running again makes it anew.
+    """
+    chunk = chunk_of(run, chunk_name)
+    receipt = receipts.read(f"items/{chunk.name}.json", run.plan.items_key(chunk))
+    indices = damaged_rois(run, chunk.name, receipt)
+    rows = rewrite(run, chunk, indices, receipt["created"])
+    receipts.write(
+        f"repairs/{chunk.name}-{number}.json",
+        "repair",
+        receipt["key"],
+        [{"index": r["index"], "files": r["files"]} for r in rows],
+        receipt_finished=receipt["finished"],
+        finished=now(),
+    )
+    return {"repaired": len(rows)}

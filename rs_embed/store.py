@@ -1,0 +1,211 @@
+"""The store: one file per (source, bands, ROI) and per (unit, ROI), named by its identity, so *file exists = done*.
+
+An object is a plain ``.npy`` file (``numpy.load`` reads it) followed by a footer: JSON metadata, its length, a magic
+word and the SHA-256 of everything before. It is written to a unique temporary name and renamed: two writers of one
+object are harmless, a dead writer leaves no half object, and a reader notices every changed byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import StoreError
+from .identity import digest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MAGIC = b"RSEMBED1"
+_FOOTER = struct.Struct("<Q8s32s")  # length of the JSON, magic, SHA-256 of all bytes before the digest
+_counter = itertools.count()
+#: Temporary files begin with this; ``clean`` removes those that dead processes left.
+TEMP_PREFIX = ".tmp-"
+
+
+def replace_file(path: str | Path, data: bytes) -> None:
+    """Write a file so that readers see the old or the whole new content; survives two writers and a crash."""
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other thread, process or machine uses."""
+    return path.with_name(f"{TEMP_PREFIX}{socket.gethostname()}-{os.getpid()}-{next(_counter)}-{path.name[-80:]}")
+
+
+def clean(folder: Path) -> int:
+    """Remove temporary files of dead processes of this machine directly in ``folder``; returns how many."""
+    removed = 0
+    prefix = f"{TEMP_PREFIX}{socket.gethostname()}-"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix):
+                pid = entry.name[len(prefix) :].split("-", 1)[0]
+                if pid.isdigit() and not os.path.exists(f"/proc/{pid}") and not _alive(int(pid)):
+                    Path(entry.path).unlink(missing_ok=True)
+                    removed += 1
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass(frozen=True)
+class Object:
+    """What a stored file says.
+
+    Attributes:
+        array: the numbers, None when only the metadata was asked for.
+        meta: provenance and quality; ``status`` is ``"ok"`` or ``"no_data"``.
+        sha256: digest of the file's bytes up to the digest itself, hex.
+        size: bytes of the file.
+    """
+
+    array: np.ndarray | None
+    meta: dict
+    sha256: str
+    size: int
+
+
+class Store:
+    """Chips and embeddings under one folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def chip_dir(self, source_id: str, bands: tuple[str, ...]) -> Path:
+        """Folder of the chips of a source that hold exactly these bands (in any order)."""
+        return self.root / "chips" / source_id / digest(sorted(bands), 12)
+
+    def chip(self, source_id: str, bands: tuple[str, ...], roi: str) -> Path:
+        """File of a chip."""
+        return self.chip_dir(source_id, bands) / roi[:2] / f"{roi}.npy"
+
+    def embedding(self, unit_id: str, roi: str) -> Path:
+        """File of an embedding."""
+        return self.root / "embeddings" / unit_id / roi[:2] / f"{roi}.npy"
+
+    def band_sets(self, source_id: str) -> list[tuple[str, ...]]:
+        """The band sets that chips of a source were fetched with, largest first; each folder says its own."""
+        found = []
+        folder = self.root / "chips" / source_id
+        for entry in sorted(folder.glob("*/bands.json")):
+            bands = tuple(json.loads(entry.read_text()))
+            if self.chip_dir(source_id, bands) == entry.parent:
+                found.append(bands)
+        return sorted(found, key=lambda b: (-len(b), b))
+
+    def declare_bands(self, source_id: str, bands: tuple[str, ...]) -> None:
+        """Say which bands a chip folder holds, before the first chip goes into it."""
+        path = self.chip_dir(source_id, bands) / "bands.json"
+        if not path.exists():
+            replace_file(path, json.dumps(sorted(bands)).encode())
+
+    def covering(
+        self, source_id: str, bands: tuple[str, ...], roi: str, band_sets: list[tuple[str, ...]]
+    ) -> tuple[list[tuple[str, ...]], list[str]]:
+        """Which stored chips of a ROI together hold ``bands``, and which bands none holds."""
+        missing, use = set(bands), []
+        for held in band_sets:
+            if missing & set(held) and self.chip(source_id, held, roi).exists():
+                use.append(held)
+                missing -= set(held)
+        return use, [b for b in bands if b in missing]
+
+    def clean(self) -> int:
+        """Remove temporary files that dead processes left anywhere in the store."""
+        return sum(clean(Path(folder)) for folder, _, _ in os.walk(self.root))
+
+    def objects(self) -> Iterator[Path]:
+        """Every stored file."""
+        for folder, _, files in os.walk(self.root):
+            yield from (Path(folder, f) for f in files if f.endswith(".npy") and not f.startswith(TEMP_PREFIX))
+
+
+def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
+    """Store an array with its metadata (JSON values)."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    buffer.write(text)
+    buffer.write(struct.pack("<Q8s", len(text), _MAGIC))
+    sha = hashlib.sha256(buffer.getbuffer()).digest()
+    buffer.write(sha)
+    replace_file(path, buffer.getvalue())
+    return Object(array, meta, sha.hex(), buffer.tell())
+
+
+def read_object(path: Path) -> Object:
+    """Read and verify an object.
+
+    Raises:
+        FileNotFoundError: there is none. StoreError: it is damaged.
+    """
+    import numpy as np
+
+    data = path.read_bytes()
+    body = len(data) - _FOOTER.size
+    try:
+        length, magic, sha = _FOOTER.unpack_from(data, max(body, 0))
+        if magic != _MAGIC or hashlib.sha256(memoryview(data)[:-32]).digest() != sha:
+            raise ValueError("its digest does not fit its content")
+        meta: dict[str, Any] = json.loads(data[body - length : body])
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, struct.error, EOFError) as error:
+        raise StoreError(f"damaged object {path}: {error}") from None
+    return Object(array, meta, sha.hex(), len(data))
+
+
+def peek(path: Path) -> Object | None:
+    """Metadata and recorded digest of an object without reading or checking its numbers; None if there is none or its
+    end is not a footer (a truncated file is as good as none: it is made again)."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(size - 4096, 0))
+            tail = file.read()
+            length, magic, sha = _FOOTER.unpack(tail[-_FOOTER.size :])
+            if magic != _MAGIC:
+                return None
+            if length + _FOOTER.size > len(tail):
+                file.seek(size - _FOOTER.size - length)
+                tail = file.read()
+            return Object(None, json.loads(tail[-_FOOTER.size - length : -_FOOTER.size]), sha.hex(), size)
+    except (FileNotFoundError, ValueError, struct.error):
+        return None
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged object out of the way, keeping it for a look; returns its new name."""
+    aside = path.with_name(path.name + ".damaged")
+    os.replace(path, aside)
+    return aside

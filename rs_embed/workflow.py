@@ -1,0 +1,37 @@
+"""What the Snakefile needs of the package beside the plan: the run, and the environment its jobs run in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .run import Run, load_run, open_config
+
+#: Tells a job on another machine where the request was frozen.
+RUN_FOLDER = "RS_EMBED_RUN"
+
+
+def enter(config: Any, *, main_process: bool) -> Run:
+    """The run of a Snakemake process: planned from the config in the main process, loaded from the run's folder in jobs.
+
+    Steps are started as ``python -m rs_embed``: the interpreter that runs Snakemake comes first on the path unless a
+    software environment (conda) puts its own before it, and this package can be imported in either.
+
+    Raises:
+        SpecError, ModelError: the config is invalid, in one sentence.
+    """
+    if not main_process:
+        return load_run(os.environ.get(RUN_FOLDER, "."))
+    run = open_config(config, base=os.getcwd())
+    _prepend("PATH", os.path.dirname(sys.executable))
+    _prepend("PYTHONPATH", str(Path(__file__).parents[1]))
+    os.environ[RUN_FOLDER] = str(run.dir)
+    return run
+
+
+def _prepend(variable: str, folder: str) -> None:
+    known = [p for p in os.environ.get(variable, "").split(os.pathsep) if p]
+    if known[:1] != [folder]:
+        os.environ[variable] = os.pathsep.join([folder, *known])

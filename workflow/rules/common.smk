@@ -1,0 +1,55 @@
+"""The run of this request, and the input functions of the rules.
+
+REQUIRED: a config (config/config.yaml unless --configfile names another).
+GIVES:    RUN and PLAN; every path that a rule names comes from PLAN.
+"""
+
+from snakemake.utils import validate
+
+from rs_embed.devices import gpus_wanted
+from rs_embed.plan import Chunk
+from rs_embed.stages.prepare import prepare
+from rs_embed.workflow import enter
+
+if workflow.is_main_process and not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+RUN = enter(config, main_process=workflow.is_main_process)
+PLAN = RUN.plan
+
+if workflow.is_main_process:
+    validate(config, "../schemas/config.schema.yaml")
+
+
+wildcard_constraints:
+    chunk="[0-9]+",
+    part="[0-9]+-[0-9]+",
+    source="|".join(PLAN.source),
+    unit="|".join(PLAN.unit),
+    number="[0-9]+",
+
+
+def get_chunk(wildcards) -> Chunk:
+    return PLAN.chunk[wildcards.chunk]
+
+
+def get_embed_inputs(wildcards) -> list[str]:
+    """Receipts of the chunk's imagery for this unit."""
+    return PLAN.fetch_receipts(get_chunk(wildcards), [PLAN.unit[wildcards.unit].source])
+
+
+def get_write_inputs(wildcards) -> list[str]:
+    """Receipts of everything that was made of the chunk."""
+    chunk = get_chunk(wildcards)
+    return PLAN.embed_receipts(chunk) + PLAN.fetch_receipts(chunk)
+
+
+def get_targets(wildcards) -> list[str]:
+    """Every receipt, the final files, and a repair for each chunk whose files are damaged. Evaluated once, in the
+    main process; only a real run (not a dry run, --dag, ...) changes anything while preparing.
+    """
+    live = workflow._executor_plugin is not None and not workflow.dryrun
+    repairs = prepare(RUN, live=live)
+    return [*PLAN.receipts(), *PLAN.outputs(), *repairs]
