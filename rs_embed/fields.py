@@ -173,9 +173,14 @@ def from_mapping(cls: type, given: Any, where: str, error: type[Exception]) -> A
     for f in fields:
         if f.default is dataclasses.MISSING and f.name not in given:
             raise error(f"{where}: the key {f.name!r} is missing; allowed: {allowed(hints(cls)[f.name], f.metadata)}")
-        value = given.get(f.name)
-        if isinstance(value, str) and f.metadata.get("choices") and value not in f.metadata["choices"]:
-            raise error(f"{where}.{f.name}: {value!r} is not valid; allowed: {allowed(hints(cls)[f.name], f.metadata)}")
+        if f.name in given:
+            value, hint = given[f.name], hints(cls)[f.name]
+            try:
+                same = normalise(value, hint, f.metadata) == value
+            except Refused:
+                same = False
+            if not same and not isinstance(value, list):  # a config file spells a choice exactly as the schema has it
+                raise error(f"{where}.{f.name}: {value!r} is not valid; allowed: {allowed(hint, f.metadata)}")
     return cls(**given)
 
 

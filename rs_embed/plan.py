@@ -34,6 +34,19 @@ CHUNK_SIZES = (256, 512, 1024)
 
 
 @dataclass(frozen=True)
+class Generation:
+    """Tokens that ``resume=False`` puts into identities so that things are made anew; kept by later runs of the target.
+
+    Attributes:
+        embeddings: of the last ``resume=False``, or None.
+        chips: of the last ``refetch=True``, or None.
+    """
+
+    embeddings: str | None = None
+    chips: str | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """One imagery request of the run; ``identity`` is everything that changes its pixels except bands, place and window."""
 
@@ -83,7 +96,7 @@ class Chunk:
 
 
 def resolve_unit(
-    model: ExportModelRequest, request: Request, info: ModelInfo, provider: dict, generation: str | None
+    model: ExportModelRequest, request: Request, info: ModelInfo, provider: dict, generation: Generation
 ) -> tuple[Unit, Source]:
     """One model request with every default filled in, and the source it reads.
 
@@ -141,8 +154,8 @@ def resolve_unit(
         "input_prep": resolved_prep(request.config.input_prep, info.size(options)),
         "precision": request.config.precision,
     }
-    if generation:
-        identity["generation"] = generation
+    if generation.embeddings:
+        identity["generation"] = generation.embeddings
     label = model.label or info.id
     unit = Unit(
         f"{info.id}-{digest(identity, 16)}",
@@ -207,7 +220,7 @@ def _source(
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run will do. Paths of receipts are relative to the run's folder, outputs are absolute."""
+    """Everything a run will do. All paths are relative to the run's folder."""
 
     request: Request
     roi_ids: tuple[str, ...]
@@ -215,7 +228,7 @@ class Plan:
     sources: tuple[Source, ...]
     units: tuple[Unit, ...]
     chunks: tuple[Chunk, ...]
-    target: str  # absolute path: the file (combined) or the folder (per_item)
+    target: str  # the file (combined) or the folder (per_item)
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -326,7 +339,7 @@ def make_plan(
     describe: Callable[[str], ModelInfo],
     provider: dict,
     target: str,
-    generation: str | None = None,
+    generation: Generation = Generation(),
 ) -> Plan:
     """Plan a request.
 
@@ -335,8 +348,8 @@ def make_plan(
         roi_ids: :func:`rs_embed.rois.roi_id` of every ROI, in order.
         describe: from a model id or alias to its description; raises ``ModelError`` for an unknown one.
         provider: identity of the provider, with at least ``name``.
-        target: absolute path of the target, with its suffix.
-        generation: token that makes embeddings and outputs anew (``resume=False``).
+        target: path of the target, with its suffix, relative to the run's folder.
+        generation: tokens that make embeddings, or chips too, anew (``resume=False``).
 
     Raises:
         ModelError, SpecError: two models with one label, or what :func:`resolve_unit` refuses.

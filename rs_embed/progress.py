@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from .plan import Plan
+from . import receipts
+from .errors import StoreError
+from .run import Run
 
 STAGES = ("fetch", "embed", "write", "merge")
 
@@ -15,11 +17,12 @@ class Progress:
     """Bars for the stages that have something to do. On a terminal or in a notebook they are drawn by tqdm; elsewhere
     (a log file) each stage says one line when it begins and one when it is done."""
 
-    def __init__(self, plan: Plan, show: bool) -> None:
-        self.plan, self.show = plan, show
+    def __init__(self, run: Run, show: bool) -> None:
+        self.run, self.plan, self.show = run, run.plan, show
         self.totals = dict.fromkeys(STAGES, 0)
         self.done = dict.fromkeys(STAGES, 0)
-        self._jobs: dict[int, tuple[str, int]] = {}
+        self.reused = dict.fromkeys(STAGES, 0)
+        self._jobs: dict[int, tuple[str, int, str | None]] = {}
         self._bars: dict = {}
 
     def event(self, event: Mapping) -> None:
@@ -28,21 +31,27 @@ class Progress:
         if kind == "run_info":
             self._begin(event.get("stats") or {})
         elif kind == "job_info" and event.get("rule_name") in STAGES:
-            self._jobs[event["jobid"]] = (
-                event["rule_name"],
-                self._size(event["rule_name"], event.get("wildcards") or {}),
-            )
+            self._jobs[event["jobid"]] = self._job(event["rule_name"], event.get("wildcards") or {})
         elif kind == "job_finished":
-            stage, size = self._jobs.pop(event.get("job_id"), (None, 0))
+            stage, size, receipt = self._jobs.pop(event.get("job_id"), (None, 0, None))
             if stage:
+                self.reused[stage] += self._reused(receipt)
                 self._advance(stage, size)
 
-    def _size(self, rule: str, wildcards: Mapping) -> int:
-        """ROIs of a job."""
+    def _job(self, rule: str, wildcards: Mapping) -> tuple[str, int, str | None]:
+        """Stage, number of ROIs and receipt of a job."""
         if rule == "merge":
-            return len(self.plan.roi_ids)
+            return rule, len(self.plan.roi_ids), None
         span = self.plan.parts[wildcards["part"]] if rule == "fetch" else self.plan.chunk[wildcards["chunk"]]
-        return span.stop - span.start
+        folder = {"fetch": wildcards.get("source"), "embed": wildcards.get("unit")}.get(rule)
+        return rule, span.stop - span.start, f"{rule}/{folder}/{span.name}.json" if folder else None
+
+    def _reused(self, receipt: str | None) -> int:
+        """How many ROIs of a finished job were there already."""
+        try:
+            return receipts.read(self.run.dir / receipt).get("reused", 0) if receipt else 0
+        except (OSError, StoreError):
+            return 0  # only a number on the screen; the receipt's readers complain
 
     def _begin(self, stats: Mapping) -> None:
         """Totals from the job counts; a stage that is only partly repeated is counted by its share of jobs."""
@@ -74,16 +83,17 @@ class Progress:
         )
 
     def _advance(self, stage: str, size: int) -> None:
-        self.done[stage] = min(self.done[stage] + size, max(self.totals[stage], size))
+        self.done[stage] += size
+        self.totals[stage] = max(self.totals[stage], self.done[stage])
+        note = f"{self.reused[stage]} were there" if self.reused[stage] else ""
         if stage in self._bars:
             bar = self._bars[stage]
-            bar.update(min(size, max(bar.total - bar.n, 0)))
+            bar.total = self.totals[stage]
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(size)
         elif self.show:
-            print(
-                f"rs-embed: {stage} {self.done[stage]}/{max(self.totals[stage], self.done[stage])} ROIs",
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"rs-embed: {stage} {self.done[stage]}/{self.totals[stage]} ROIs{' (' + note + ')' if note else ''}"
+            print(text, file=sys.stderr, flush=True)
 
     @staticmethod
     def _pretty() -> bool:
@@ -97,9 +107,9 @@ class Progress:
 
 
 @contextmanager
-def progress(plan: Plan, show: bool) -> Iterator[Progress]:
+def progress(run: Run, show: bool) -> Iterator[Progress]:
     """A :class:`Progress` that is closed at the end."""
-    shown = Progress(plan, show)
+    shown = Progress(run, show)
     try:
         yield shown
     finally:

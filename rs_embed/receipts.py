@@ -16,7 +16,6 @@ from .errors import StoreError
 from .store import replace_file
 
 SCHEMA = 1
-STATUSES = ("ok", "no_data", "failed")
 
 
 def write(path: str | Path, step: str, key: str, rows: list[dict], **more: Any) -> None:
@@ -51,15 +50,24 @@ def read(path: str | Path, key: str | None = None) -> dict:
     return data
 
 
-def state(path: str | Path, key: str) -> str:
-    """``"missing"``, ``"stale"`` (unreadable or of another key), ``"retry"`` (rows that can succeed now) or ``"good"``."""
+def state(path: str | Path, key: str, *, accept_failures: bool = True) -> str:
+    """What a receipt is worth now.
+
+    Args:
+        accept_failures: rows that failed for good are an answer (``continue_on_error``); otherwise they are tried again.
+
+    Returns:
+        ``"missing"``, ``"stale"`` (unreadable or of another key), ``"retry"`` (rows to try again) or ``"good"``.
+    """
     try:
         data = read(path, key)
     except FileNotFoundError:
         return "missing"
     except StoreError:
         return "stale"
-    return "retry" if any(r.get("status") == "failed" and r.get("retryable") for r in data["rows"]) else "good"
+    bad = [r for r in data["rows"] if r.get("status") in ("failed", "partial")]
+    retry = any(r.get("retryable") for r in bad) or (bool(bad) and not accept_failures)
+    return "retry" if retry else "good"
 
 
 def withdraw(paths: Iterable[str | Path]) -> list[str]:

@@ -1,18 +1,19 @@
 """One run: a plan, its folders, its provider. Opened from a request, or loaded from the folder a run froze it in.
 
 ``<work>/runs/<run id>/`` is Snakemake's working directory of one target; ``config.yaml`` and ``rois.csv`` in it are the
-whole validated request, from which every job plans again.
+whole validated request, from which every job plans again. Every path in it is relative, so a folder can be moved.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import secrets
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from .config import SUFFIX
 from .errors import ModelError, StoreError
 from .identity import digest
 from .models import describe
-from .plan import Chunk, Part, Plan, make_plan
+from .plan import Chunk, Generation, Part, Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
 from .store import Store, replace_file
 
-CONFIG, ROIS, GENERATION = "config.yaml", "rois.csv", "generation"
+CONFIG, ROIS, GENERATION = "config.yaml", "rois.csv", "generation.json"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Run:
         plan: what there is to do.
         dir: the run's folder. work: the work folder. store: fetched pixels and embeddings.
         provider: where pixels come from.
-        generation: token of the last ``resume=False``, or None.
+        generation: tokens of the last ``resume=False``.
         rows: ROI rows of the frozen table, for a run loaded from its folder.
     """
 
@@ -46,7 +47,7 @@ class Run:
     work: Path
     store: Store
     provider: Provider
-    generation: str | None
+    generation: Generation
     rows: tuple[Mapping, ...] | None = None
 
     @property
@@ -72,13 +73,17 @@ class Run:
         self.dir.mkdir(parents=True, exist_ok=True)
         request = self.request
         target = replace(request.target, path=self.plan.target)
-        config = replace(request.config, work_dir=str(self.work), store_dir=str(self.store.root))
+        relative = {
+            "work_dir": os.path.relpath(self.work, self.dir),
+            "store_dir": os.path.relpath(self.store.root, self.dir),
+        }
+        config = replace(request.config, **relative)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
         scratch = self.dir / f".{ROIS}.{os.getpid()}"
         table.write_rois(str(scratch), request.spatials, request.names, self.plan.roi_ids)
         os.replace(scratch, self.dir / ROIS)
-        replace_file(self.dir / GENERATION, (self.generation or "").encode())
-        text = "# The request of this run, as validated. Written at every start; edits are lost.\n"
+        replace_file(self.dir / GENERATION, json.dumps(asdict(self.generation)).encode())
+        text = "# The request of this run, as validated; paths are relative to this folder. Written at every start; edits are lost.\n"
         replace_file(self.dir / CONFIG, (text + yaml.safe_dump(frozen, sort_keys=False)).encode())
 
 
@@ -141,7 +146,15 @@ def open_run(request: Request, base: str) -> Run:
     provider = get_provider(request.backend)
     target = target_path(request, base)
     work, store, folder = _folders(request, target, base)
-    generation = secrets.token_hex(8) if not request.config.resume else _read_generation(folder)
+    target = os.path.relpath(target, folder)
+    if "{" in target or "}" in target:
+        raise ModelError(
+            f"target.path: {request.target.path!r} is not valid; allowed: no braces, which are wildcards to Snakemake"
+        )
+    generation = _read_generation(folder)
+    if not request.config.resume:
+        token = secrets.token_hex(8)
+        generation = Generation(token, token if request.config.refetch else generation.chips)
     ids = [table.roi_id(s, request.temporal) for s in request.spatials]
     plan = make_plan(
         request, ids, describe=describe, provider=provider.identity(), target=target, generation=generation
@@ -180,11 +193,12 @@ def load_run(folder: str | Path) -> Run:
     plan = make_plan(
         request, ids, describe=describe, provider=provider.identity(), target=request.target.path, generation=generation
     )
-    return Run(plan, folder, Path(request.config.work_dir), Store(request.config.store_dir), provider, generation, rows)
+    work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
+    return Run(plan, folder, work, Store(store), provider, generation, rows)
 
 
-def _read_generation(folder: Path) -> str | None:
+def _read_generation(folder: Path) -> Generation:
     try:
-        return (folder / GENERATION).read_text().strip() or None
+        return Generation(**json.loads((folder / GENERATION).read_text()))
     except FileNotFoundError:
-        return None
+        return Generation()

@@ -88,7 +88,7 @@ def execute(run: Run) -> None:
 def _follow(run: Run, read: int) -> list[dict]:
     """Show progress until the child closes its pipe; returns error events."""
     failures = []
-    with os.fdopen(os.dup(read)) as lines, progress(run.plan, run.request.config.show_progress) as shown:
+    with os.fdopen(os.dup(read)) as lines, progress(run, run.request.config.show_progress) as shown:
         for line in lines:
             event = json.loads(line)
             shown.event(event)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .run import Run, load_run, open_config
+from .stages.prepare import check
 
 #: Tells a job on another machine where the request was frozen.
 RUN_FOLDER = "RS_EMBED_RUN"
@@ -20,11 +21,12 @@ def enter(config: Any, *, main_process: bool) -> Run:
     software environment (conda) puts its own before it, and this package can be imported in either.
 
     Raises:
-        SpecError, ModelError: the config is invalid, in one sentence.
+        SpecError, ModelError, ProviderError: the request cannot be met, in one sentence.
     """
     if not main_process:
         return load_run(os.environ.get(RUN_FOLDER, "."))
     run = open_config(config, base=os.getcwd())
+    check(run)
     _prepend("PATH", os.path.dirname(sys.executable))
     _prepend("PYTHONPATH", str(Path(__file__).parents[1]))
     os.environ[RUN_FOLDER] = str(run.dir)

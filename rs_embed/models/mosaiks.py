@@ -142,20 +142,21 @@ class Mosaiks:
         return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)
 
     def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
-        """Mean (or max) over the positions whose centre pixel lies in a cell of ``grid_cell`` pixels:
-        (B, D, ceil(H / cell), ceil(W / cell)). The border's ``patch_size // 2`` pixels have no position."""
+        """Mean (or max) over the pixels of a cell of ``grid_cell`` pixels: (B, D, ceil(H / cell), ceil(W / cell)).
+        A pixel has the response centred on it; the border's ``patch_size // 2`` pixels have their nearest one."""
         import torch
         import torch.nn.functional as F
 
         cell, margin = options.grid_cell, options.patch_size // 2
         height, width = tokens[1].shape[-2:]
-        edges = (margin, margin + -width % cell, margin, margin + -height % cell)
+        rest = (0, -width % cell, 0, -height % cell)
 
         def reduce(maps: torch.Tensor) -> torch.Tensor:
+            maps = F.pad(maps, (margin,) * 4, mode="replicate")
             if output.pooling == "max":
-                return F.max_pool2d(F.pad(maps, edges), cell)  # responses are >= 0, so padding zeros never wins
-            count = F.avg_pool2d(F.pad(torch.ones_like(maps[:1, :1]), edges), cell)
-            return F.avg_pool2d(F.pad(maps, edges), cell) / count
+                return F.max_pool2d(F.pad(maps, rest), cell)  # responses are >= 0, so padding zeros never wins
+            count = F.avg_pool2d(F.pad(torch.ones_like(maps[:1, :1]), rest), cell)
+            return F.avg_pool2d(F.pad(maps, rest), cell) / count
 
         blocks = [(reduce(a), reduce(b)) for a, b in self._responses(tokens, options)]
         return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)

@@ -3,10 +3,12 @@ longer hold, and files that went missing. A dry run checks and looks, and change
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from .. import receipts
+from ..errors import ModelError
 from ..formats import manifest
 from ..locks import take
 from ..run import Run
@@ -25,15 +27,20 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         live: False for a dry run.
 
     Raises:
-        RunLockedError: another process works on this target. SpecError, ProviderError: see :func:`check`.
+        RunLockedError: another process works on this target. ModelError: Snakemake was told to work elsewhere.
     """
-    check(run)
+    if not os.path.samefile(".", run.dir):
+        raise ModelError(
+            f"--directory: {os.getcwd()!r} is not valid; allowed: no --directory, the work folder is export.work_dir"
+        )
     if live:
         take(run.dir)
         _unlock(run.dir)
         run.freeze()
+    accept = run.request.config.continue_on_error
     for path, key in [*run.plan.receipts().items(), ("merge.json", run.plan.merge_key)]:
-        _hold(run, run.dir / path, key, live=live)
+        if live and receipts.state(run.dir / path, key, accept_failures=accept) in ("stale", "retry"):
+            receipts.withdraw([run.dir / path])
     _check_artefacts(run, live=live)
     return repairs(run)
 
@@ -42,21 +49,6 @@ def _unlock(folder: Path) -> None:
     """Remove Snakemake's lock files: with our own lock held, the process that left them is dead."""
     for lock in (folder / ".snakemake" / "locks").glob("*.lock"):
         lock.unlink(missing_ok=True)
-
-
-def _hold(run: Run, path: Path, key: str, *, live: bool) -> None:
-    """Withdraw a receipt that vouches for another request or has rows that could succeed now."""
-    try:
-        receipt = receipts.read(path, key)
-    except FileNotFoundError:
-        return
-    except receipts.StoreError:
-        stale = True
-    else:
-        failed = [r for r in receipt["rows"] if r.get("status") in ("failed", "partial")]
-        stale = any(r.get("retryable") for r in failed) or bool(failed and not run.request.config.continue_on_error)
-    if stale and live:
-        receipts.withdraw([path])
 
 
 def _check_artefacts(run: Run, *, live: bool) -> None:

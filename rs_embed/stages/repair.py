@@ -29,7 +29,9 @@ def stamps(run: Run, chunk_name: str) -> list[Path]:
 def damaged_rois(run: Run, chunk_name: str, receipt: dict) -> list[int]:
     """ROI indices with a file that is gone, or whose size or content changed."""
     found = expected_files(run, chunk_name, receipt)
-    return sorted({index for index, record in found.values() if manifest.damaged(record, run.plan.target)})
+    return sorted(
+        {index for index, record in found.values() if manifest.damaged(record, str(run.dir / run.plan.target))}
+    )
 
 
 def repair(run: Run, chunk_name: str, number: int) -> dict:

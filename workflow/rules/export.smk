@@ -49,7 +49,7 @@ rule merge:
     input:
         PLAN.items_receipts(),
     output:
-        [path.replace("{", "{{").replace("}", "}}") for path in PLAN.outputs()],
+        PLAN.outputs(),
     log:
         "logs/merge.log",
     benchmark:

@@ -1,0 +1,49 @@
+# Everything sets itself up in .venv inside the checkout. `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help demo test test-heavy lint format schema bench clean
+
+help:
+	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
+	@echo "make test    run all tests (make test-fast: without the heavy ones)"
+	@echo "make lint    ruff, snakefmt, snakemake --lint"
+	@echo "make bench   measure, and write docs/benchmarks.md"
+
+# The interpreter's folder is remembered, so that another PYTHON makes a new environment.
+$(STAMP): pyproject.toml envs/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("rs_embed needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[test,lint]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python demo.py
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 -m ""
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+schema: $(STAMP)
+	$(BIN)/rs-embed schema > workflow/schemas/config.schema.yaml
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/scaling.py
+
+clean:
+	rm -rf $(VENV) exports .snakemake

@@ -1,0 +1,84 @@
+"""Fixtures: places on the sample scene, and exports through real Snakemake runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rs_embed
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+WINDOW = rs_embed.TemporalSpec.range("2022-06-01", "2022-09-01")
+
+
+def places(n: int, buffer_m: float = 160.0) -> list[rs_embed.PointBuffer]:
+    """n different squares inside the sample scene."""
+    from rs_embed.geometry import transformer
+    from rs_embed.providers.sample import SCENE
+
+    to = transformer(SCENE.crs, "EPSG:4326")
+    left, bottom, right, top = SCENE.bounds
+    side = int(n**0.5) + 1
+    reach = buffer_m + 20
+    out = []
+    for i in range(n):
+        x = left + reach + (right - left - 2 * reach) * (i % side) / side
+        y = top - reach - (top - bottom - 2 * reach) * (i // side) / side
+        out.append(rs_embed.PointBuffer(*to.transform(x, y), buffer_m))
+    return out
+
+
+def export(target: rs_embed.ExportTarget, spatials: list, models: list | None = None, **keywords):
+    """``export_batch`` on the sample scene, quietly, with two cores; keywords are its own or single options."""
+    keywords = {"show_progress": False, "cores": 2, "temporal": WINDOW, "backend": "sample"} | keywords
+    if "config" in keywords:
+        del keywords["show_progress"], keywords["cores"]
+    return rs_embed.export_batch(spatials=spatials, models=models or ["mosaiks"], target=target, **keywords)
+
+
+def combined(path: Path) -> rs_embed.ExportTarget:
+    return rs_embed.ExportTarget.combined(str(path))
+
+
+def run_folder(target: Path, layout: str = "combined") -> Path:
+    """The run's folder of a target with the default work folder."""
+    (found,) = (target.parent / ".rs_embed" / "runs").glob(f"{target.name}-{layout}-*")
+    return found
+
+
+def times(folder: Path, pattern: str = "**/*.npy") -> dict[str, int]:
+    """Modification time and inode of every file below a folder: equal means not made again."""
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(folder.glob(pattern))}
+
+
+def python(code: str, cwd: Path, **keywords) -> subprocess.CompletedProcess:
+    """Run code in a new interpreter."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, **keywords)
+
+
+def snakemake(*arguments: str, cwd: Path, **keywords) -> subprocess.CompletedProcess:
+    """Run the checkout's workflow with the snakemake command, as a person would."""
+    command = [Path(sys.executable).with_name("snakemake"), "--snakefile", CHECKOUT / "Snakefile", *arguments]
+    command += ["--workflow-profile", CHECKOUT / "profiles" / "default"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RS_EMBED")}
+    return subprocess.run(
+        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=240, env=environment, **keywords
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A finished combined export of nine places with two models on one source; tests copy it, never change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    rgb = rs_embed.SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
+    models = [
+        rs_embed.ExportModelRequest("mosaiks", model_config={"features": 64}),
+        rs_embed.ExportModelRequest("mosaiks", label="rgb", sensor=rgb, model_config={"features": 32}),
+    ]
+    export(combined(folder / "run"), places(9), models)
+    return folder

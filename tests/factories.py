@@ -1,0 +1,124 @@
+"""Shared by the tests of the pure modules: described models without an adapter, requests, plans, what a refusal is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from dataclasses import dataclass, replace
+
+from hypothesis import settings
+
+from rs_embed import ExportConfig, ExportTarget, ModelError, PointBuffer, SensorSpec, TemporalSpec
+from rs_embed.description import Frames, Modality, ModelInfo
+from rs_embed.fields import check, option
+from rs_embed.plan import Plan, make_plan
+from rs_embed.request import Request
+from rs_embed.rois import read_rois, roi_id
+
+#: No deadline: a loaded machine is no bug. No database: tests leave nothing behind.
+PROPERTY = settings(deadline=None, database=None, max_examples=100)
+
+WINDOW = TemporalSpec.range("2022-06-01", "2022-09-01")
+PROVIDER = {"name": "fake", "version": 1}
+
+
+def assert_refusal(error: BaseException, *words: str) -> None:
+    """A refusal is one line and one sentence that names what was wrong and says what is allowed."""
+    text = str(error)
+    assert "\n" not in text and not re.search(r"[.!?]\s+[A-Z]", text), f"not one sentence: {text!r}"
+    assert re.search(r"allowed: \S|leave it at \S|required are \S|must be \S", text), f"what is allowed? {text!r}"
+    for word in words:
+        assert word in text, f"{word!r} is not in {text!r}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the fake models."""
+
+    preset: str = option("official", choices=("official", "rs-embed"))
+    depth: int = option(4, minimum=1)
+    gain: float = option(1.0)
+    frames: int = option(1, minimum=1)
+
+    def __post_init__(self) -> None:
+        check(self, "model_config", ModelError)
+
+
+def _frames(options: Options, window: TemporalSpec | None) -> Frames:
+    """Monthly frames from two on, as many as the window has months: like a model whose frames follow the window."""
+    if options.frames == 1 or window is None:
+        return Frames()
+    start, end = (dt.date.fromisoformat(d) for d in (window.start, window.end))
+    return Frames("equal", min(options.frames, max(1, (end - start).days // 30)))
+
+
+S2 = SensorSpec("S2", ("B2", "B3", "B4"), modality="s2")
+S1 = SensorSpec("S1", ("VV", "VH"), modality="s1")
+
+ALPHA = ModelInfo(
+    id="alpha",
+    version=1,
+    summary="",
+    citation="",
+    licence="",
+    modalities={"s2": Modality(S2, "DN"), "s1": Modality(S1, "dB")},
+    options=Options,
+    dim=lambda options: 8,
+    aliases=("al",),
+    frames=_frames,
+)
+#: The same collection and semantics as alpha with other bands: both read one source.
+BETA = replace(ALPHA, id="beta", aliases=(), modalities={"s2": Modality(replace(S2, bands=("B8", "B4")), "DN")})
+#: A model of a fixed, square input size, with vectors only.
+FIXED = replace(BETA, id="fixed", size=lambda options: 224, square=True, outputs=("pooled",))
+#: A model that needs no window.
+TIMELESS = replace(BETA, id="timeless", needs_window=False)
+
+MODELS = {info.id: info for info in (ALPHA, BETA, FIXED, TIMELESS)} | {"al": ALPHA}
+
+
+def places(n: int) -> list[PointBuffer]:
+    """n different squares."""
+    return [PointBuffer(-170 + 340 * i / n, 60 * i / n, 320) for i in range(n)]
+
+
+def request(n: int = 3, **changes) -> Request:
+    """A valid request; ``changes`` are arguments of ``Request.build``, or options of ``ExportConfig``."""
+    options = {k: changes.pop(k) for k in list(changes) if k in ExportConfig.keywords()}
+    given = {
+        "spatials": places(n),
+        "temporal": WINDOW,
+        "models": ["alpha"],
+        "target": ExportTarget.combined("out/run"),
+        "config": ExportConfig(**options),
+    }
+    return Request.build(**given | changes)
+
+
+def plan(asked: Request | None = None, *, known=MODELS, provider=PROVIDER, generation=None, **changes) -> Plan:
+    """The plan of a request (by default ``request(**changes)``)."""
+    asked = asked or request(**changes)
+    ids = [roi_id(s, asked.temporal) for s in asked.spatials]
+    return make_plan(
+        asked,
+        ids,
+        describe=lambda name: known[name],
+        provider=provider,
+        target=f"/{asked.target.path}.npz",
+        generation=generation,
+    )
+
+
+def read_config(config, base: str = ".") -> Request:
+    """A parsed config file as a request, as a run reads it."""
+    from rs_embed.request import check_keys
+
+    check_keys(config)
+    return Request.from_config(config, *read_rois(config["rois"], base))
+
+
+def identities() -> str:
+    """Every identity and key of a plan with two models, as JSON: compared between processes."""
+    made = plan(request(300, models=["alpha", "beta"]))
+    return json.dumps([made.roi_ids, list(made.source), list(made.unit), made.receipts(), made.merge_key])

@@ -1,0 +1,234 @@
+"""The engine and the random features: batches, order, errors, and the numbers against a plain implementation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from rs_embed import ModelError, OutputSpec, SensorSpec
+from rs_embed.description import Frames, Modality, ModelInfo
+from rs_embed.fields import option
+from rs_embed.models import get_adapter
+from rs_embed.models.base import Image
+from rs_embed.models.engine import Engine, settings
+from rs_embed.models.mosaiks import ADAPTER, Options, patches
+
+BANDS = ("B2", "B3", "B4", "B8")
+
+
+def image(seed: int, height: int = 24, width: int = 20, frames: int = 1) -> Image:
+    pixels = np.random.default_rng(seed).integers(0, 6000, (frames, 4, height, width)).astype(np.float32)
+    return Image(pixels, BANDS, 10.0, 12.4 + seed / 100, 51.3, tuple(f"2022-0{i + 1}-15" for i in range(frames)))
+
+
+def run(images, options=None, output=None, adapter=ADAPTER, batch=None, threads=1, device="cpu"):
+    options = options or Options(features=32)
+    how = settings(adapter, device, batch, threads)
+    with Engine(adapter, options, BANDS, output or OutputSpec.pooled(), how) as engine:
+        return dict(engine.run(enumerate(images)))
+
+
+def by_hand(pixels: np.ndarray, options: Options) -> np.ndarray:
+    """Responses of every patch at every position in float64: (D, H-p+1, W-p+1)."""
+    weight, p = patches(options, 4).astype(np.float64), options.patch_size
+    windows = np.lib.stride_tricks.sliding_window_view(
+        pixels[0].astype(np.float64) * options.input_scale, (p, p), (1, 2)
+    )
+    response = np.einsum("khwij,fkij->fhw", windows, weight) + options.bias
+    return np.concatenate([np.maximum(response, 0), np.maximum(-response, 0)])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("options", [Options(features=10), Options(features=130, patch_size=5, seed=3, bias=0.5)])
+def test_pooled_features_are_those_of_a_plain_implementation(options, pooling):
+    one = image(1)
+    (found,) = run([one], options, OutputSpec.pooled(pooling)).values()
+    maps = by_hand(one.pixels, options)
+    expected = maps.mean((1, 2)) if pooling == "mean" else maps.max((1, 2))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize(("height", "width", "cell"), [(24, 20, 4), (25, 19, 8), (7, 7, 16), (9, 33, 5)])
+def test_grid_cells_pool_the_responses_of_their_pixels(height, width, cell, pooling):
+    options = Options(features=12, grid_cell=cell)
+    one = image(2, height, width)
+    (found,) = run([one], options, OutputSpec.grid(pooling)).values()
+    # a response is centred on a pixel; those of the border take their nearest one
+    maps = np.pad(by_hand(one.pixels, options), ((0, 0), (1, 1), (1, 1)), "edge")
+    rows, columns = -(-height // cell), -(-width // cell)
+    assert found.shape == (12, rows, columns)
+    reduce = np.mean if pooling == "mean" else np.max
+    for r in range(rows):
+        for c in range(columns):
+            block = maps[:, r * cell : (r + 1) * cell, c * cell : (c + 1) * cell]
+            np.testing.assert_allclose(found[:, r, c], reduce(block, axis=(1, 2)), rtol=2e-5, atol=2e-5)
+
+
+def test_patches_are_fixed_by_their_seed():
+    same, other = patches(Options(features=8), 4), patches(Options(features=8, seed=1), 4)
+    assert np.array_equal(same, patches(Options(features=8), 4))
+    assert not np.array_equal(same, other)
+    assert same.shape == (4, 4, 3, 3)
+    assert abs(float(patches(Options(features=4096), 4).std()) - 1) < 0.01
+
+
+@pytest.mark.parametrize("output", [OutputSpec.pooled(), OutputSpec.grid()])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_bits_do_not_depend_on_order_company_padding_or_workers(output, batch):
+    images = [image(i) for i in range(11)]
+    reference = run(images, output=output, batch=batch)
+    turned = run(images[::-1], output=output, batch=batch, threads=3)
+    alone = [run([one], output=output, batch=batch)[0] for one in images]
+    for i in range(11):
+        assert reference[i].tobytes() == turned[10 - i].tobytes() == alone[i].tobytes()
+
+
+def test_batch_sizes_agree_within_the_promised_tolerance():
+    images = [image(i) for i in range(9)]
+    first, second = run(images, batch=1), run(images, batch=4)
+    assert max(float(np.abs(first[i] - second[i]).max()) for i in range(9)) <= 1e-5
+
+
+def test_images_of_many_shapes_are_all_embedded_alone():
+    images = [image(i, 20 + i % 30, 20) for i in range(60)]
+    found = run(images, batch=4)
+    assert sorted(found) == list(range(60))
+    for i in (0, 31, 59):
+        assert found[i].tobytes() == run([images[i]], batch=4)[0].tobytes()
+
+
+def test_an_image_that_is_too_small_fails_alone():
+    found = run([image(0), image(1, 2, 9), image(2)], batch=2)
+    assert isinstance(found[1], ModelError)
+    assert str(found[1]) == "the image is 9 x 2 pixels, smaller than patch_size=3"
+    assert found[0].shape == found[2].shape == (32,)
+
+
+def test_non_finite_pixels_count_as_zero():
+    holed, zeroed = image(3), image(3)
+    holed.pixels[0, 1, 4:9] = np.nan
+    zeroed.pixels[0, 1, 4:9] = 0
+    assert run([holed])[0].tobytes() == run([zeroed])[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": 7}, "model_config.features: 7 is not valid; allowed: an even integer"),
+        ({"patch_size": 4}, "model_config.patch_size: 4 is not valid; allowed: an odd integer"),
+        ({"grid_cell": 0}, "model_config.grid_cell: 0 is not valid; allowed: an integer >= 1"),
+        ({"seed": -1}, "model_config.seed: -1 is not valid; allowed: an integer >= 0"),
+        ({"features": True}, "model_config.features: True is not valid; allowed: an integer"),
+        ({"preset": "mine"}, "model_config.preset: 'mine' is not valid; allowed: one of 'official', 'rs-embed'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ModelError, match=message):
+        Options(**options)
+
+
+def test_model_ids_know_aliases_and_near_misses():
+    assert get_adapter("MOSAIKS") is get_adapter("rcf") is ADAPTER
+    with pytest.raises(ModelError, match=r"models: 'mosaik' is unknown \(did you mean 'mosaiks'\?\); allowed: mosaiks"):
+        get_adapter("mosaik")
+
+
+def test_a_device_that_is_not_there_is_named():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(RuntimeError, match="device 'cuda' was asked for"):
+        settings(ADAPTER, "cuda", None, 1)
+
+
+@dataclass(frozen=True)
+class ToyOptions:
+    preset: str = option("official", choices=("official", "rs-embed"))
+    size: int = option(8)
+
+
+class Toy:
+    """A transformer in miniature: class token, patch tokens, several frames, place and date conditioning, two
+    modalities, a source that follows options and window. Shows that the interface holds what the catalogue needs."""
+
+    info = ModelInfo(
+        id="toy",
+        version=1,
+        summary="",
+        citation="",
+        licence="",
+        modalities={
+            "s2": Modality(SensorSpec("COPERNICUS/S2_SR_HARMONIZED", BANDS), "DN"),
+            "s1": Modality(SensorSpec("COPERNICUS/S1_GRD", ("VV", "VH")), "dB"),
+        },
+        options=ToyOptions,
+        dim=lambda options: 6,
+        size=lambda options: options.size,
+        square=True,
+        frames=lambda options, window: Frames("equal", 3),
+        batch={"cpu": 4},
+    )
+
+    def load(self, options, bands, weights):
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        network = torch.nn.Conv3d(len(bands), 6, (1, 4, 4), (1, 4, 4))
+        for parameter in network.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+        return network.requires_grad_(False).eval()
+
+    def preprocess(self, image, options):
+        months = np.array([int(d[5:7]) for d in image.dates], np.float32)
+        pixels = image.pixels[..., : options.size, : options.size].transpose(1, 0, 2, 3) / 10000
+        return {"pixels": pixels, "place": np.array([image.lat, image.lon], np.float32), "months": months}
+
+    def forward(self, network, batch, options):
+        import torch
+
+        tokens = network(batch["pixels"])  # (B, D, T, h, w)
+        tokens = tokens + torch.sin(batch["months"])[:, None, :, None, None]
+        grid = tokens.mean(2)
+        cls = grid.mean((2, 3)) + batch["place"].sum(1, keepdim=True)
+        return torch.cat([cls[:, :, None], grid.flatten(2)], dim=2), grid.shape[2:]
+
+    def pooled(self, tokens, output, options):
+        return tokens[0][:, :, 0]
+
+    def grid(self, tokens, output, options):
+        return tokens[0][:, :, 1:].unflatten(2, tokens[1])
+
+    def record(self, network, options):
+        return {"pretrained": False}
+
+
+def test_the_interface_holds_tokens_frames_and_conditioning():
+    images = [image(i, 8, 8, frames=3) for i in range(6)]
+    grids = run(images, ToyOptions(), OutputSpec.grid(), Toy())
+    vectors = run(images, ToyOptions(), OutputSpec.pooled(), Toy())
+    assert grids[0].shape == (6, 2, 2)
+    assert vectors[0].shape == (6,)
+    # place and dates reach the network, image by image, also in a shared and padded batch
+    moved = run([*images[:5], replace(images[5], lon=0.0)], ToyOptions(), OutputSpec.pooled(), Toy())
+    assert np.allclose(vectors[5] - moved[5], images[5].lon, atol=1e-4)
+    assert all(vectors[i].tobytes() == moved[i].tobytes() for i in range(5))
+    earlier = replace(images[0], dates=("2022-05-15",) * 3)
+    assert not np.allclose(run([earlier], ToyOptions(), OutputSpec.grid(), Toy())[0], grids[0])
+
+
+def test_an_error_of_a_batch_is_every_image_s_of_that_batch():
+    class Broken(Toy):
+        def forward(self, network, batch, options):
+            if (batch["pixels"] > 1).any():
+                raise RuntimeError("out of memory")
+            return super().forward(network, batch, options)
+
+    images = [image(i, 8, 8, frames=3) for i in range(6)]
+    images[1].pixels[:] = 30000
+    found = run(images, ToyOptions(), adapter=Broken(), batch=2)
+    assert [isinstance(found[i], RuntimeError) for i in range(6)] == [True, True, False, False, False, False]

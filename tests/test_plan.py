@@ -1,0 +1,375 @@
+"""plan.py, identity.py: what changes an identity or a key and what does not, and how a table is cut."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rs_embed import (
+    BBox,
+    ExportModelRequest,
+    ExportTarget,
+    FetchSpec,
+    InputPrepSpec,
+    ModelError,
+    OutputSpec,
+    PointBuffer,
+    SensorSpec,
+    SpecError,
+    TemporalSpec,
+)
+from rs_embed.identity import canonical, digest
+from rs_embed.models import MODELS as REAL_MODELS
+from rs_embed.models import describe
+from rs_embed.plan import PART_SIZE, Plan, array_key, make_chunks, make_plan
+from rs_embed.rois import roi_id
+
+from .factories import ALPHA, MODELS, PROPERTY, PROVIDER, S1, S2, assert_refusal, places, plan, request
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PER_ITEM = ExportTarget.per_item("out/run")
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=CHECKOUT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def ids(made: Plan) -> dict[str, list[str]]:
+    return {
+        "roi": list(made.roi_ids),
+        "source": [s.id for s in made.sources],
+        "unit": [u.id for u in made.units],
+    }
+
+
+def differences(a: Plan, b: Plan) -> set[str]:
+    """The kinds of identities in which two plans differ."""
+    return {kind for kind, value in ids(a).items() if value != ids(b)[kind]}
+
+
+def said(value: object) -> str | None:
+    """A short test id, the same in every process."""
+    return " ".join(value) or "default" if isinstance(value, dict) else None
+
+
+def model(**changes) -> list[ExportModelRequest]:
+    return [ExportModelRequest("alpha", **changes)]
+
+
+def changed_keys(a: Plan, b: Plan) -> set[str]:
+    """Receipts that one of two plans has with another key, or alone, and merge.json."""
+    one, two = (p.receipts() | {"merge.json": p.merge_key} for p in (a, b))
+    return {path for path in one.keys() | two.keys() if one.get(path) != two.get(path)}
+
+
+# identities ------------------------------------------------------------------------------------------------------
+
+
+def test_identities_are_the_same_in_every_process():
+    code = "from tests.factories import identities; print(identities())"
+    printed = {python(code, PYTHONHASHSEED=seed) for seed in ("0", "1", "4242")}
+    assert len(printed) == 1
+    rois, sources, units, receipts, merge = json.loads(printed.pop())
+    assert len(set(rois)) == 300 and len(sources) == 1 and len(units) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{32}", word) for word in [*rois, *receipts.values(), merge])
+
+
+def test_a_digest_is_the_sha256_of_canonical_json():
+    assert canonical({"b": 1, "a": [0.1, "ä", None]}) == b'{"a":[0.1,"\\u00e4",null],"b":1}'
+    assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1}) == hashlib.sha256(b'{"a":2,"b":1}').hexdigest()[:32]
+    assert len({digest(v) for v in (1, 1.0, True, "1", [1], None)}) == 6
+    for value, error in ((float("nan"), ValueError), ({1, 2}, TypeError)):  # nothing without one exact spelling
+        with pytest.raises(error):
+            digest(value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": ExportTarget.combined("elsewhere/other")},
+        {"target": PER_ITEM},
+        {"names": ["x", "y", "z"]},
+        {"models": model(label="other")},
+        {"models": ["al"]},
+        {"models": model(modality="sentinel-2")},
+        {"models": model(model_config={"depth": 4, "gain": 1})},
+        {"modality": "S2"},
+        {"sensor": S2},
+        {"sensor": replace(S2, modality=None)},
+        {"sensor": replace(S2, orbit="ASCENDING", use_float_linear=False)},  # Sentinel-1's own settings
+        {"fetch": FetchSpec(scale_m=10)},
+        {"temporal": TemporalSpec.range("2022-06-01", "2022-09-01")},
+        {"device": "cpu"},
+        {"output": OutputSpec("pooled", "mean", "native")},
+        {"input_prep": "tile"},  # of a model that takes any size as it is
+        {"chunk_size": 2, "infer_batch_size": 3},
+        {"num_workers": 1, "writer_workers": 7, "async_write": False, "cores": 3},
+        {"max_retries": 9, "retry_backoff_s": 0.5, "continue_on_error": True},
+        {"save_inputs": False, "save_manifest": False},
+        {"fail_on_bad_input": True, "show_progress": False},
+        {"work_dir": "w", "store_dir": "s"},
+    ],
+    ids=said,
+)
+def test_what_does_not_change_the_numbers_changes_no_identity(changes):
+    assert differences(plan(), plan(**changes)) == set()
+
+
+S2_OPTIONS = {"collection": "S2_L1C", "scale_m": 20, "cloudy_pct": 50, "fill_value": -1, "composite": "mosaic"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({"temporal": TemporalSpec.range("2022-06-01", "2022-09-02")}, {"roi"}),
+        ({"spatials": [replace(p, buffer_m=321) for p in places(3)]}, {"roi"}),
+        ({"models": model(model_config={"depth": 5})}, {"unit"}),
+        ({"models": model(model_config={"gain": 1.5})}, {"unit"}),
+        ({"models": model(model_config={"preset": "rs-embed"})}, {"unit"}),
+        ({"models": model(model_config={"frames": 3})}, {"unit", "source"}),
+        ({"models": model(modality="s1")}, {"unit", "source"}),
+        ({"output": OutputSpec.pooled("max")}, {"unit"}),
+        ({"output": OutputSpec.grid()}, {"unit"}),
+        ({"sensor": replace(S2, bands=("B2", "B3"))}, {"unit"}),
+        ({"sensor": replace(S2, bands=("B4", "B3", "B2"))}, {"unit"}),  # the order the model receives
+        ({"projection": "web_mercator"}, {"unit", "source"}),
+        *(({"sensor": replace(S2, **{key: value})}, {"unit", "source"}) for key, value in S2_OPTIONS.items()),
+        *(({"fetch": FetchSpec(**{k: S2_OPTIONS[k]})}, {"unit", "source"}) for k in [*S2_OPTIONS][1:]),
+        ({"provider": PROVIDER | {"version": 2}}, {"unit", "source"}),
+        ({"known": MODELS | {"alpha": replace(ALPHA, version=2)}}, {"unit"}),
+        ({"known": MODELS | {"alpha": replace(ALPHA, square=True)}}, {"unit", "source"}),
+        ({"known": MODELS | {"alpha": replace(ALPHA, size=lambda options: 64)}}, {"unit"}),
+        ({"resume": False, "generation": "g1"}, {"unit"}),
+        ({"resume": False, "refetch": True, "generation": "g1"}, {"unit", "source"}),
+    ],
+    ids=said,
+)
+def test_what_changes_the_numbers_changes_exactly_these_identities(changes, kinds):
+    assert differences(plan(), plan(**changes)) == kinds
+
+
+@pytest.mark.parametrize("key", ["orbit", "use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty"])
+def test_the_settings_of_sentinel_1_count_for_sentinel_1(key):
+    other = replace(S1, **{key: "DESCENDING" if key == "orbit" else False})
+    assert differences(plan(sensor=S1), plan(sensor=other)) == {"unit", "source"}
+
+
+def test_the_frames_of_a_source_follow_the_window():
+    asked = {"models": model(model_config={"frames": 3})}
+    short = plan(temporal=TemporalSpec.range("2022-06-01", "2022-07-05"), **asked)
+    assert short.sources[0].frames.count == 1 and plan(**asked).sources[0].frames.count == 3
+    assert "source" in differences(short, plan(**asked))
+
+
+@PROPERTY
+@given(st.integers(-170, 170), st.integers(-80, 80), st.integers(1, 5000), st.integers(1, 9998))
+def test_a_roi_is_its_place_and_window_however_they_are_written(lon, lat, buffer, year):
+    window = TemporalSpec.year(year)
+    same = TemporalSpec.range(f"{year:04d}-01-01", f"{year + 1:04d}-01-01")
+    place = PointBuffer(float(lon), float(lat), float(buffer))
+    assert roi_id(PointBuffer(lon, lat, buffer), window) == roi_id(place, same)
+    others = {roi_id(place, None), roi_id(replace(place, buffer_m=buffer + 0.5), same)}
+    others |= {roi_id(replace(place, lon=lon + 1e-12), same), roi_id(BBox(lon, lat, lon + 1, lat + 1), same)}
+    assert roi_id(place, same) not in others and len(others) == 4
+
+
+def test_a_roi_does_not_depend_on_its_place_in_the_table():
+    there, back = plan(), plan(spatials=places(3)[::-1])
+    assert back.roi_ids == there.roi_ids[::-1]
+
+
+def test_another_model_changes_no_other_unit_but_widens_the_shared_source():
+    alone, both, reverse = plan(), plan(models=["alpha", "beta"]), plan(models=["beta", "alpha"])
+    assert both.units[0] == alone.units[0] == reverse.units[1]
+    assert [s.id for s in both.sources] == [s.id for s in alone.sources]
+    assert alone.sources[0].bands == ("B2", "B3", "B4") and both.sources[0].bands == ("B2", "B3", "B4", "B8")
+    assert both.units[1].sensor.bands == ("B8", "B4")  # its own, in its own order
+    apart = plan(models=["alpha", *model(label="radar", modality="s1")])
+    assert len(apart.sources) == 2 and apart.sources[0] == alone.sources[0]
+
+
+# resolution --------------------------------------------------------------------------------------------------------
+
+
+def test_an_imagery_override_of_a_model_replaces_one_of_the_other_kind_for_the_run():
+    mine, shared = replace(S2, scale_m=60), SensorSpec("OTHER", ("B1",), scale_m=30)
+    made = plan(models=[*model(fetch=FetchSpec(scale_m=20)), "beta"], sensor=shared)
+    assert made.units[0].sensor == replace(S2, scale_m=20.0)  # the model's own default, changed
+    assert made.units[1].sensor == shared
+    made = plan(models=[*model(sensor=mine), "beta"], fetch=FetchSpec(scale_m=20, composite="mosaic"))
+    assert made.units[0].sensor == mine
+    assert (made.units[1].sensor.scale_m, made.units[1].sensor.composite) == (20, "mosaic")
+    made = plan(models=model(fetch=FetchSpec(scale_m=20)), fetch=FetchSpec(composite="mosaic"))
+    assert made.units[0].sensor == replace(S2, scale_m=20.0)  # of one kind: it replaces the whole
+
+
+def test_the_modality_is_the_models_then_the_runs_then_the_sensors_then_the_default():
+    assert plan().units[0].modality == "s2"
+    assert plan(sensor=S1).units[0].modality == "s1"
+    assert plan(sensor=replace(S1, modality="Sentinel-1")).units[0].modality == "s1"
+    assert plan(modality="s1").units[0].sensor == S1
+    assert plan(models=model(modality="s2"), modality="s1").units[0].sensor == S2
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"models": ["beta"], "modality": "s1"}, ModelError, ["models.beta.modality", "'s1'", "'s2'"]),
+        ({"models": model(modality="s2"), "sensor": S1}, ModelError, ["models.alpha.sensor.modality", "'s1'", "'s2'"]),
+        ({"models": ["fixed"], "output": OutputSpec.grid()}, ModelError, ["output.mode", "'grid'", "fixed", "pooled"]),
+        ({"temporal": None}, SpecError, ["temporal", "None", "alpha"]),
+        ({"models": ["fixed"], "input_prep": "tile"}, ModelError, ["input_prep", "'tile'", "'resize'"]),
+        ({"models": ["fixed"], "input_prep": InputPrepSpec("auto")}, ModelError, ["input_prep", "'auto'"]),
+        ({"models": model(model_config={"dept": 5})}, ModelError, ["models.alpha", "'dept'", "did you mean 'depth'"]),
+        ({"models": model(model_config={"depth": "5"})}, ModelError, ["model_config.depth", "'5'", "an integer >= 1"]),
+        ({"models": model(model_config={"depth": 0})}, ModelError, ["model_config.depth", "0", ">= 1"]),
+        ({"models": model(model_config={"preset": "best"})}, ModelError, ["preset", "'best'", "'official'"]),
+        ({"models": ["alpha", "alpha"]}, ModelError, ["'alpha'", "label"]),
+        ({"models": ["alpha", "al"]}, ModelError, ["'al'", "label"]),
+        ({"models": ["beta", *model(label="beta")]}, ModelError, ["'beta'", "label"]),
+        ({"models": model(label="a-b") + model(label="a_b")}, ModelError, ["'a_b'", "label"]),
+        ({"models": model(label="a+") + model(label="a")}, ModelError, ["'a'", "label"]),
+    ],
+    ids=said,
+)
+def test_what_a_model_cannot_do_is_refused_before_anything_runs(changes, error, words):
+    with pytest.raises(error) as refused:
+        plan(**changes)
+    assert_refusal(refused.value, *words)
+
+
+@pytest.mark.parametrize("name", sorted(REAL_MODELS))
+def test_a_misspelt_option_of_a_real_model_is_refused_with_the_nearest(name):
+    asked = request(models=[ExportModelRequest(name, model_config={"prset": "official"})])
+    with pytest.raises(ModelError) as refused:
+        make_plan(asked, ["0"] * 3, describe=describe, provider=PROVIDER, target="/x.npz")
+    assert_refusal(refused.value, f"models.{name}", "'prset'", "did you mean 'preset'")
+
+
+def test_a_window_is_needed_only_by_models_that_say_so_and_one_model_may_run_twice():
+    assert plan(models=["timeless"], temporal=None).units[0].model == "timeless"
+    twice = plan(models=["alpha", *model(label="deep.2", model_config={"depth": 9})])
+    assert [u.key for u in twice.units] == ["alpha", "deep_2"] and twice.units[0].id != twice.units[1].id
+
+
+@PROPERTY
+@given(st.text())
+def test_an_array_key_is_letters_and_digits_with_single_underscores(label):
+    assert re.fullmatch(r"([A-Za-z0-9]+(_[A-Za-z0-9]+)*)?", array_key(label))
+    assert array_key(array_key(label)) == array_key(label)
+
+
+# chunks, parts and keys --------------------------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(st.integers(0, 5000), st.none() | st.integers(1, 3000))
+@example(10_000, None)
+@example(204_800, None)
+def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
+    chunks = make_chunks(n, size)
+    parts = [p for c in chunks for p in c.parts]
+    assert [i for c in chunks for i in range(c.start, c.stop)] == list(range(n))
+    assert [i for p in parts for i in range(p.start, p.stop)] == list(range(n))
+    for chunk in chunks:
+        lengths = [p.stop - p.start for p in chunk.parts]
+        assert sum(lengths) == chunk.stop - chunk.start  # parts nest in their chunk
+        assert 1 <= min(lengths) <= max(lengths) <= min(min(lengths) + 1, PART_SIZE)
+        assert len(lengths) == -(-sum(lengths) // PART_SIZE)  # no more jobs than needed
+    assert all(c.stop - c.start == (size or chunks[0].stop) for c in chunks[:-1])
+    assert size is not None or len(chunks) <= 200
+    # names are unique, and what the wildcards of the workflow match
+    assert len({c.name for c in chunks}) == len(chunks) and len({p.name for p in parts}) == len(parts)
+    assert all(re.fullmatch(r"[0-9]+", c.name) for c in chunks)
+    assert all(re.fullmatch(r"[0-9]+-[0-9]+", p.name) for p in parts)
+
+
+@PROPERTY
+@given(st.data())
+def test_one_changed_roi_changes_the_keys_of_its_own_part_and_chunk_only(data):
+    n = data.draw(st.integers(1, 300))
+    size = data.draw(st.integers(1, 150))
+    i = data.draw(st.integers(0, n - 1))
+    spatials = places(n)
+    before = plan(spatials=spatials, chunk_size=size, models=["alpha", "beta"])
+    spatials[i] = replace(spatials[i], buffer_m=321)
+    after = plan(spatials=spatials, chunk_size=size, models=["alpha", "beta"])
+    (chunk,) = (c for c in before.chunks if c.start <= i < c.stop)
+    (part,) = (p for p in chunk.parts if p.start <= i < p.stop)
+    expected = {f"fetch/{s.id}/{part.name}.json" for s in before.sources} | {"merge.json"}
+    assert changed_keys(before, after) == expected | {*before.embed_receipts(chunk), f"items/{chunk.name}.json"}
+
+
+def test_more_rois_leave_the_finished_chunks_alone():
+    few, more = (plan(spatials=places(1000)[:n], chunk_size=100) for n in (300, 350))
+    assert not [p for p in changed_keys(few, more) if "00003" not in p and p != "merge.json"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stages"),
+    [
+        ({}, {"names": ["x", "y", "z"]}, {"merge"}),
+        ({"target": PER_ITEM}, {"target": PER_ITEM, "names": ["x", "y", "z"]}, {"items", "merge"}),
+        ({}, {"models": model(label="other")}, {"items", "merge"}),
+        ({}, {"target": PER_ITEM}, {"items", "merge"}),
+        ({}, {"save_manifest": False}, {"items", "merge"}),
+        ({}, {"save_embeddings": False}, {"embed", "items", "merge"}),
+        ({}, {"models": ["alpha", "beta"]}, {"fetch", "embed", "items", "merge"}),
+        ({}, {"resume": False, "num_workers": 1, "device": "cpu", "max_retries": 0, "cores": 1}, set()),
+        ({}, {"target": ExportTarget.combined("elsewhere"), "infer_batch_size": 5, "work_dir": "w"}, set()),
+        ({"models": ["alpha", "beta"]}, {"models": ["beta", "alpha"]}, {"items", "merge"}),
+    ],
+    ids=said,
+)
+def test_a_key_changes_exactly_when_what_it_covers_does(before, after, stages):
+    assert {re.split(r"[/.]", path)[0] for path in changed_keys(plan(**before), plan(**after))} == stages
+
+
+def test_another_model_leaves_the_embeddings_of_the_first_alone():
+    one, both = plan(), plan(models=["alpha", "beta"])
+    changed = {path for path in changed_keys(one, both) if path.startswith("embed/")}
+    assert changed == {f"embed/{both.units[1].id}/00000.json"}
+
+
+# speed -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_ten_thousand_rois_and_all_its_keys_is_made_in_no_time():
+    asked = request(10_000, models=["alpha", "beta"])
+    ready = [f"{i:032x}" for i in range(10_000)]
+    start = time.perf_counter()
+    made = make_plan(asked, ready, describe=MODELS.__getitem__, provider=PROVIDER, target="/x.npz")
+    assert made.receipts() and made.merge_key
+    assert time.perf_counter() - start < 1  # every job plans again; it takes some 20 ms
+
+
+def test_importing_the_package_and_describing_its_models_loads_nothing_heavy():
+    code = (
+        "import sys, rs_embed\n"
+        "heavy = {'torch', 'numpy', 'snakemake', 'ee', 'pyproj', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "from rs_embed.models import MODELS, describe\n"
+        "for name in MODELS: describe(name)\n"
+        "print('torch' in sys.modules)"
+    )
+    assert python(code) == "[]\nFalse"

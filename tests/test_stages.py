@@ -1,0 +1,305 @@
+"""The steps by themselves, in this process, over a provider that can be told to fail."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rs_embed import ExportTarget, ModelError, ProviderError, SpecError, StoreError, receipts
+from rs_embed.config import ExportConfig, ExportModelRequest
+from rs_embed.providers import Chip
+from rs_embed.request import Request
+from rs_embed.run import load_run, open_run
+from rs_embed.specs import SensorSpec
+from rs_embed.stages.common import StageError
+from rs_embed.stages.embed import embed
+from rs_embed.stages.fetch import fetch
+from rs_embed.stages.merge import merge
+from rs_embed.stages.repair import repair
+from rs_embed.stages.write import write
+from rs_embed.store import read_object
+
+from .conftest import WINDOW, places
+
+S2 = "COPERNICUS/S2_SR_HARMONIZED"
+
+
+class Fake:
+    """Deterministic pixels; ``plan`` maps a ROI name to what happens: an error, or a list of errors before success."""
+
+    name = "sample"
+
+    def __init__(self, **plan):
+        self.plan, self.calls, self.lock = plan, [], threading.Lock()
+
+    def fetch(self, source, bands, roi, grid):
+        with self.lock:
+            self.calls.append((roi.name, tuple(bands)))
+            todo = self.plan.get(roi.name)
+            if isinstance(todo, list):
+                todo = todo.pop(0) if todo else None
+        if isinstance(todo, Exception):
+            raise todo
+        if todo == "empty":
+            return Chip(np.zeros((len(bands), grid.height, grid.width), np.uint16), 0.0, (), {"scenes": []})
+        seed = int(roi.id[:8], 16)
+        planes = [
+            np.random.default_rng([seed, *b.encode()]).integers(1, 5000, (grid.height, grid.width)) for b in bands
+        ]
+        if todo == "flat":
+            planes = [np.full_like(p, 7) for p in planes]
+        valid = 0.75 if todo == "partial" else 1.0
+        return Chip(np.stack(planes).astype(np.uint16), valid, ("2022-07-15",), {"scenes": ["fake"]})
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """A function that freezes a run of n places below ``tmp_path``, enters its folder and gives it a fake provider."""
+
+    def made(n=4, models=("mosaiks",), provider=None, target="run", layout="combined", buffers=None, **options):
+        spatials = places(n, 60)
+        for index, buffer_m in (buffers or {}).items():
+            spatials[index] = replace(spatials[index], buffer_m=buffer_m)
+        chosen = ExportTarget.combined(target) if layout == "combined" else ExportTarget.per_item(target)
+        options = {"retry_backoff_s": 0.01, "chunk_size": n} | options
+        request = Request.build(
+            spatials=spatials,
+            temporal=WINDOW,
+            models=[ExportModelRequest(m, model_config={"features": 16}) if isinstance(m, str) else m for m in models],
+            target=chosen,
+            backend="sample",
+            config=ExportConfig(**options),
+        )
+        run = open_run(request, str(tmp_path))
+        run.freeze()
+        monkeypatch.chdir(run.dir)
+        return replace(load_run("."), provider=provider or Fake())
+
+    return made
+
+
+def fetch_all(run):
+    return [fetch(run, s.id, p) for s in run.plan.sources for p in run.plan.parts]
+
+
+def embed_all(run):
+    return [embed(run, u.id, c) for u in run.plan.embedded for c in run.plan.chunk]
+
+
+def write_all(run):
+    return [write(run, c) for c in run.plan.chunk], merge(run)
+
+
+def rows(run, step):
+    return [r for p in sorted(run.dir.glob(f"{step}/**/*.json")) for r in receipts.read(p)["rows"]]
+
+
+def test_a_step_makes_only_what_is_lacking(make):
+    run = make()
+    assert fetch_all(run) == [{"fetched": 4, "reused": 0, "failed": 0}]
+    assert embed_all(run) == [{"embedded": 4, "reused": 0}]
+    victim = run.store.embedding(run.plan.units[0].id, run.plan.roi_ids[2])
+    before = read_object(victim).array
+    victim.unlink()
+    assert fetch_all(run) == [{"fetched": 0, "reused": 4, "failed": 0}]
+    assert embed_all(run) == [{"embedded": 1, "reused": 3}]
+    assert read_object(victim).array.tobytes() == before.tobytes()
+    assert len(run.provider.calls) == 4
+
+
+def test_chips_are_not_fetched_for_embeddings_that_are_there(make):
+    run = make(save_inputs=False)
+    fetch_all(run), embed_all(run)
+    for chip in (run.store.root / "chips").glob("*/*/*/*.npy"):
+        chip.unlink()
+    again = replace(run, provider=Fake())
+    fetch_all(again), embed_all(again)
+    assert again.provider.calls == []
+
+
+def test_a_model_with_more_bands_fetches_only_the_new_ones(make):
+    def model(bands, label):
+        return ExportModelRequest("mosaiks", sensor=SensorSpec(S2, bands), label=label, model_config={"features": 8})
+
+    first = make(models=[model(("B2", "B4"), "a")])
+    fetch_all(first), embed_all(first)
+    both = make(models=[model(("B2", "B4"), "a"), model(("B4", "B8", "B3"), "b")])
+    assert both.plan.units[0].id == first.plan.units[0].id
+    fetch_all(both)
+    assert Counter(b for _, b in both.provider.calls) == {("B8", "B3"): 4}
+    assert embed_all(both) == [{"embedded": 0, "reused": 4}, {"embedded": 4, "reused": 0}]
+    # the assembled chip is what one request for all its bands would have given
+    write_all(both)
+    with np.load(both.plan.target) as file:
+        inputs = file["inputs_bchw__b"]
+    roi = both.roi(0)
+    from rs_embed.geometry import make_grid
+
+    whole = Fake().fetch(None, ("B4", "B8", "B3"), roi, make_grid(roi.spatial, "utm", 10.0))
+    assert np.array_equal(inputs[0], whole.pixels)
+
+
+def test_errors_that_can_pass_are_retried_and_others_are_not(make):
+    busy, denied = ProviderError("busy", retryable=True), ProviderError("no such band")
+    run = make(provider=Fake(p00001=[busy, busy]), max_retries=2)
+    assert fetch_all(run)[0]["failed"] == 0
+    assert Counter(n for n, _ in run.provider.calls)["p00001"] == 3
+    run = make(provider=Fake(p00002=denied), max_retries=5, target="other", store_dir="elsewhere")
+    with pytest.raises(StageError, match=r"^fetch failed for ROI 'p00002', model mosaiks: no such band$"):
+        fetch_all(run)
+    assert Counter(n for n, _ in run.provider.calls)["p00002"] == 1
+
+
+def test_what_was_fetched_before_a_failure_is_kept(make):
+    run = make(n=6, provider=Fake(p00005=ProviderError("gone")), num_workers=1)
+    with pytest.raises(StageError):
+        fetch_all(run)
+    assert not list(run.dir.glob("fetch/**/*.json"))
+    again = replace(run, provider=Fake())
+    assert fetch_all(again) == [{"fetched": 1, "reused": 5, "failed": 0}]
+
+
+def test_failures_become_rows_and_rows_stay_aligned(make):
+    busy = ProviderError("quota", retryable=True)
+    run = make(n=5, provider=Fake(p00001=busy, p00003="empty"), continue_on_error=True, max_retries=0, buffers={4: 4.0})
+    fetch_all(run), embed_all(run), write_all(run)
+    assert [r["status"] for r in rows(run, "fetch")] == ["ok", "failed", "ok", "no_data", "ok"]
+    assert [r["status"] for r in rows(run, "embed")] == ["ok", "failed", "ok", "no_data", "failed"]
+    assert [(r.get("stage"), r.get("retryable")) for r in rows(run, "embed") if r["status"] == "failed"] == [
+        ("fetch", True),
+        ("embed", False),
+    ]
+    manifest = json.loads((run.dir / run.plan.manifest).read_text())
+    assert manifest["status"] == "partial"
+    assert manifest["items"] == {"ok": 2, "failed": 2, "no_data": 1}
+    (model,) = manifest["models"]
+    assert model["failed_indices"] == [1, 4]
+    assert model["no_data_indices"] == [3]
+    assert "quota" in model["errors_by_index"]["1"]
+    assert "smaller than patch_size" in model["errors_by_index"]["4"]
+    assert [m and m["status"] for m in model["metas"]] == ["ok", None, "ok", "no_data", None]
+    assert model["embeddings"]["indices"] == [0, 2]
+
+    from rs_embed import load_export
+
+    vectors = load_export(run.plan.target).embedding("mosaiks")
+    assert vectors.shape == (5, 16)
+    assert [bool(np.isnan(v).all()) for v in vectors] == [False, True, False, True, True]
+    assert np.array_equal(vectors[2], read_object(run.store.embedding(run.plan.units[0].id, run.plan.roi_ids[2])).array)
+
+
+def test_a_failed_embedding_stops_the_job_after_the_others_are_kept(make):
+    run = make(n=5, buffers={2: 4.0})
+    fetch_all(run)
+    message = r"^embed failed for ROI 'p00002', model mosaiks: the image is 1 x 1 pixels, smaller than patch_size=3$"
+    with pytest.raises(StageError, match=message):
+        embed_all(run)
+    assert not list(run.dir.glob("embed/**/*.json"))
+    assert len(list((run.store.root / "embeddings").rglob("*.npy"))) >= 2
+
+
+def test_bad_input_is_recorded_or_refused(make):
+    run = make(provider=Fake(p00001="flat", p00002="partial"))
+    fetch_all(run), embed_all(run)
+    unit = run.plan.units[0].id
+    quality = [read_object(run.store.embedding(unit, r)).meta["quality"] for r in run.plan.roi_ids]
+    assert quality[0] == {"valid": 1.0}
+    assert quality[1]["warnings"] == ["constant bands: B2, B3, B4, B8"]
+    assert quality[2] == {"valid": 0.75, "warnings": ["25.0 % of the pixels have no data"]}
+    strict = make(provider=Fake(p00001="flat"), fail_on_bad_input=True, store_dir="strict")
+    fetch_all(strict)
+    with pytest.raises(StageError, match=r"ROI 'p00001', model mosaiks: bad input: constant bands: B2, B3, B4, B8"):
+        embed_all(strict)
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_rows_or_the_job(make, monkeypatch):
+    from rs_embed.models.mosaiks import Mosaiks
+
+    def load(*_):
+        raise ModelError("weights.pt has no tensor conv1.weight")
+
+    monkeypatch.setattr(Mosaiks, "load", load)
+    run = make(continue_on_error=True)
+    fetch_all(run), embed_all(run), write_all(run)
+    assert {(r["status"], r["stage"]) for r in rows(run, "embed")} == {("failed", "load")}
+    assert json.loads((run.dir / run.plan.manifest).read_text())["status"] == "failed"
+    run = make(store_dir="other")
+    fetch_all(run)
+    with pytest.raises(StageError, match=r"loading the model failed for ROI 'p00000', model mosaiks: weights\.pt"):
+        embed_all(run)
+
+
+@pytest.mark.parametrize("kind", ["chips", "embeddings"])
+def test_a_damaged_object_is_set_aside_and_its_receipts_withdrawn(make, kind):
+    run = make()
+    fetch_all(run), embed_all(run)
+    reference = {p: p.read_bytes() for p in (run.store.root / "embeddings").rglob("*.npy")}
+    victim = sorted((run.store.root / kind).rglob("*.npy"))[1]
+    data = bytearray(victim.read_bytes())
+    data[200] ^= 4
+    victim.write_bytes(data)
+    with pytest.raises(StoreError, match=r"was moved to .*\.damaged; run again to make it anew"):
+        write_all(run)
+    assert victim.with_name(victim.name + ".damaged").exists()
+    assert not list(run.dir.glob("fetch/**/*.json" if kind == "chips" else "embed/**/*.json"))
+    fetch_all(run), embed_all(run), write_all(run)
+    assert {p: p.read_bytes() for p in reference} == reference
+
+
+def test_a_repair_makes_exactly_the_damaged_files_again(make, tmp_path):
+    run = make(layout="per_item", target="items")
+    fetch_all(run), embed_all(run), write_all(run)
+    folder = tmp_path / "items"
+    files = sorted(p for p in folder.iterdir() if p.name != "manifest.json")
+    assert [p.name for p in files[:2]] == ["p00000.json", "p00000.npz"]
+    before = {p: (p.read_bytes(), p.stat().st_ino) for p in files}
+    from rs_embed.stages.prepare import repairs
+
+    assert repairs(run) == []
+    files[1].unlink()  # deleted
+    files[2].write_bytes(files[2].read_bytes()[:50])  # truncated
+    flipped = bytearray(files[5].read_bytes())
+    flipped[100] ^= 1
+    files[5].write_bytes(flipped)  # same size, other content
+    for number in (0, 1):
+        assert repairs(run) == [f"repairs/00000-{number}.json"]
+        assert repair(run, "00000", number)["repaired"] == (3 if number == 0 else 1)
+        assert repairs(run) == []
+        assert {p: p.read_bytes() for p in files} == {p: b for p, (b, _) in before.items()}
+        untouched = [p for p in files if p.stem == "p00003"]
+        assert all(p.stat().st_ino == before[p][1] for p in untouched)
+        files[1].unlink()  # the same damage a second time
+
+
+def test_memory_of_the_merge_does_not_grow_with_the_rois(make):
+    import tracemalloc
+
+    peaks = {}
+    for n in (40, 320):
+        run = make(n=n, target=f"run{n}", chunk_size=20)
+        fetch_all(run), embed_all(run)
+        for c in run.plan.chunk:
+            write(run, c)
+        tracemalloc.start()
+        merge(run)
+        peaks[n] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # ids and names of the plan stay; arrays and manifest rows do not: 320 chips and vectors are 1.6 MB
+    assert peaks[320] < peaks[40] + 200_000, peaks
+
+
+def test_a_folder_without_a_run_says_so(tmp_path):
+    with pytest.raises(StoreError, match="is not the folder of a run"):
+        load_run(tmp_path)
+
+
+def test_steps_refuse_names_that_are_not_in_the_plan(make):
+    run = make()
+    with pytest.raises(StageError, match="chunk '99999' is not in the plan"):
+        write(run, "99999")
+    assert issubclass(SpecError, ValueError)
