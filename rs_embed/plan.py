@@ -139,9 +139,7 @@ def resolve_unit(
             )
         )
     frames = info.frames(options, request.temporal)
-    source = _source(
-        sensor, modality, frames, info.square, request, provider, generation if request.config.refetch else None
-    )
+    source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
     output = {"mode": request.output.mode, "pooling": request.output.pooling}
     identity = {
         "model": info.id,

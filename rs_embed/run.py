@@ -22,10 +22,10 @@ from .config import SUFFIX
 from .errors import ModelError, StoreError
 from .identity import digest
 from .models import describe
-from .plan import Chunk, Generation, Part, Plan, make_plan
+from .plan import Generation, Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
-from .store import Store, replace_file
+from .store import Store, replace_file, temporary_name
 
 CONFIG, ROIS, GENERATION = "config.yaml", "rois.csv", "generation.json"
 
@@ -62,10 +62,6 @@ class Run:
         )
         return Roi(index, plan.roi_ids[index], plan.names[index], spatial, self.request.temporal)
 
-    def rois(self, span: Chunk | Part) -> list[Roi]:
-        """The ROIs of a chunk or part, in table order."""
-        return [self.roi(i) for i in range(span.start, span.stop)]
-
     def freeze(self) -> None:
         """Write the validated request into the run's folder, for the jobs."""
         import yaml
@@ -77,9 +73,10 @@ class Run:
             "work_dir": os.path.relpath(self.work, self.dir),
             "store_dir": os.path.relpath(self.store.root, self.dir),
         }
-        config = replace(request.config, **relative)
+        # the generation carries a resume=False from here on: whoever reads the frozen request must not begin another
+        config = replace(request.config, **relative, resume=True, refetch=False)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
-        scratch = self.dir / f".{ROIS}.{os.getpid()}"
+        scratch = temporary_name(self.dir / ROIS)
         table.write_rois(str(scratch), request.spatials, request.names, self.plan.roi_ids)
         os.replace(scratch, self.dir / ROIS)
         replace_file(self.dir / GENERATION, json.dumps(asdict(self.generation)).encode())

@@ -11,6 +11,7 @@ import functools
 import importlib.metadata
 import importlib.resources
 import json
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,9 +31,17 @@ SIDE = 300
 SCENE = Grid("EPSG:32633", (10.0, 0.0, 318000.0, 0.0, -10.0, 5693000.0), SIDE, SIDE)
 
 
-@functools.cache
+_reading = threading.Lock()
+
+
 def scene() -> np.ndarray:
-    """The scene, (4, 300, 300) uint16, bands as in ``BANDS``; read as the file stores it (rows first)."""
+    """The scene, (4, 300, 300) uint16, bands as in ``BANDS``; read once, as the file stores it (rows first)."""
+    with _reading:  # the first chips of a job ask for it from all threads at once
+        return _read()
+
+
+@functools.cache
+def _read() -> np.ndarray:
     import numpy as np
 
     try:

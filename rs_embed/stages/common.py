@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,16 @@ class StageError(RSEmbedError):
 def now() -> str:
     """The time in RFC 3339, UTC, whole seconds."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def spent(started: float) -> dict:
+    """What a receipt says of its job: wall seconds of the stage since ``started`` (``time.monotonic()``), CPU seconds of
+    the whole process, and when it was done."""
+    return {
+        "seconds": round(time.monotonic() - started, 3),
+        "cpu_seconds": round(time.process_time(), 3),
+        "finished": now(),
+    }
 
 
 def stop(stage: str, roi: str, model: str, error: Exception) -> StageError:

@@ -17,7 +17,7 @@ from ..plan import Chunk, Unit
 from ..providers import Roi
 from ..run import Run
 from ..store import peek, write_object
-from .common import chunk_of, now, read_chip, stop, unit_of
+from .common import chunk_of, read_chip, spent, stop, unit_of
 from .quality import inspect
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
         [{"roi": run.plan.roi_ids[i], **rows[i]} for i in range(chunk.start, chunk.stop)],
         **counts,
         failed=sum(r["status"] == "failed" for r in rows.values()),
-        seconds=round(time.monotonic() - started, 3),
-        finished=now(),
+        **spent(started),
     )
     return counts
 

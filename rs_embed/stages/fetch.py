@@ -14,7 +14,7 @@ from ..plan import Source
 from ..providers import Roi
 from ..run import Run
 from ..store import write_object
-from .common import models_of, now, part_of, source_of, stop
+from .common import models_of, now, part_of, source_of, spent, stop
 
 #: Longest pause between two attempts, seconds.
 MAX_PAUSE_S = 60.0
@@ -59,8 +59,7 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         run.plan.fetch_key(source, part),
         [{"roi": run.plan.roi_ids[i], **rows[i]} for i in range(part.start, part.stop)],
         **counts,
-        seconds=round(time.monotonic() - started, 3),
-        finished=now(),
+        **spent(started),
     )
     return counts
 

@@ -18,7 +18,7 @@ from ..formats.npz import NpzWriter
 from ..models import describe
 from ..plan import Chunk, Unit
 from ..run import Run
-from .common import now, read_checked, read_chip
+from .common import now, read_checked, read_chip, spent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,11 @@ def merge(run: Run) -> dict:
     files.append(manifest.file_record(plan.manifest))
     _clean(run)
     receipts.write(
-        "merge.json", "merge", plan.merge_key, files, seconds=round(time.monotonic() - started, 3), finished=now()
+        "merge.json",
+        "merge",
+        plan.merge_key,
+        files,
+        **spent(started),
     )
     return {"rois": len(plan.roi_ids), **statuses}
 

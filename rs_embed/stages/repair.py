@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from .. import receipts
 from ..formats import manifest
 from ..run import Run
-from .common import chunk_of, now
+from .common import chunk_of, spent
 from .write import rewrite
 
 
@@ -40,7 +41,7 @@ def repair(run: Run, chunk_name: str, number: int) -> dict:
     Raises:
         StoreError: an object they are made of is damaged, too; running again makes it anew.
     """
-    chunk = chunk_of(run, chunk_name)
+    chunk, started = chunk_of(run, chunk_name), time.monotonic()
     receipt = receipts.read(f"items/{chunk.name}.json", run.plan.items_key(chunk))
     indices = damaged_rois(run, chunk.name, receipt)
     rows = rewrite(run, chunk, indices, receipt["created"])
@@ -50,6 +51,6 @@ def repair(run: Run, chunk_name: str, number: int) -> dict:
         receipt["key"],
         [{"index": r["index"], "files": r["files"]} for r in rows],
         receipt_finished=receipt["finished"],
-        finished=now(),
+        **spent(started),
     )
     return {"repaired": len(rows)}

@@ -14,7 +14,7 @@ from ..formats.npz import NpzWriter
 from ..models import describe
 from ..plan import Chunk, Unit
 from ..run import Run
-from .common import chunk_of, now, read_checked, read_chip
+from .common import chunk_of, now, read_checked, read_chip, spent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +41,7 @@ def write(run: Run, chunk_name: str) -> dict:
         run.plan.items_key(chunk),
         rows,
         created=created,
-        seconds=round(time.monotonic() - started, 3),
-        finished=now(),
+        **spent(started),
     )
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)}
 

@@ -1,0 +1,136 @@
+"""`make bench`: what a run costs at N = 16, 256 and 2,048 places of the sample scene, and who spends it.
+
+Every run is `snakemake --cores 1`, so that wall time adds up: the jobs' wall time is in Snakemake's own benchmark files,
+the time inside the stages (without starting Python) and the CPU time of each job in the receipts, and the rest is
+Snakemake's. Each N runs in a new folder; the no-op is the same command again. Medians of three no-op runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SIZES = (16, 256, 2048)
+STAGES = ("fetch", "embed", "write", "merge")
+
+
+def rois(path: Path, n: int) -> None:
+    """n squares of 640 m (64 x 64 pixels) spread over the scene."""
+    from rs_embed import PointBuffer
+    from rs_embed.geometry import transformer
+    from rs_embed.providers.sample import SCENE
+    from rs_embed.rois import write_rois
+
+    to = transformer(SCENE.crs, "EPSG:4326")
+    left, bottom, right, top = SCENE.bounds
+    side = int(n**0.5) + 1
+    steps = [(i % side / side, i // side / side) for i in range(n)]
+    places = [
+        PointBuffer(*to.transform(left + 330 + (right - left - 660) * u, top - 330 - (top - bottom - 660) * v), 320)
+        for u, v in steps
+    ]
+    write_rois(str(path), places, [f"p{i:05d}" for i in range(n)])
+
+
+def run(folder: Path) -> tuple[float, float, float]:
+    """One `snakemake --cores 1`: wall seconds, CPU seconds of all processes, peak memory of the largest one, MB."""
+    command = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(CHECKOUT / "Snakefile")]
+    command += ["--cores", "1", "--configfile", "config.yaml"]
+    with open(folder / "log", "w") as log:
+        started = time.monotonic()
+        child = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = status
+    if status:
+        sys.exit((folder / "log").read_text()[-3000:])
+    return time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def stages(folder: Path) -> dict[str, tuple[int, float, float, float]]:
+    """Per stage: jobs, wall seconds of the jobs, seconds inside the stage, CPU seconds of the jobs."""
+    (runs,) = (folder / ".rs_embed" / "runs").iterdir()
+    where = {"fetch": "fetch/*/*.json", "embed": "embed/*/*.json", "write": "items/*.json", "merge": "merge.json"}
+    out = {}
+    for stage in STAGES:
+        receipts = [json.loads(p.read_text()) for p in runs.glob(where[stage])]
+        tables = [
+            p
+            for p in (runs / "benchmarks").glob("**/*.tsv")
+            if p.relative_to(runs / "benchmarks").parts[0].startswith(stage)
+        ]
+        wall = 0.0
+        for path in tables:
+            with open(path) as file:
+                wall += float(next(csv.DictReader(file, delimiter="\t"))["s"])
+        inside, cpu = (sum(r[k] for r in receipts) for k in ("seconds", "cpu_seconds"))
+        out[stage] = (len(receipts), wall, inside, cpu)
+    return out
+
+
+def main() -> None:
+    """Measure and write docs/benchmarks.md."""
+    costs, split = [], []
+    for n in SIZES:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            rois(folder / "rois.csv", n)
+            config = "rois: rois.csv\nmodels: [mosaiks]\nbackend: sample\ndevice: cpu\ntarget: {layout: combined, path: run}\n"
+            (folder / "config.yaml").write_text(config)
+            wall, cpu, memory = run(folder)
+            found = stages(folder)
+            jobs, job_wall, inside, job_cpu = (sum(f[i] for f in found.values()) for i in range(4))
+            again = [run(folder) for _ in range(3)]
+            noop, noop_cpu, noop_memory = (statistics.median(r[i] for r in again) for i in range(3))
+            if "Nothing to be done" not in (folder / "log").read_text():
+                sys.exit("the no-op did something")
+        costs.append(
+            f"| {n:,} | {jobs} | {wall:.1f} / {cpu:.1f} | {wall - job_wall:.1f} / {cpu - job_cpu:.1f} "
+            f"| {job_wall - inside:.1f} | {inside:.1f} / {job_cpu:.1f} | {1000 * inside / n:.1f} | {memory:.0f} "
+            f"| {noop:.1f} / {noop_cpu:.1f} | {noop_memory:.0f} |"
+        )
+        split.append(f"| {n:,} | " + " | ".join(f"{found[s][0]} / {found[s][2]:.2f}" for s in STAGES) + " |")
+        print(costs[-1], flush=True)
+    text = f"""# Benchmarks
+
+Written by `make bench` (`benchmarks/scaling.py`, which says how the shares are measured): N squares of 64 x 64 pixels of the sample
+scene, model `mosaiks` (512 features, 4 bands), combined npz with inputs, `snakemake --cores 1`, on {os.cpu_count()} x {_processor()},
+Python {platform.python_version()}, torch {version("torch")}, Snakemake {version("snakemake")}. Seconds are wall / CPU. The machine is
+shared: compare columns of one row, not runs of different days.
+
+| N | jobs | whole run | Snakemake's share | starting the steps (Python, imports) | inside the stages (wall; CPU with start-up) | stages, ms an ROI | peak MB of a process | no-op rerun | no-op, MB |
+|---|---|---|---|---|---|---|---|---|---|
+{chr(10).join(costs)}
+
+Jobs and wall seconds inside each stage:
+
+| N | {" | ".join(STAGES)} |
+|---|---|---|---|---|
+{chr(10).join(split)}
+
+How to read it: Snakemake costs a fixed start and little per job, so its share falls with N; a step costs the start of a Python
+process (and of torch in `embed`, once a chunk). The no-op builds the plan, reads every receipt and stats the outputs.
+"""
+    (CHECKOUT / "docs" / "benchmarks.md").write_text(text)
+    print("wrote docs/benchmarks.md")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+if __name__ == "__main__":
+    main()
