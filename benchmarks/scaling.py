@@ -22,6 +22,18 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 SIZES = (16, 256, 2048)
 STAGES = ("fetch", "embed", "write", "merge")
+COLUMNS = (
+    "N",
+    "jobs",
+    "whole run",
+    "Snakemake's share",
+    "starting the steps (Python, imports)",
+    "inside the stages (wall; CPU with start-up)",
+    "stages, ms an ROI",
+    "peak MB of a process",
+    "no-op rerun",
+    "no-op, MB",
+)
 
 
 def rois(path: Path, n: int) -> None:
@@ -107,8 +119,8 @@ scene, model `mosaiks` (512 features, 4 bands), combined npz with inputs, `snake
 Python {platform.python_version()}, torch {version("torch")}, Snakemake {version("snakemake")}. Seconds are wall / CPU. The machine is
 shared: compare columns of one row, not runs of different days.
 
-| N | jobs | whole run | Snakemake's share | starting the steps (Python, imports) | inside the stages (wall; CPU with start-up) | stages, ms an ROI | peak MB of a process | no-op rerun | no-op, MB |
-|---|---|---|---|---|---|---|---|---|---|
+| {" | ".join(COLUMNS)} |
+|{"---|" * len(COLUMNS)}
 {chr(10).join(costs)}
 
 Jobs and wall seconds inside each stage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -70,7 +70,7 @@ class ExportTarget:
             raise ModelError(f"target.path: {self.path!r} is not valid; allowed: a path")
         object.__setattr__(self, "path", path)
         if self.names is not None:
-            if isinstance(self.names, str):
+            if isinstance(self.names, (str, bytes)) or not isinstance(self.names, Iterable):
                 raise SpecError(f"target.names: {self.names!r} is not valid; allowed: a list of names, one per ROI")
             object.__setattr__(self, "names", check_names(tuple(self.names)))
 
@@ -162,7 +162,8 @@ class ExportConfig:
 #: Options that change what is computed or written; the others only change how, and appear in no key.
 OUTPUT_OPTIONS = ("format", "save_inputs", "save_embeddings", "save_manifest")
 
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+#: What a label may look like.
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class ExportModelRequest:
                 raise ModelError(
                     f"models.{self.name}.{key}: {value!r} is not valid; allowed: {'a mapping' if kind is Mapping else 'a text'} or null"
                 )
-        if self.label is not None and not _LABEL.fullmatch(self.label):
+        if self.label is not None and not LABEL.fullmatch(self.label):
             raise ModelError(
                 f"models.{self.name}.label: {self.label!r} is not valid; "
                 "allowed: 1 to 64 characters of A-Z a-z 0-9 . _ + -, starting with a letter or digit"

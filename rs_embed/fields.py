@@ -95,8 +95,13 @@ def normalise(value: Any, hint: Any, rules: Mapping) -> Any:
             return _bounded(value, hint, rules)
         if kind is int and isinstance(value, int) and not isinstance(value, bool):
             return _bounded(value, hint, rules)
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return _bounded(float(value), hint, rules)
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except OverflowError:  # an integer beyond any float
+                continue
+            if math.isfinite(number):
+                return _bounded(number, hint, rules)
         if kind is str and isinstance(value, str):
             return _bounded(value, hint, rules)
         if dataclasses.is_dataclass(kind) and isinstance(value, kind):
@@ -200,15 +205,18 @@ def value_schema(hint: Any, rules: Mapping) -> dict:
     schema: dict[str, Any] = {}
     if rules.get("doc"):
         schema["description"] = rules["doc"]
-    if rules.get("choices"):
+    choices = list(rules.get("choices") or ()) or ([False, True] if hint is bool and rules.get("not_yet") else [])
+    if choices or rules.get("not_yet"):
         nullable = [None] if type(None) in members(hint) else []
-        return schema | {"enum": list(rules["choices"]) + nullable}
+        return schema | {"enum": [c for c in choices + nullable if not (rules.get("not_yet") and rules["not_yet"](c))]}
     names = [kinds[k] for k in members(hint) if k in kinds]
     lists = [k for k in members(hint) if typing.get_origin(k) is tuple]
     if lists:
         names.append("array")
-        schema["items"] = {"type": "string", "minLength": 1}
+        schema |= {"items": {"type": "string", "minLength": 1}, "minItems": 1, "uniqueItems": True}
     schema["type"] = names[0] if len(names) == 1 else names
+    if "string" in names:
+        schema["minLength"] = 1
     for key, word in (("minimum", "minimum"), ("above", "exclusiveMinimum"), ("maximum", "maximum")):
         if rules.get(key) is not None:
             schema[word] = rules[key]

@@ -110,6 +110,8 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
         col0, col1 = math.floor(left / scale_m + _EPS), math.ceil(right / scale_m - _EPS)
         row0, row1 = math.floor(-top / scale_m + _EPS), math.ceil(-bottom / scale_m - _EPS)
         width, height = max(1, col1 - col0), max(1, row1 - row0)
+        if square and isinstance(spatial, BBox):  # snapping can give one side a pixel more
+            width = height = max(width, height)
     if max(width, height) > MAX_SIDE:
         raise SpecError(f"ROI: {width} x {height} pixels at {scale_m:g} m are too many; allowed: {MAX_SIDE} a side")
     return Grid(crs, (scale_m, 0.0, col0 * scale_m, 0.0, -scale_m, -row0 * scale_m), width, height)
@@ -141,7 +143,7 @@ def _projected_bounds(spatial: SpatialSpec, crs: str) -> tuple[float, float, flo
         r = spatial.buffer_m
         bounds = x - r, y - r, x + r, y + r
     else:
-        bounds = to.transform_bounds(spatial.minlon, spatial.minlat, spatial.maxlon, spatial.maxlat, densify_pts=21)
+        bounds = _outline_bounds(spatial, to)
     if not all(map(math.isfinite, bounds)) or (
         crs not in ("EPSG:5041", "EPSG:5042") and not -1e6 < bounds[0] < bounds[2] < 2e6
     ):
@@ -149,6 +151,19 @@ def _projected_bounds(spatial: SpatialSpec, crs: str) -> tuple[float, float, flo
             f"ROI: {spatial} is too far from the central meridian of {crs}; allowed: smaller ROIs, or projection 'web_mercator'"
         )
     return bounds
+
+
+def _outline_bounds(box: BBox, to: Transformer) -> tuple[float, float, float, float]:
+    """Bounds of a box's outline in a projection; dense enough for the circles that parallels are near a pole."""
+    import numpy as np
+
+    steps = np.linspace(0, 1, 21 + math.ceil(5 * max(box.maxlon - box.minlon, box.maxlat - box.minlat)))
+    lons, lats = box.minlon + (box.maxlon - box.minlon) * steps, box.minlat + (box.maxlat - box.minlat) * steps
+    x, y = to.transform(
+        np.concatenate([lons, lons, np.full_like(lats, box.minlon), np.full_like(lats, box.maxlon)]),
+        np.concatenate([np.full_like(lons, box.minlat), np.full_like(lons, box.maxlat), lats, lats]),
+    )
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 def _squared(bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

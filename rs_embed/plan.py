@@ -3,8 +3,8 @@
 Standard library only and fast (every cluster job makes it again): nothing here opens a file, imports a model or a
 provider. Python and the Snakefile use this one plan. ROIs are known by id; their geometry is looked up by the stages.
 
-- A *source* is one imagery request without its bands; ``bands`` is the union over the models of this run.
-- A *unit* is one model request with its own bands and settings; its identity never depends on other models.
+- A *source* (``units.py``) is one imagery request without its bands; ``bands`` is the union over the models of this run.
+- A *unit* (``units.py``) is one model request with its own bands and settings; its identity never depends on other models.
 - A *chunk* is a run of consecutive ROIs (one embed job per unit, one write job); a *part* is a piece of a chunk
   (one fetch job per source). Their sizes appear in no identity.
 """
@@ -16,64 +16,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from .config import OUTPUT_OPTIONS, SUFFIX, ExportModelRequest
-from .description import Frames, ModelInfo
-from .errors import ModelError, SpecError
-from .fields import from_mapping, to_mapping
+from .config import OUTPUT_OPTIONS, SUFFIX
+from .description import ModelInfo
+from .errors import ModelError
 from .identity import digest
 from .request import Request
-from .specs import SensorSpec
+from .units import Generation, Source, Unit, resolve_unit
 
-#: Raised by hand when the meaning of a stored chip changes (grid rule, resampling, units).
-CHIP_VERSION = 1
 PART_SIZE = 64
 #: Automatic chunk: the smallest of these that keeps a run under about 200 chunks.
 CHUNK_SIZES = (256, 512, 1024)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Tokens that ``resume=False`` puts into identities so that things are made anew; kept by later runs of the target.
-
-    Attributes:
-        embeddings: of the last ``resume=False``, or None.
-        chips: of the last ``refetch=True``, or None.
-    """
-
-    embeddings: str | None = None
-    chips: str | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """One imagery request of the run; ``identity`` is everything that changes its pixels except bands, place and window."""
-
-    id: str
-    identity: dict
-    bands: tuple[str, ...]
-    frames: Frames
-
-    @property
-    def scale_m(self) -> float:
-        """Pixel size, metres."""
-        return self.identity["scale_m"]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One model request of the run; ``key`` names its arrays (requirements B2)."""
-
-    id: str
-    label: str
-    key: str
-    model: str
-    options: Any
-    modality: str
-    sensor: SensorSpec
-    source: str
-    identity: dict
 
 
 @dataclass(frozen=True)
@@ -93,127 +46,6 @@ class Chunk:
     start: int
     stop: int
     parts: tuple[Part, ...]
-
-
-def resolve_unit(
-    model: ExportModelRequest, request: Request, info: ModelInfo, provider: dict, generation: Generation
-) -> tuple[Unit, Source]:
-    """One model request with every default filled in, and the source it reads.
-
-    Raises:
-        ModelError: unsupported modality, option or output. SpecError: a window is needed and missing.
-    """
-    where = f"models.{model.name}"
-    sensor_override, fetch_override = model.sensor, model.fetch
-    if sensor_override is None and fetch_override is None:
-        sensor_override, fetch_override = request.sensor, request.fetch
-    modality = (
-        model.modality
-        or request.modality
-        or (sensor_override and sensor_override.modality)
-        or next(iter(info.modalities))
-    )
-    if modality not in info.modalities:
-        raise ModelError(
-            f"{where}.modality: {modality!r} is not supported; allowed: one of {', '.join(map(repr, info.modalities))}"
-        )
-    if sensor_override is not None and sensor_override.modality not in (None, modality):
-        raise ModelError(
-            f"{where}.sensor.modality: {sensor_override.modality!r} contradicts the modality {modality!r}; allowed: {modality!r} or null"
-        )
-    if request.output.mode not in info.outputs:
-        raise ModelError(
-            f"output.mode: {request.output.mode!r} is not supported by {info.id}; allowed: one of {', '.join(map(repr, info.outputs))}"
-        )
-    if info.needs_window and request.temporal is None:
-        raise SpecError(
-            f"temporal: None is not valid for the model {info.id}, which needs a window; allowed: TemporalSpec.range(start, end) or .year(year)"
-        )
-    options = from_mapping(info.options, model.model_config or {}, f"{where}.model_config", ModelError)
-    sensor = sensor_override or info.modalities[modality].sensor
-    if fetch_override is not None:
-        sensor = SensorSpec(
-            **(
-                to_mapping(sensor, defaults=True)
-                | {k: v for k, v in to_mapping(fetch_override).items() if v is not None}
-            )
-        )
-    frames = info.frames(options, request.temporal)
-    source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
-    output = {"mode": request.output.mode, "pooling": request.output.pooling}
-    identity = {
-        "model": info.id,
-        "adapter": info.version,
-        "options": to_mapping(options, defaults=True),
-        "modality": modality,
-        "source": source.identity,
-        "bands": list(sensor.bands),
-        "output": output,
-        "input_prep": resolved_prep(request.config.input_prep, info.size(options)),
-        "precision": request.config.precision,
-    }
-    if generation.embeddings:
-        identity["generation"] = generation.embeddings
-    label = model.label or info.id
-    unit = Unit(
-        f"{info.id}-{digest(identity, 16)}",
-        label,
-        array_key(label),
-        info.id,
-        options,
-        modality,
-        sensor,
-        source.id,
-        identity,
-    )
-    return unit, source
-
-
-def resolved_prep(policy: str, size: int | None) -> str:
-    """The large-ROI policy as it applies to a model: ``"native"`` where the model takes any size as it is."""
-    if size is None:
-        return "native"
-    if policy != "resize":
-        raise ModelError(
-            f"config.input_prep: {policy!r} is not supported by this version for models of a fixed size; allowed: 'resize'"
-        )
-    return policy
-
-
-def array_key(label: str) -> str:
-    """The label as it appears in array names: runs of other characters become one underscore (requirements B2)."""
-    return "_".join(p for p in "".join(c if c.isascii() and c.isalnum() else "_" for c in label).split("_") if p)
-
-
-def _source(
-    sensor: SensorSpec,
-    modality: str,
-    frames: Frames,
-    square: bool,
-    request: Request,
-    provider: dict,
-    generation: str | None,
-) -> Source:
-    identity: dict[str, Any] = {
-        "version": CHIP_VERSION,
-        "provider": provider,
-        "collection": sensor.collection,
-        "scale_m": sensor.scale_m,
-        "cloudy_pct": sensor.cloudy_pct,
-        "fill_value": sensor.fill_value,
-        "composite": sensor.composite,
-        "temporal": frames.identity(),
-        "projection": request.config.projection,
-        "resampling": "nearest",
-        "square": square,
-    }
-    if modality == "s1":
-        identity["s1"] = {
-            k: getattr(sensor, k) for k in ("orbit", "use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty")
-        }
-    if generation:
-        identity["generation"] = generation
-    return Source(f"{provider['name']}-{digest(identity, 16)}", identity, sensor.bands, frames)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Request:
             config=from_mapping(
                 ExportConfig, {} if config.get("export") is None else config["export"], "export", ModelError
             ),
-            backend=config.get("backend") or "auto",
+            backend="auto" if config.get("backend") is None else config["backend"],
             device=config.get("device"),
             output=OutputSpec() if output is None else from_mapping(OutputSpec, output, "output", SpecError),
             **_source_override(config, ""),

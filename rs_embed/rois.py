@@ -45,39 +45,55 @@ def read_rois(given: Any, base: str) -> tuple[list[SpatialSpec], list[str] | Non
             raise SpecError(
                 f"rois: {given!r} does not exist (looked for {path}); allowed: a .csv table, or a list of rows"
             )
-        rows = list(read_table(path))
-        where = [f"rois: {given} line {i + 2}" for i in range(len(rows))]
+        numbered = list(read_table(path))
+        rows, where = [r for _, r in numbered], [f"rois: {given} line {n}" for n, _ in numbered]
     elif isinstance(given, Sequence):
         rows, where = list(given), [f"rois[{i}]" for i in range(len(given))]
     else:
         raise SpecError(f"rois: {given!r} is not valid; allowed: a .csv table, or a list of rows")
     spatials = [spatial(row, at) for row, at in zip(rows, where)]
-    named = [bool(_cell(row, "name")) for row in rows]
+    for at, row in zip(where, rows):
+        if not isinstance(given, str) and row.get("name") == "":  # an empty cell of a table is no name; this was typed
+            raise SpecError(f"{at}: name: '' is not valid; allowed: a name, or no key 'name'")
+    named = [_cell(row, "name") not in (None, "") for row in rows]
     if any(named) and not all(named):
         raise SpecError(f"{where[named.index(False)]}: the name is missing; allowed: a name in every row, or in none")
     return spatials, [str(row["name"]).strip() for row in rows] if rows and all(named) else None
 
 
-def read_table(path: str) -> Iterable[dict[str, str]]:
-    """Rows of a CSV table as mappings, blank lines skipped."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        header = [c.strip() for c in reader.fieldnames or []]
-        unknown = [c for c in header if c not in (*COLUMNS, "id")]
-        if unknown or not (set(POINT) <= set(header) or set(BOX) <= set(header)):
-            what = (
-                f"unknown column {unknown[0]!r}"
-                if unknown
-                else f"the columns {', '.join(header) or '(none)'} are not enough"
-            )
-            raise SpecError(f"rois: {path}: {what}; allowed: name, {', '.join(POINT)} or name, {', '.join(BOX)}")
-        reader.fieldnames = header
-        for row in reader:
-            if None in row:
-                raise SpecError(
-                    f"rois: {path} line {reader.line_num}: {row[None]!r} is more cells than columns; allowed: {len(header)} cells"
-                )
-            yield row
+def read_table(path: str) -> Iterable[tuple[int, dict[str, str]]]:
+    """Rows of a CSV table as (line number, mapping), blank lines skipped."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = [c.strip() for c in reader.fieldnames or []]
+            _check_header(path, header)
+            reader.fieldnames = header
+            for row in reader:
+                if None in row:
+                    raise SpecError(
+                        f"rois: {path} line {reader.line_num}: {row[None]!r} is more cells than columns; "
+                        f"allowed: {len(header)} cells"
+                    )
+                yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise SpecError(f"rois: {path} is not UTF-8 ({error.reason} at byte {error.start}); allowed: UTF-8") from None
+    except csv.Error as error:
+        raise SpecError(f"rois: {path} is not a CSV table ({error}); allowed: comma-separated values") from None
+
+
+def _check_header(path: str, header: list[str]) -> None:
+    unknown = [c for c in header if c not in (*COLUMNS, "id")]
+    twice = [c for c in header if header.count(c) > 1]
+    if unknown:
+        what = f"unknown column {unknown[0]!r}"
+    elif twice:
+        what = f"the column {twice[0]!r} is there twice"
+    elif not (set(POINT) <= set(header) or set(BOX) <= set(header)):
+        what = f"the columns {', '.join(header) or '(none)'} are not enough"
+    else:
+        return
+    raise SpecError(f"rois: {path}: {what}; allowed: name, {', '.join(POINT)} or name, {', '.join(BOX)}")
 
 
 def _cell(row: Mapping, key: str) -> Any:
@@ -97,7 +113,11 @@ def spatial(row: Any, where: str) -> SpatialSpec:
     given = {k: _cell(row, k) for k in (*POINT, *BOX) if _cell(row, k) not in (None, "")}
     for cls, keys in ((PointBuffer, POINT), (BBox, BOX)):
         if set(given) == set(keys):
-            return cls(**{k: _number(given[k], f"{where}: {k}") for k in keys})
+            numbers = {k: _number(given[k], f"{where}: {k}") for k in keys}
+            try:
+                return cls(**numbers)
+            except SpecError as error:
+                raise SpecError(f"{where}: {error}") from None
     raise SpecError(f"{where}: {given or 'nothing'} is not a ROI; allowed: {', '.join(POINT)} or {', '.join(BOX)}")
 
 
@@ -106,7 +126,7 @@ def _number(value: Any, where: str) -> float:
         if isinstance(value, bool):
             raise ValueError
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise SpecError(f"{where}: {value!r} is not valid; allowed: a number") from None
 
 

@@ -22,10 +22,11 @@ from .config import SUFFIX
 from .errors import ModelError, StoreError
 from .identity import digest
 from .models import describe
-from .plan import Generation, Plan, make_plan
+from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
 from .store import Store, replace_file, temporary_name
+from .units import Generation
 
 CONFIG, ROIS, GENERATION = "config.yaml", "rois.csv", "generation.json"
 

@@ -94,6 +94,8 @@ def _follow(run: Run, read: int) -> list[dict]:
             shown.event(event)
             if event.get("event") in ("job_error", "error") or "message" in event:
                 failures.append(event)
+        if not failures and not any(shown.totals.values()) and run.request.config.show_progress:
+            print("rs-embed: the export is complete already, nothing was run", file=sys.stderr)
     return failures
 
 

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import LAYOUTS, ExportConfig
+from .config import LABEL, LAYOUTS, NAME, ExportConfig
 from .fields import json_schema
 from .request import DEVICES, REQUIRED
 from .specs import BBox, FetchSpec, OutputSpec, PointBuffer, SensorSpec
 
 _TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}
+_LABEL_OR_NULL = {"type": ["string", "null"], "pattern": f"^{LABEL.pattern}$"}
+#: sensor and fetch of one level exclude each other
+_NOT_BOTH = {
+    "not": {
+        "required": ["sensor", "fetch"],
+        "properties": {"sensor": {"type": "object"}, "fetch": {"type": "object"}},
+    }
+}
 _DATE = {"description": "ISO date", "type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
 
 
@@ -23,27 +31,31 @@ def _nullable(schema: dict) -> dict:
 def _row(cls: type) -> dict:
     schema = json_schema(cls)
     del schema["properties"]["crs"]
-    schema["properties"] = {"name": {"type": "string", "pattern": r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"}} | schema[
-        "properties"
-    ]
+    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    schema["properties"] = {"name": name} | schema["properties"]
     return schema
 
 
 def config_schema() -> dict[str, Any]:
     """JSON schema (2020-12) of a config file."""
     overrides = {"sensor": _nullable(json_schema(SensorSpec)), "fetch": _nullable(json_schema(FetchSpec))}
-    options = {"description": "options of the model; see `rs-embed models <id>`", "type": ["object", "null"]}
+    options = {
+        "description": "options of the model; see `rs-embed models <id>`",
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+    }
     model = {
         "type": "object",
         "additionalProperties": False,
         "required": ["name"],
         "properties": {
             "name": {"description": "model id or alias", "type": "string", "minLength": 1},
-            "label": {"description": "name of the arrays; default the model id", **_TEXT_OR_NULL},
+            "label": {"description": "name of the arrays; default the model id", **_LABEL_OR_NULL},
             "modality": _TEXT_OR_NULL,
             "model_config": options,
             **overrides,
         },
+        **_NOT_BOTH,
     }
     year = {
         "type": "object",
@@ -98,8 +110,21 @@ def config_schema() -> dict[str, Any]:
             "output": _nullable(json_schema(OutputSpec)),
             **overrides,
             "modality": _TEXT_OR_NULL,
-            "export": _nullable(json_schema(ExportConfig)),
+            "export": _nullable(_export()),
         },
+        **_NOT_BOTH,
+    }
+
+
+def _export() -> dict:
+    """The options of a run, with what they exclude together."""
+    nothing = {"save_inputs": {"const": False}, "save_embeddings": {"const": False}}
+    refetch = {"required": ["refetch"], "properties": {"refetch": {"const": True}}}
+    again = {"required": ["resume"], "properties": {"resume": {"const": False}}}
+    return json_schema(ExportConfig) | {
+        "not": {"required": list(nothing), "properties": nothing},
+        "if": refetch,
+        "then": again,
     }
 
 

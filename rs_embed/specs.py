@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from dataclasses import dataclass
 
 from .errors import SpecError
@@ -103,13 +104,15 @@ class BBox:
 SpatialSpec = BBox | PointBuffer
 
 
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
 def _iso_date(value: object, where: str) -> str:
-    if isinstance(value, dt.date):  # a YAML loader turns 2022-06-01 into a date
-        return value.strftime("%Y-%m-%d")
+    text = value.isoformat()[:10] if isinstance(value, dt.date) else str(value)  # YAML turns 2022-06-01 into a date
     try:
-        if len(str(value)) != 10:
+        if not _DATE.fullmatch(text):  # fromisoformat takes week dates, too
             raise ValueError
-        return dt.date.fromisoformat(str(value)).isoformat()
+        return dt.date.fromisoformat(text).isoformat()
     except ValueError:
         raise SpecError(f"{where}: {value!r} is not valid; allowed: a date YYYY-MM-DD") from None
 
@@ -177,6 +180,8 @@ class TemporalSpec:
             raise SpecError(
                 f"temporal: {given!r} is not valid; allowed: {{year: 2022}}, {{start: 2022-06-01, end: 2022-09-01}} or null"
             )
+        if given.get("mode") not in (None, "year", "range"):
+            raise SpecError(f"temporal.mode: {given['mode']!r} is not valid; allowed: one of 'year', 'range'")
         if given.get("mode") != "range" and given.get("year") is not None:
             made = TemporalSpec.year(given["year"])
             if any(given.get(k) not in (None, getattr(made, k)) for k in ("start", "end")):

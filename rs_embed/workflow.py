@@ -23,12 +23,12 @@ def enter(config: Any, *, main_process: bool) -> Run:
     Raises:
         SpecError, ModelError, ProviderError: the request cannot be met, in one sentence.
     """
+    _prepend("PATH", os.path.dirname(sys.executable))
+    _prepend("PYTHONPATH", str(Path(__file__).parents[1]))
     if not main_process:
         return load_run(os.environ.get(RUN_FOLDER, "."))
     run = open_config(config, base=os.getcwd())
     check(run)
-    _prepend("PATH", os.path.dirname(sys.executable))
-    _prepend("PYTHONPATH", str(Path(__file__).parents[1]))
     os.environ[RUN_FOLDER] = str(run.dir)
     return run
 

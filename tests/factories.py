@@ -15,6 +15,7 @@ from rs_embed.fields import check, option
 from rs_embed.plan import Plan, make_plan
 from rs_embed.request import Request
 from rs_embed.rois import read_rois, roi_id
+from rs_embed.units import Generation
 
 #: No deadline: a loaded machine is no bug. No database: tests leave nothing behind.
 PROPERTY = settings(deadline=None, database=None, max_examples=100)
@@ -96,7 +97,7 @@ def request(n: int = 3, **changes) -> Request:
     return Request.build(**given | changes)
 
 
-def plan(asked: Request | None = None, *, known=MODELS, provider=PROVIDER, generation=None, **changes) -> Plan:
+def plan(asked: Request | None = None, *, known=MODELS, provider=PROVIDER, generation=Generation(), **changes) -> Plan:
     """The plan of a request (by default ``request(**changes)``)."""
     asked = asked or request(**changes)
     ids = [roi_id(s, asked.temporal) for s in asked.spatials]

@@ -32,8 +32,9 @@ from rs_embed import (
 from rs_embed.identity import canonical, digest
 from rs_embed.models import MODELS as REAL_MODELS
 from rs_embed.models import describe
-from rs_embed.plan import PART_SIZE, Plan, array_key, make_chunks, make_plan
+from rs_embed.plan import PART_SIZE, Plan, make_chunks, make_plan
 from rs_embed.rois import roi_id
+from rs_embed.units import Generation, array_key
 
 from .factories import ALPHA, MODELS, PROPERTY, PROVIDER, S1, S2, assert_refusal, places, plan, request
 
@@ -159,8 +160,8 @@ S2_OPTIONS = {"collection": "S2_L1C", "scale_m": 20, "cloudy_pct": 50, "fill_val
         ({"known": MODELS | {"alpha": replace(ALPHA, version=2)}}, {"unit"}),
         ({"known": MODELS | {"alpha": replace(ALPHA, square=True)}}, {"unit", "source"}),
         ({"known": MODELS | {"alpha": replace(ALPHA, size=lambda options: 64)}}, {"unit"}),
-        ({"resume": False, "generation": "g1"}, {"unit"}),
-        ({"resume": False, "refetch": True, "generation": "g1"}, {"unit", "source"}),
+        ({"resume": False, "generation": Generation("g1")}, {"unit"}),
+        ({"resume": False, "refetch": True, "generation": Generation("g1", "g1")}, {"unit", "source"}),
     ],
     ids=said,
 )
@@ -285,6 +286,7 @@ def test_an_array_key_is_letters_and_digits_with_single_underscores(label):
 @PROPERTY
 @given(st.integers(0, 5000), st.none() | st.integers(1, 3000))
 @example(10_000, None)
+@example(60_000, None)
 @example(204_800, None)
 def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
     chunks = make_chunks(n, size)

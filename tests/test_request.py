@@ -55,9 +55,12 @@ boxes = st.builds(
     st.floats(1e-6, 1),
 )
 dates = st.lists(st.dates(), min_size=2, max_size=2, unique=True).map(sorted)
+months = st.sampled_from(["01-01", "07-01"])
 windows = st.one_of(
     st.none(),
     st.builds(TemporalSpec.year, st.integers(1, 9998)),
+    # from 1 January on, but said as a range
+    st.builds(lambda y, end: TemporalSpec.range(f"{y}-01-01", f"{y + 1}-{end}"), st.integers(1000, 9998), months),
     dates.map(lambda pair: TemporalSpec.range(*(d.isoformat() for d in pair))),
 )
 sensors = st.builds(

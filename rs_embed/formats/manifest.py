@@ -16,9 +16,10 @@ from typing import Any, TextIO
 from ..description import ModelInfo
 from ..fields import hints as _hints
 from ..fields import to_mapping, value_schema
-from ..plan import Plan, Unit
+from ..plan import Plan
 from ..rois import row
 from ..store import temporary_name
+from ..units import Unit
 
 SCHEMA_VERSION = 1
 

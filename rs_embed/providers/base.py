@@ -12,7 +12,7 @@ from ..specs import SpatialSpec, TemporalSpec
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..plan import Source
+    from ..units import Source
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .base import Chip, Roi
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..plan import Source
+    from ..units import Source
 
 COLLECTION = "COPERNICUS/S2_SR_HARMONIZED"
 BANDS = ("B2", "B3", "B4", "B8")

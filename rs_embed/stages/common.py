@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import RSEmbedError, StoreError
-from ..plan import Chunk, Part, Unit
+from ..plan import Chunk, Part
 from ..receipts import withdraw
 from ..run import Run
 from ..store import read_object, set_aside
+from ..units import Unit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,11 @@ from .. import receipts
 from ..devices import lease
 from ..errors import ModelError
 from ..models import get_adapter
-from ..plan import Chunk, Unit
+from ..plan import Chunk
 from ..providers import Roi
 from ..run import Run
 from ..store import peek, write_object
+from ..units import Unit
 from .common import chunk_of, read_chip, spent, stop, unit_of
 from .quality import inspect
 

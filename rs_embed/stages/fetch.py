@@ -10,10 +10,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from .. import receipts
 from ..errors import ProviderError
 from ..geometry import make_grid
-from ..plan import Source
 from ..providers import Roi
 from ..run import Run
 from ..store import write_object
+from ..units import Source
 from .common import models_of, now, part_of, source_of, spent, stop
 
 #: Longest pause between two attempts, seconds.

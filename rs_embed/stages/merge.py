@@ -16,8 +16,9 @@ from .. import receipts, store
 from ..formats import manifest
 from ..formats.npz import NpzWriter
 from ..models import describe
-from ..plan import Chunk, Unit
+from ..plan import Chunk
 from ..run import Run
+from ..units import Unit
 from .common import now, read_checked, read_chip, spent
 
 if TYPE_CHECKING:

@@ -50,6 +50,6 @@ def get_targets(wildcards) -> list[str]:
     """Every receipt, the final files, and a repair for each chunk whose files are damaged. Evaluated once, in the
     main process; only a real run (not a dry run, --dag, ...) changes anything while preparing.
     """
-    live = workflow._executor_plugin is not None and not workflow.dryrun
+    live = workflow.executor_plugin is not None and not workflow.dryrun
     repairs = prepare(RUN, live=live)
     return [*PLAN.receipts(), *PLAN.outputs(), *repairs]
