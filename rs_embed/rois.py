@@ -8,6 +8,7 @@ a table may hold both kinds, the cells of the other kind empty. The table of a r
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -138,7 +139,13 @@ def row(spatial: SpatialSpec) -> dict[str, float]:
 def write_rois(
     path: str, spatials: Sequence[SpatialSpec], names: Sequence[str], ids: Sequence[str] | None = None
 ) -> None:
-    """Write a table that :func:`read_rois` reads back exactly (floats by their shortest exact form)."""
+    """Write a table that :func:`read_rois` reads back exactly."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        file.write(rois_text(spatials, names, ids))
+
+
+def rois_text(spatials: Sequence[SpatialSpec], names: Sequence[str], ids: Sequence[str] | None = None) -> str:
+    """A table as text; floats by their shortest exact form."""
     kinds = {type(s) for s in spatials}
     columns = [
         "name",
@@ -146,8 +153,9 @@ def write_rois(
         *(BOX if BBox in kinds else ()),
         *(["id"] if ids else []),
     ]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for i, (place, name) in enumerate(zip(spatials, names)):
-            writer.writerow({"name": name, **row(place)} | ({"id": ids[i]} if ids else {}))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    for i, (place, name) in enumerate(zip(spatials, names)):
+        writer.writerow({"name": name, **row(place)} | ({"id": ids[i]} if ids else {}))
+    return file.getvalue()

@@ -25,7 +25,7 @@ from .models import describe
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
-from .store import Store, replace_file, temporary_name
+from .store import Store, replace_file
 from .units import Generation
 
 CONFIG, ROIS, GENERATION = "config.yaml", "rois.csv", "generation.json"
@@ -77,12 +77,16 @@ class Run:
         # the generation carries a resume=False from here on: whoever reads the frozen request must not begin another
         config = replace(request.config, **relative, resume=True, refetch=False)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
-        scratch = temporary_name(self.dir / ROIS)
-        table.write_rois(str(scratch), request.spatials, request.names, self.plan.roi_ids)
-        os.replace(scratch, self.dir / ROIS)
-        replace_file(self.dir / GENERATION, json.dumps(asdict(self.generation)).encode())
-        text = "# The request of this run, as validated; paths are relative to this folder. Written at every start; edits are lost.\n"
-        replace_file(self.dir / CONFIG, (text + yaml.safe_dump(frozen, sort_keys=False)).encode())
+        head = "# The request of this run, as validated; paths are relative to this folder. Written at every start; edits are lost.\n"
+        texts = {
+            ROIS: table.rois_text(request.spatials, request.names, self.plan.roi_ids),
+            GENERATION: json.dumps(asdict(self.generation)),
+            CONFIG: head + yaml.safe_dump(frozen, sort_keys=False),
+        }
+        for name, text in texts.items():
+            path = self.dir / name
+            if not path.exists() or path.read_bytes() != text.encode():
+                replace_file(path, text.encode())
 
 
 def target_path(request: Request, base: str) -> str:

@@ -155,6 +155,8 @@ def test_a_table_without_names_gives_the_default_ones(tmp_path):
     table.write_text("\ufeffminlon, minlat, maxlon, maxlat\n\n1, 2, 3, 4\n 5,6,7,8 \n\n", encoding="utf-8")
     assert read_rois("t.csv", str(tmp_path)) == ([BBox(1, 2, 3, 4), BBox(5, 6, 7, 8)], None)
     assert read_rois(str(table), "elsewhere")[0][0] == BBox(1, 2, 3, 4)
+    table.write_text("name ,lon,lat,buffer_m\n here ,1,2,3\n")
+    assert read_rois("t.csv", str(tmp_path)) == ([PointBuffer(1, 2, 3)], ["here"])
 
 
 # what a config file may not say -----------------------------------------------------------------------------------
