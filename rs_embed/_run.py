@@ -55,6 +55,7 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     """Register the plugin and hand over to Snakemake."""
     global _pipe
+    os.set_inheritable(int(sys.argv[1]), False)  # an orphaned job must not keep the reader waiting
     _pipe = os.fdopen(int(sys.argv[1]), "w")
     module = types.ModuleType("snakemake_logger_plugin_rsembed")
     module.LogHandler = LogHandler

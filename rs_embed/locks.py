@@ -27,7 +27,9 @@ def take(folder: Path) -> IO[str]:
     if folder in _held:
         return _held[folder]
     if os.environ.get(INHERITED):
-        _held[folder] = os.fdopen(int(os.environ.pop(INHERITED)), "r+")
+        descriptor = int(os.environ.pop(INHERITED))
+        os.set_inheritable(descriptor, False)  # an orphaned job must not hold the lock of a dead run
+        _held[folder] = os.fdopen(descriptor, "r+")
         return _held[folder]
     _held[folder] = acquire(folder)
     return _held[folder]

@@ -85,6 +85,28 @@ def test_what_was_finished_is_kept_and_the_result_is_the_same(tmp_path, kind, fe
 
 
 @pytest.mark.heavy
+def test_a_job_that_outlives_its_run_blocks_nobody(tmp_path):
+    code = request(8192, 60, 30)
+    victim = start(code, tmp_path / "run")
+    wait_for(tmp_path / ".rs_embed" / "store", "embeddings/**/[0-9a-f]*.npy", 3, victim)
+    family = psutil.Process(victim.pid).children(recursive=True)
+    jobs = [p for p in family if "embed" in p.cmdline() and "rs_embed" in p.cmdline()]
+    assert jobs, [p.cmdline() for p in family]
+    launcher = [psutil.Process(victim.pid), *(p for p in family if "rs_embed._run" in p.cmdline())]
+    for process in launcher:
+        process.kill()
+    victim.communicate(timeout=20)  # ends at once, although the orphan runs on
+    assert any(p.is_running() for p in jobs)
+    again = start(code, tmp_path / "run")
+    _, text = again.communicate(timeout=200)
+    assert again.returncode == 0, text
+    psutil.wait_procs(jobs, timeout=60)
+    undisturbed = tmp_path / "undisturbed" / "run"
+    start(code, undisturbed).communicate(timeout=200)
+    assert (tmp_path / "run.npz").read_bytes() == undisturbed.with_suffix(".npz").read_bytes()
+
+
+@pytest.mark.heavy
 def test_ctrl_c_stops_everything_and_the_next_call_goes_on(tmp_path):
     code = request(8192, 60, 30)
     process = start(code, tmp_path / "run")

@@ -159,6 +159,11 @@ def test_a_table_without_names_gives_the_default_ones(tmp_path):
     assert read_rois("t.csv", str(tmp_path)) == ([PointBuffer(1, 2, 3)], ["here"])
 
 
+def test_dates_need_no_quotes_in_a_config_file():
+    config = GOOD | yaml.safe_load("temporal: {start: 2022-06-01, end: 2022-09-01}")
+    assert read_config(config).temporal == TemporalSpec.range("2022-06-01", "2022-09-01")
+
+
 # what a config file may not say -----------------------------------------------------------------------------------
 
 GOOD = {
