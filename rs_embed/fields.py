@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -93,9 +94,9 @@ def normalise(value: Any, hint: Any, rules: Mapping) -> Any:
             return None
         if kind is bool and isinstance(value, bool):
             return _bounded(value, hint, rules)
-        if kind is int and isinstance(value, int) and not isinstance(value, bool):
-            return _bounded(value, hint, rules)
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            return _bounded(int(value), hint, rules)
+        if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
             try:
                 number = float(value)
             except OverflowError:  # an integer beyond any float

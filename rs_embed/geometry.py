@@ -103,6 +103,8 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
         crs = utm_crs(*spatial.centre)
         bounds = _projected_bounds(spatial, crs)
     left, bottom, right, top = _squared(bounds) if square and isinstance(spatial, BBox) else bounds
+    if max(right - left, top - bottom) > 2 * MAX_SIDE * scale_m:  # before any division: a scale can be absurdly small
+        raise SpecError(f"ROI: {spatial} at {scale_m:g} m is too large; allowed: {MAX_SIDE} pixels a side")
     if projection == "utm" and isinstance(spatial, PointBuffer):
         width = height = max(1, math.ceil(2 * spatial.buffer_m / scale_m - _EPS))
         col0, row0 = round(left / scale_m), round(-top / scale_m)

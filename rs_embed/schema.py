@@ -31,7 +31,7 @@ def _nullable(schema: dict) -> dict:
 def _row(cls: type) -> dict:
     schema = json_schema(cls)
     del schema["properties"]["crs"]
-    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    name = {"type": ["string", "integer"], "pattern": f"^{NAME.pattern}$"}
     schema["properties"] = {"name": name} | schema["properties"]
     return schema
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,15 @@ def enter(config: Any, *, main_process: bool) -> Run:
     check(run)
     os.environ[RUN_FOLDER] = str(run.dir)
     return run
+
+
+def plain(config: Any) -> Any:
+    """A config as JSON has it: a YAML loader turns an unquoted 2022-06-01 into a date, which no JSON schema knows."""
+    if isinstance(config, dict):
+        return {k: plain(v) for k, v in config.items()}
+    if isinstance(config, list):
+        return [plain(v) for v in config]
+    return config.isoformat()[:10] if isinstance(config, dt.date) else config
 
 
 def _prepend(variable: str, folder: str) -> None:

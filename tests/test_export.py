@@ -267,7 +267,8 @@ def test_two_runs_at_once_on_one_target_are_kept_apart(tmp_path):
 
 def test_the_command_line_runs_the_same_request(tmp_path):
     config = f"rois: {CHECKOUT / 'config' / 'rois.csv'}\nmodels: [mosaiks]\nbackend: sample\n"
-    (tmp_path / "my.yaml").write_text(config + "target: {layout: per_item, path: out}\n")
+    window = "temporal: {start: 2022-06-01, end: 2022-09-01}\n"  # unquoted: YAML makes dates of them
+    (tmp_path / "my.yaml").write_text(config + window + "target: {layout: per_item, path: out}\n")
     dry = snakemake("--cores", "2", "-n", "--configfile", "my.yaml", cwd=tmp_path)
     assert dry.returncode == 0, dry.stderr
     assert not (tmp_path / "out").exists()
@@ -277,7 +278,7 @@ def test_the_command_line_runs_the_same_request(tmp_path):
     result = load_export(tmp_path / "out")
     assert result.names[0] == "plot_a1"
     spatials, names = rs_embed.rois.read_rois(str(CHECKOUT / "config" / "rois.csv"), "")
-    export(ExportTarget.per_item(str(tmp_path / "out"), names=names), spatials, temporal=None)
+    export(ExportTarget.per_item(str(tmp_path / "out"), names=names), spatials)
     assert jobs(run_folder(tmp_path / "out", "per_item")) == set(), "Python continues what the command line made"
 
 

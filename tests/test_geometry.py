@@ -14,7 +14,7 @@ from pyproj import Geod, Proj, Transformer
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
-from rs_embed import BBox, PointBuffer, SpecError
+from rs_embed import BBox, ExportConfig, PointBuffer, SpecError
 from rs_embed.geometry import MAX_SIDE, MERCATOR_MAX_LAT, Grid, centre_lonlat, make_grid, mercator, utm_crs
 from rs_embed.specs import EARTH_RADIUS_M
 
@@ -332,3 +332,10 @@ def test_any_box_of_the_world_has_a_grid_or_is_refused_in_a_sentence(box, projec
 def sorted_pair(x: list[float], y: list[float]) -> tuple[float, float, float, float]:
     (x0, x1), (y0, y1) = sorted(x), sorted(y)
     return x0, y0, x1, y1
+
+
+def test_an_absurd_scale_is_refused_and_numpy_numbers_are_numbers():
+    with pytest.raises(SpecError, match="too large"):
+        make_grid(PointBuffer(12.4, 51.3, 320), "utm", 1e-320)
+    assert PointBuffer(np.float32(12.5), np.float64(51.5), np.int64(320)) == PointBuffer(12.5, 51.5, 320)
+    assert ExportConfig(chunk_size=np.int64(7)) == ExportConfig(chunk_size=7)

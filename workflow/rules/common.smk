@@ -9,7 +9,7 @@ from snakemake.utils import validate
 from rs_embed.devices import gpus_wanted
 from rs_embed.plan import Chunk
 from rs_embed.stages.prepare import prepare
-from rs_embed.workflow import enter
+from rs_embed.workflow import enter, plain
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
 
@@ -20,7 +20,7 @@ RUN = enter(config, main_process=workflow.is_main_process)
 PLAN = RUN.plan
 
 if workflow.is_main_process:
-    validate(config, "../schemas/config.schema.yaml")
+    validate(plain(config), "../schemas/config.schema.yaml")
 
 
 wildcard_constraints:
