@@ -27,7 +27,7 @@ def main() -> int:
     }
     started = time.monotonic()
     print(f"1. Embedding {len(spatials)} places with mosaiks, all in one file ...", flush=True)
-    combined = rs_embed.export_batch(target=rs_embed.ExportTarget.combined(str(OUT / "all")), **request)
+    combined = rs_embed.export_batch(target=rs_embed.ExportTarget.combined(str(OUT / "all"), names=names), **request)
     print("2. The same request, a file per place; nothing is fetched or embedded again ...", flush=True)
     target = rs_embed.ExportTarget.per_item(str(OUT / "places"), names=names)
     items = rs_embed.export_batch(target=target, **request)

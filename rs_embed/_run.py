@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import types
 from logging import LogRecord
 from typing import Any
@@ -52,11 +55,24 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
 
 
+def _watch(parent: int) -> None:
+    """Wait for the end of stdin, which is the parent's: when the caller is gone (killed, a notebook restarted), stop
+    Snakemake and its jobs, as Ctrl-C would. What is finished is kept."""
+    while os.read(parent, 1):
+        continue
+    os.killpg(0, signal.SIGINT)
+    time.sleep(20)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
     """Register the plugin and hand over to Snakemake."""
     global _pipe
     os.set_inheritable(int(sys.argv[1]), False)  # an orphaned job must not keep the reader waiting
     _pipe = os.fdopen(int(sys.argv[1]), "w")
+    threading.Thread(target=_watch, args=(os.dup(0),), daemon=True).start()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
     module = types.ModuleType("snakemake_logger_plugin_rsembed")
     module.LogHandler = LogHandler
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_rsembed", module)

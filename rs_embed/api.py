@@ -90,6 +90,8 @@ def _fold(config: ExportConfig | None, options: dict) -> ExportConfig | None:
             raise TypeError(
                 f"export_batch() got an unexpected keyword argument {key!r}{nearest(key, ExportConfig.keywords())}"
             )
+    if config is not None and not isinstance(config, ExportConfig):
+        raise ModelError(f"config: {config!r} is not valid; allowed: an ExportConfig or None")
     if options and config is not None:
         raise ModelError(f"config: given together with the option {next(iter(options))!r}; allowed: one or the other")
     return ExportConfig(**options) if options else config

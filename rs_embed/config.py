@@ -49,7 +49,7 @@ class ExportTarget:
     Attributes:
         layout: ``"combined"`` (one file) or ``"per_item"`` (one file per ROI).
         path: combined: the file, with or without its suffix; per_item: the folder.
-        names: per_item: names of the ROIs, one each, in the order of the ROIs; None means p00000, p00001, ...
+        names: names of the ROIs, one each, in the order of the ROIs; None means p00000, p00001, ...
 
     Raises:
         ModelError: an unknown layout or an empty path. SpecError: a name that is not unique and safe.
@@ -80,9 +80,9 @@ class ExportTarget:
         return cls("per_item", out_dir, names)  # type: ignore[arg-type]
 
     @classmethod
-    def combined(cls, path: str) -> ExportTarget:
+    def combined(cls, path: str, *, names: Sequence[str] | None = None) -> ExportTarget:
         """One file for the whole run; the suffix of the format is appended unless it is there."""
-        return cls("combined", path)
+        return cls("combined", path, names)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

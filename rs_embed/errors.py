@@ -41,6 +41,13 @@ class StoreError(RSEmbedError):
     """A file of the work folder is damaged, or is not what its path says."""
 
 
+def can_pass(error: BaseException) -> bool:
+    """Whether the same work can succeed later: not for what a request asks wrongly, nor for a provider's final no."""
+    if isinstance(error, ProviderError):
+        return error.retryable
+    return not isinstance(error, (SpecError, ModelError))
+
+
 class RunLockedError(RSEmbedError):
     """Another live process is working on the same target."""
 

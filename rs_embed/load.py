@@ -55,6 +55,8 @@ def _stack(rows: list, dtype: Any) -> np.ndarray | list | None:
     """Rows of one shape as one array; a missing row is NaN. Rows of different shapes stay a list."""
     import numpy as np
 
+    if isinstance(rows, np.ndarray):
+        return rows
     there = [r for r in rows if r is not None]
     if not there:
         return None
@@ -124,8 +126,10 @@ def load_export(path: str | Path) -> ExportResult:
         FileNotFoundError: there is no export. ValueError: the suffix is unknown.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not path.with_name(path.name + ".npz").exists():
         return _per_item(path)
+    if not path.suffix or not (path.exists() or path.suffix in (".npz", ".json", ".nc")):
+        path = path.with_name(path.name + ".npz")  # as ExportTarget.combined completes it
     if path.suffix == ".nc":
         raise ValueError(f"{path}: NetCDF is not supported by this version; allowed: .npz, .json or a folder")
     if path.suffix not in (".npz", ".json"):
@@ -140,17 +144,20 @@ def _open(path: Path) -> Any:
 
 
 def _combined(arrays: Path, sidecar: Path) -> ExportResult:
+    if not sidecar.exists():
+        raise FileNotFoundError(f"{sidecar} is missing: an export without its manifest cannot be read back")
     manifest = json.loads(sidecar.read_text(encoding="utf-8"))
     if not arrays.exists():
         raise FileNotFoundError(f"{arrays} is missing (its manifest {sidecar} is there)")
     n = manifest["n_items"]
 
-    def rows(entry: dict | None, dtype: Any = "float32") -> list:
+    def rows(entry: dict | None, dtype: Any = "float32") -> list | np.ndarray:
         if entry is None:
             return [None] * n
         with _open(arrays) as file:
             if "npz_key" in entry:
-                return list(file[entry["npz_key"]].astype(dtype, copy=False) if dtype else file[entry["npz_key"]])
+                whole = file[entry["npz_key"]]
+                return whole.astype(dtype, copy=False) if dtype else whole
             out: list = [None] * n
             for index, key in zip(entry["indices"], entry["npz_keys"]):
                 out[index] = file[key].astype(dtype, copy=False) if dtype else file[key]

@@ -30,6 +30,7 @@ def take(folder: Path) -> IO[str]:
         descriptor = int(os.environ.pop(INHERITED))
         os.set_inheritable(descriptor, False)  # an orphaned job must not hold the lock of a dead run
         _held[folder] = os.fdopen(descriptor, "r+")
+        _sign(_held[folder])
         return _held[folder]
     _held[folder] = acquire(folder)
     return _held[folder]
@@ -52,16 +53,14 @@ def acquire(folder: Path) -> IO[str]:
         raise RunLockedError(
             f"another run is working on this target ({holder or 'it has just started'}); wait for it, or stop it and start again"
         ) from None
+    _sign(file)
+    return file
+
+
+def _sign(file: IO[str]) -> None:
+    """Write into a lock who holds it: the process to wait for, or to stop."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     file.seek(0)
     file.truncate()
-    file.write(
-        json.dumps(
-            {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-        )
-    )
+    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
     file.flush()
-    return file

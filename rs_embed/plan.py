@@ -92,23 +92,35 @@ class Plan:
         return digest([source.id, sorted(source.bands), self.roi_ids[part.start : part.stop]])
 
     def embed_key(self, unit: Unit, chunk: Chunk) -> str:
-        """Digest of what an embed job makes."""
-        return digest([unit.id, self.roi_ids[chunk.start : chunk.stop]])
+        """Digest of what an embed job makes, and refuses."""
+        return digest([unit.id, self.roi_ids[chunk.start : chunk.stop], self.request.config.fail_on_bad_input])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of what is computed: places, window and models, in order; not how, where to or under which names."""
+        return digest([self.roi_ids, [u.id for u in self.units]])
 
     @cached_property
     def _output_part(self) -> list:
         options = {k: getattr(self.request.config, k) for k in OUTPUT_OPTIONS}
         return [self.layout, options, [[u.id, u.label] for u in self.units]]
 
+    @cached_property
+    def _said(self) -> list:
+        """What manifests repeat of the request although it changes no number."""
+        request = self.request
+        window = None if request.temporal is None else request.temporal.to_dict()
+        return [window, request.backend, request.device, request.output.grid_orientation]
+
     def items_key(self, chunk: Chunk) -> str:
-        """Digest of what a write job makes; names matter only where they are file names."""
-        names = self.names[chunk.start : chunk.stop] if self.layout == "per_item" else None
-        return digest([self._output_part, chunk.start, self.roi_ids[chunk.start : chunk.stop], names])
+        """Digest of what a write job makes; names and wording matter only where it writes the files."""
+        more = [self.names[chunk.start : chunk.stop], self._said] if self.layout == "per_item" else None
+        return digest([self._output_part, chunk.start, self.roi_ids[chunk.start : chunk.stop], more])
 
     @cached_property
     def merge_key(self) -> str:
         """Digest of what the merge job makes."""
-        return digest([self._output_part, self.roi_ids, self.names, [c.name for c in self.chunks]])
+        return digest([self._output_part, self._said, self.roi_ids, self.names, [c.name for c in self.chunks]])
 
     # files -----------------------------------------------------------------------------------------------------
 
@@ -126,7 +138,7 @@ class Plan:
         return [f"items/{c.name}.json" for c in self.chunks]
 
     def receipts(self) -> dict[str, str]:
-        """Every receipt of the run and the key it must carry, without that of the merge (see :meth:`outputs`)."""
+        """Every receipt of the run and the key it must carry, without :attr:`merge_receipt`."""
         keys = {f"fetch/{s.id}/{p.name}.json": self.fetch_key(s, p) for s in self.sources for p in self.parts.values()}
         keys |= {f"embed/{u.id}/{c.name}.json": self.embed_key(u, c) for u in self.embedded for c in self.chunks}
         return keys | {f"items/{c.name}.json": self.items_key(c) for c in self.chunks}
@@ -144,22 +156,22 @@ class Plan:
         return f"{self.target if self.request.config.save_manifest else 'manifests'}/{self.names[index]}.json"
 
     @property
-    def artefact(self) -> str | None:
-        """combined: the array file."""
-        return self.target if self.layout == "combined" else None
+    def manifest_beside_target(self) -> str:
+        """Where the manifest of the run goes if the user wants one: combined the sidecar, per_item the index."""
+        if self.layout == "combined":
+            return self.target[: -len(self.suffix)] + ".json"
+        return f"{self.target}/manifest.json"
 
     @property
     def manifest(self) -> str:
-        """combined: the manifest; per_item: the index of the export."""
-        if not self.request.config.save_manifest:
-            return "manifest.json"
-        return (
-            self.target[: -len(self.suffix)] + ".json" if self.layout == "combined" else f"{self.target}/manifest.json"
-        )
+        """The manifest of the run; kept in the run's folder where the user wants none."""
+        return self.manifest_beside_target if self.request.config.save_manifest else "manifest.json"
 
-    def outputs(self) -> list[str]:
-        """What the merge job declares: the artefact, the manifest, and last its receipt."""
-        return [p for p in (self.artefact, self.manifest) if p] + ["merge.json"]
+    @property
+    def merge_receipt(self) -> str:
+        """What the merge job declares. Not the final files: Snakemake deletes declared outputs before a job, and a
+        finished export must not vanish while the next one is made."""
+        return "merge.json"
 
 
 def make_plan(

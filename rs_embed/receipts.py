@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreError
+from .errors import StoreError, can_pass
 from .store import replace_file
 
 SCHEMA = 1
@@ -82,6 +82,7 @@ def withdraw(paths: Iterable[str | Path]) -> list[str]:
     return gone
 
 
-def failure(error: Exception, stage: str, *, retryable: bool = False) -> dict:
+def failure(error: Exception, stage: str) -> dict:
     """The row of a ROI (or model) that failed."""
-    return {"status": "failed", "stage": stage, "error": f"{type(error).__name__}: {error}", "retryable": retryable}
+    text = f"{type(error).__name__}: {error}"
+    return {"status": "failed", "stage": stage, "error": text, "retryable": can_pass(error)}

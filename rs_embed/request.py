@@ -67,14 +67,14 @@ class Request:
         Raises:
             SpecError: ROIs, names or window. ModelError: everything else.
         """
-        spatials = _items(spatials, "spatials", "a non-empty list of PointBuffer or BBox", SpecError)
+        spatials = _items(spatials, "spatials", "a non-empty list of PointBuffer or BBox")
         for i, spatial in enumerate(spatials):
             if not isinstance(spatial, (PointBuffer, BBox)):
                 raise ModelError(f"spatials[{i}]: {spatial!r} is not valid; allowed: PointBuffer or BBox")
         if temporal is not None and not isinstance(temporal, TemporalSpec):
             raise SpecError(f"temporal: {temporal!r} is not valid; allowed: a TemporalSpec or None")
         requests = []
-        for item in _items(models, "models", "a non-empty list of model ids or ExportModelRequest", ModelError):
+        for item in _items(models, "models", "a non-empty list of model ids or ExportModelRequest"):
             if not isinstance(item, (str, ExportModelRequest)):
                 raise ModelError(f"models: {item!r} is not valid; allowed: a model id or an ExportModelRequest")
             requests.append(ExportModelRequest(item) if isinstance(item, str) else item)
@@ -144,9 +144,7 @@ class Request:
             spatials=spatials,
             names=names,
             temporal=None if temporal is None else TemporalSpec.from_dict(temporal),
-            models=[
-                _model_request(m) for m in _items(config["models"], "models", "a non-empty list of models", ModelError)
-            ],
+            models=[_model_request(m) for m in _items(config["models"], "models", "a non-empty list of models")],
             target=_target(config["target"]),
             config=from_mapping(
                 ExportConfig, {} if config.get("export") is None else config["export"], "export", ModelError
@@ -169,12 +167,12 @@ def check_keys(config: object) -> None:
             raise ModelError(f"config: the key {key!r} is missing; required are {', '.join(REQUIRED)}")
 
 
-def _items(value: Any, where: str, allowed: str, error: type[Exception]) -> list:
+def _items(value: Any, where: str, allowed: str) -> list:
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         raise ModelError(f"{where}: {value!r} is not valid; allowed: {allowed}")
     items = list(value)
     if not items:
-        raise error(f"{where}: [] is empty; allowed: {allowed}")
+        raise ModelError(f"{where}: [] is empty; allowed: {allowed}")
     return items
 
 

@@ -48,6 +48,8 @@ def read_rois(given: Any, base: str) -> tuple[list[SpatialSpec], list[str] | Non
             )
         numbered = list(read_table(path))
         rows, where = [r for _, r in numbered], [f"rois: {given} line {n}" for n, _ in numbered]
+        if not rows:
+            raise SpecError(f"rois: {given!r} is empty; allowed: a table with at least one row")
     elif isinstance(given, Sequence):
         rows, where = list(given), [f"rois[{i}]" for i in range(len(given))]
     else:

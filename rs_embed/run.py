@@ -28,7 +28,10 @@ from .request import Request, check_keys
 from .store import Store, replace_file
 from .units import Generation
 
-CONFIG, ROIS, GENERATION = "config.yaml", "rois.csv", "generation.json"
+CONFIG, ROIS = "config.yaml", "rois.csv"
+#: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
+#: site-packages would hide the packages of a job's own software environment.
+PACKAGE = ".package"
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,24 @@ class Run:
         # the generation carries a resume=False from here on: whoever reads the frozen request must not begin another
         config = replace(request.config, **relative, resume=True, refetch=False)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
+        link = self.dir / PACKAGE / "rs_embed"
+        if not link.is_symlink() or not link.samefile(Path(__file__).parent):
+            link.parent.mkdir(exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path(__file__).parent)
         head = "# The request of this run, as validated; paths are relative to this folder. Written at every start; edits are lost.\n"
         texts = {
             ROIS: table.rois_text(request.spatials, request.names, self.plan.roi_ids),
-            GENERATION: json.dumps(asdict(self.generation)),
             CONFIG: head + yaml.safe_dump(frozen, sort_keys=False),
         }
         for name, text in texts.items():
             path = self.dir / name
             if not path.exists() or path.read_bytes() != text.encode():
-                replace_file(path, text.encode())
+                replace_file(path, text.encode(), durable=True)
+        if self.generation != Generation():
+            replace_file(
+                _generation_file(self.work, self.dir), json.dumps(asdict(self.generation)).encode(), durable=True
+            )
 
 
 def target_path(request: Request, base: str) -> str:
@@ -95,8 +106,10 @@ def target_path(request: Request, base: str) -> str:
     Raises:
         ModelError: the path is taken by something else, or cannot be written.
     """
-    path = os.path.abspath(os.path.join(base, os.path.expanduser(request.target.path)))
+    path = resolved(request.target.path, base)
     if request.target.layout == "combined":
+        given = os.path.abspath(os.path.join(base, os.path.expanduser(request.target.path)))
+        path = os.path.join(resolved(os.path.dirname(given), base), os.path.basename(given))
         suffix = SUFFIX[request.config.format]
         path = path if path.endswith(suffix) else path + suffix
         if os.path.isdir(path) or os.path.basename(path) == suffix:
@@ -105,6 +118,12 @@ def target_path(request: Request, base: str) -> str:
     else:
         check_writable(path, f"target.path: {request.target.path!r}")
     return path
+
+
+def resolved(path: str, base: str) -> str:
+    """Absolute path without symbolic links: paths between the folders of a run are relative, and ``..`` of a linked
+    folder leads elsewhere."""
+    return os.path.realpath(os.path.join(base, os.path.expanduser(path)))
 
 
 def check_writable(folder: str, where: str) -> None:
@@ -125,16 +144,8 @@ def check_writable(folder: str, where: str) -> None:
 def _folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path]:
     """(work, store, run folder) of a request. The work folder lies beside the target, so that both layouts share it."""
     config = request.config
-    work = (
-        Path(os.path.abspath(os.path.join(base, os.path.expanduser(config.work_dir))))
-        if config.work_dir
-        else Path(target).parent / ".rs_embed"
-    )
-    store = (
-        Path(os.path.abspath(os.path.join(base, os.path.expanduser(config.store_dir))))
-        if config.store_dir
-        else work / "store"
-    )
+    work = Path(resolved(config.work_dir, base)) if config.work_dir else Path(target).parent / ".rs_embed"
+    store = Path(resolved(config.store_dir, base)) if config.store_dir else work / "store"
     for folder, key in ((work, "work_dir"), (store, "store_dir")):
         check_writable(str(folder), f"export.{key}: {str(folder)!r}")
     stem = re.sub(
@@ -149,11 +160,7 @@ def open_run(request: Request, base: str) -> Run:
     target = target_path(request, base)
     work, store, folder = _folders(request, target, base)
     target = os.path.relpath(target, folder)
-    if "{" in target or "}" in target:
-        raise ModelError(
-            f"target.path: {request.target.path!r} is not valid; allowed: no braces, which are wildcards to Snakemake"
-        )
-    generation = _read_generation(folder)
+    generation = _read_generation(work, folder)
     if not request.config.resume:
         token = secrets.token_hex(8)
         generation = Generation(token, token if request.config.refetch else generation.chips)
@@ -190,17 +197,24 @@ def load_run(folder: str | Path) -> Run:
     request = Request.from_config(config, [table.spatial(rows[0], "rois")], None)
     request = replace(request, names=tuple(r["name"] for r in rows))
     provider = get_provider(request.backend)
-    generation = _read_generation(folder)
+    work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
+    generation = _read_generation(work, folder)
     ids = [r["id"] for r in rows]
     plan = make_plan(
         request, ids, describe=describe, provider=provider.identity(), target=request.target.path, generation=generation
     )
-    work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
     return Run(plan, folder, work, Store(store), provider, generation, rows)
 
 
-def _read_generation(folder: Path) -> Generation:
+def _generation_file(work: Path, folder: Path) -> Path:
+    """Beside the runs, so that a deleted run folder does not bring back what ``resume=False`` replaced."""
+    return work / "generations" / f"{folder.name}.json"
+
+
+def _read_generation(work: Path, folder: Path) -> Generation:
     try:
-        return Generation(**json.loads((folder / GENERATION).read_text()))
+        return Generation(**json.loads(_generation_file(work, folder).read_text()))
     except FileNotFoundError:
         return Generation()
+    except (ValueError, TypeError):  # damaged, so there was one: making things anew is the safe side
+        return Generation(secrets.token_hex(8), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def execute(run: Run) -> None:
         with open(log, "w") as text:
             child = subprocess.Popen(
                 [sys.executable, "-m", "rs_embed._run", str(write), *command(run, run.request.config.cores)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end tells the child that this process is gone
                 stdout=text,
                 stderr=subprocess.STDOUT,
                 pass_fds=(write, lock.fileno()),
@@ -76,6 +77,8 @@ def execute(run: Run) -> None:
         except BaseException:
             _stop(child)
             raise
+        finally:
+            child.stdin.close()
     finally:
         os.close(read)
         if write >= 0:
@@ -90,7 +93,10 @@ def _follow(run: Run, read: int) -> list[dict]:
     failures = []
     with os.fdopen(os.dup(read)) as lines, progress(run, run.request.config.show_progress) as shown:
         for line in lines:
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # the child was killed in the middle of a line
+                break
             shown.event(event)
             if event.get("event") in ("job_error", "error") or "message" in event:
                 failures.append(event)
@@ -112,17 +118,26 @@ def _stop(child: subprocess.Popen) -> None:
             continue
 
 
+#: A line that ends a traceback, or that our own steps and Snakemake print for an error.
+_ERROR = re.compile(r"^(?:error: |\w*Error: |\w*Exception: |\w*\.\w*Error: )(?P<text>.+)$")
+
+
 def _explain(run: Run, failures: list[dict], log: Path, status: int) -> str:
-    """One sentence of the first failed job, or the end of Snakemake's log where no job failed."""
+    """One sentence of the first failed job, or of Snakemake itself; the end of its log where there is none."""
     for event in failures:
         for path in event.get("log") or ():
-            lines = _last_lines(run.dir / path)
-            said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            said = _errors(_last_lines(run.dir / path))
             if said:
                 return f"{said[-1]} (what was finished is kept: call again to go on; log: {run.dir / path})"
-            if lines:
-                return "\n".join([f"a {event.get('rule_name')} job failed; the end of {run.dir / path}:", *lines])
-    return "\n".join([f"Snakemake stopped with status {status}; the end of {log}:", *_last_lines(log)])
+    lines = _last_lines(log)
+    said = _errors([line for event in failures for line in event.get("message", "").splitlines()]) or _errors(lines)
+    if said:
+        return f"{said[0]} (log: {log})"
+    return "\n".join([f"Snakemake stopped with status {status}; the end of {log}:", *lines])
+
+
+def _errors(lines: list[str]) -> list[str]:
+    return [line.removeprefix("error: ") for line in map(str.strip, lines) if _ERROR.match(line)]
 
 
 def _last_lines(path: Path) -> list[str]:

@@ -32,17 +32,24 @@ _counter = itertools.count()
 TEMP_PREFIX = ".tmp-"
 
 
-def replace_file(path: str | Path, data: bytes) -> None:
-    """Write a file so that readers see the old or the whole new content; survives two writers and a crash."""
+def replace_file(path: str | Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file so that readers see the old or the whole new content; survives two writers and a crash.
+
+    Args:
+        durable: survive a power loss, too (for the few small files that nothing else can restore).
+    """
     path = Path(path)
     temporary = temporary_name(path)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data)
+        replace_file(path, data, durable=durable)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -112,21 +119,32 @@ class Store:
         """File of an embedding."""
         return self.root / "embeddings" / unit_id / roi[:2] / f"{roi}.npy"
 
-    def band_sets(self, source_id: str) -> list[tuple[str, ...]]:
-        """The band sets that chips of a source were fetched with, largest first; each folder says its own."""
-        found = []
-        folder = self.root / "chips" / source_id
-        for entry in sorted(folder.glob("*/bands.json")):
-            bands = tuple(json.loads(entry.read_text()))
-            if self.chip_dir(source_id, bands) == entry.parent:
-                found.append(bands)
+    def band_sets(self, source_id: str, wanted: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+        """The band sets that chips of a source were fetched with, largest first; each folder says its own.
+
+        Args:
+            wanted: a set whose folder is found by its name, whatever it says. A folder with a damaged declaration is
+                passed over until it is declared again.
+        """
+        found = {tuple(sorted(wanted))} if wanted and self.chip_dir(source_id, wanted).is_dir() else set()
+        for entry in (self.root / "chips" / source_id).glob("*/bands.json"):
+            bands = self._declared(entry)
+            if bands and self.chip_dir(source_id, bands) == entry.parent:
+                found.add(bands)
         return sorted(found, key=lambda b: (-len(b), b))
+
+    @staticmethod
+    def _declared(path: Path) -> tuple[str, ...] | None:
+        try:
+            return tuple(sorted(json.loads(path.read_text())))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def declare_bands(self, source_id: str, bands: tuple[str, ...]) -> None:
         """Say which bands a chip folder holds, before the first chip goes into it."""
         path = self.chip_dir(source_id, bands) / "bands.json"
-        if not path.exists():
-            replace_file(path, json.dumps(sorted(bands)).encode())
+        if self._declared(path) != tuple(sorted(bands)):
+            replace_file(path, json.dumps(sorted(bands)).encode(), durable=True)
 
     def covering(
         self, source_id: str, bands: tuple[str, ...], roi: str, band_sets: list[tuple[str, ...]]

@@ -102,6 +102,7 @@ def resolve_unit(
                 | {k: v for k, v in to_mapping(fetch_override).items() if v is not None}
             )
         )
+    _refuse_sentinel_1_fields(sensor, modality, where)
     frames = info.frames(options, request.temporal)
     source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
     output = {"mode": request.output.mode, "pooling": request.output.pooling}
@@ -149,6 +150,19 @@ def array_key(label: str) -> str:
     return "_".join(p for p in "".join(c if c.isascii() and c.isalnum() else "_" for c in label).split("_") if p)
 
 
+_S1_FIELDS = ("orbit", "use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty")
+
+
+def _refuse_sentinel_1_fields(sensor: SensorSpec, modality: str, where: str) -> None:
+    """Fields that nothing would honour: those of Sentinel-1 in another modality."""
+    for key in _S1_FIELDS:
+        default = SensorSpec.__dataclass_fields__[key].default
+        if modality != "s1" and getattr(sensor, key) != default:
+            raise ModelError(
+                f"{where}.sensor.{key}: {getattr(sensor, key)!r} is not valid for modality {modality!r}; allowed: {default!r}"
+            )
+
+
 def _source(
     sensor: SensorSpec,
     modality: str,
@@ -172,9 +186,7 @@ def _source(
         "square": square,
     }
     if modality == "s1":
-        identity["s1"] = {
-            k: getattr(sensor, k) for k in ("orbit", "use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty")
-        }
+        identity["s1"] = {k: getattr(sensor, k) for k in _S1_FIELDS}
     if generation:
         identity["generation"] = generation
     return Source(f"{provider['name']}-{digest(identity, 16)}", identity, sensor.bands, frames)

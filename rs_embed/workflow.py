@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-from .run import Run, load_run, open_config
+from .run import PACKAGE, Run, load_run, open_config
 from .stages.prepare import check
 
 #: Tells a job on another machine where the request was frozen.
@@ -24,12 +23,13 @@ def enter(config: Any, *, main_process: bool) -> Run:
     Raises:
         SpecError, ModelError, ProviderError: the request cannot be met, in one sentence.
     """
+    if main_process:
+        run = open_config(config, base=os.getcwd())
+        check(run)
+    else:
+        run = load_run(os.environ.get(RUN_FOLDER, "."))
     _prepend("PATH", os.path.dirname(sys.executable))
-    _prepend("PYTHONPATH", str(Path(__file__).parents[1]))
-    if not main_process:
-        return load_run(os.environ.get(RUN_FOLDER, "."))
-    run = open_config(config, base=os.getcwd())
-    check(run)
+    _prepend("PYTHONPATH", str(run.dir / PACKAGE))
     os.environ[RUN_FOLDER] = str(run.dir)
     return run
 

@@ -107,6 +107,21 @@ def test_a_job_that_outlives_its_run_blocks_nobody(tmp_path):
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("number", [9, 15], ids=["SIGKILL", "SIGTERM"])
+def test_a_killed_caller_takes_the_run_with_it(tmp_path, number):
+    code = request(8192, 60, 30)
+    victim = start(code, tmp_path / "run")
+    wait_for(tmp_path / ".rs_embed" / "store", "embeddings/**/[0-9a-f]*.npy", 3, victim)
+    family = psutil.Process(victim.pid).children(recursive=True)
+    victim.send_signal(number)
+    victim.communicate(timeout=20)
+    assert psutil.wait_procs(family, timeout=15)[1] == [], "a notebook kernel that was restarted leaves nothing running"
+    again = start(code, tmp_path / "run")
+    _, text = again.communicate(timeout=200)
+    assert again.returncode == 0, text
+
+
+@pytest.mark.heavy
 def test_ctrl_c_stops_everything_and_the_next_call_goes_on(tmp_path):
     code = request(8192, 60, 30)
     process = start(code, tmp_path / "run")

@@ -117,7 +117,6 @@ def test_a_digest_is_the_sha256_of_canonical_json():
         {"modality": "S2"},
         {"sensor": S2},
         {"sensor": replace(S2, modality=None)},
-        {"sensor": replace(S2, orbit="ASCENDING", use_float_linear=False)},  # Sentinel-1's own settings
         {"fetch": FetchSpec(scale_m=10)},
         {"temporal": TemporalSpec.range("2022-06-01", "2022-09-01")},
         {"device": "cpu"},
@@ -337,7 +336,10 @@ def test_more_rois_leave_the_finished_chunks_alone():
         ({}, {"save_manifest": False}, {"items", "merge"}),
         ({}, {"save_embeddings": False}, {"embed", "items", "merge"}),
         ({}, {"models": ["alpha", "beta"]}, {"fetch", "embed", "items", "merge"}),
-        ({}, {"resume": False, "num_workers": 1, "device": "cpu", "max_retries": 0, "cores": 1}, set()),
+        ({}, {"resume": False, "num_workers": 1, "max_retries": 0, "cores": 1}, set()),
+        ({}, {"device": "cpu"}, {"merge"}),  # manifests say it
+        ({"target": PER_ITEM}, {"target": PER_ITEM, "device": "cpu"}, {"items", "merge"}),
+        ({}, {"fail_on_bad_input": True}, {"embed"}),
         ({}, {"target": ExportTarget.combined("elsewhere"), "infer_batch_size": 5, "work_dir": "w"}, set()),
         ({"models": ["alpha", "beta"]}, {"models": ["beta", "alpha"]}, {"items", "merge"}),
     ],
@@ -345,6 +347,22 @@ def test_more_rois_leave_the_finished_chunks_alone():
 )
 def test_a_key_changes_exactly_when_what_it_covers_does(before, after, stages):
     assert {re.split(r"[/.]", path)[0] for path in changed_keys(plan(**before), plan(**after))} == stages
+
+
+def test_a_fingerprint_is_of_what_is_computed_and_not_of_how():
+    one = plan()
+    same = [{"chunk_size": 1}, {"names": ["x", "y", "z"]}, {"target": PER_ITEM}, {"models": model(label="other")}]
+    assert {plan(**changes).fingerprint for changes in [*same, {"device": "cpu"}]} == {one.fingerprint}
+    assert plan(request(2)).fingerprint != one.fingerprint != plan(models=["beta"]).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("orbit", "ASCENDING"), ("use_float_linear", False), ("s1_require_iw", False)]
+)
+def test_settings_of_sentinel_1_are_refused_elsewhere(key, value):
+    with pytest.raises(ModelError) as refused:
+        plan(sensor=replace(S2, **{key: value}))
+    assert_refusal(refused.value, f"sensor.{key}", repr(value), "'s2'")
 
 
 def test_another_model_leaves_the_embeddings_of_the_first_alone():

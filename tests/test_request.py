@@ -213,7 +213,7 @@ BROKEN = {
     "no model name": (changed("models", 0, {"label": "x"}), ModelError, "models", "'name'"),
     "no mapping": (["rois"], ModelError, "config", "['rois']"),
     "rois a number": (changed("rois", 5), SpecError, "rois", "5"),
-    "rois empty": (changed("rois", []), SpecError, "[]"),
+    "rois empty": (changed("rois", []), ModelError, "[]"),
     "roi a text": (changed("rois", ["here"]), SpecError, "rois[0]", "'here'"),
     "roi of both kinds": (changed("rois", 0, "minlon", 0.0), SpecError, "rois[0]", "minlon"),
     "roi without size": (changed("rois", 0, "buffer_m", GONE), SpecError, "rois[0]", "buffer_m"),

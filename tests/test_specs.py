@@ -244,13 +244,13 @@ SPEC_ERRORS = {
     "prep mode": (lambda: InputPrepSpec("crop"), "InputPrepSpec.mode", "'crop'"),
     "prep stride": (lambda: InputPrepSpec(tile_size=64, tile_stride=32), "InputPrepSpec.tile_stride", "32", "64"),
     "prep snap": (lambda: InputPrepSpec(tile_snap_frac=1.5), "InputPrepSpec.tile_snap_frac", "1.5"),
-    "no rois": (lambda: build(spatials=[]), "spatials", "[]"),
     "temporal a text": (lambda: build(temporal="2022"), "temporal", "'2022'"),
     "names a text": (lambda: ExportTarget.per_item("d", names="ab"), "target.names", "'ab'"),
     "names a number": (lambda: ExportTarget.per_item("d", names=5), "target.names", "5"),
 }
 
 MODEL_ERRORS = {
+    "no rois": (lambda: build(spatials=[]), "spatials", "[]"),
     "rois no list": (lambda: build(spatials=5), "spatials", "5"),
     "roi a tuple": (lambda: build(spatials=[(1, 2, 3)]), "spatials[0]", "(1, 2, 3)", "PointBuffer"),
     "models a text": (lambda: build(models="mosaiks"), "models", "'mosaiks'", "list"),

@@ -20,6 +20,7 @@ from rs_embed.stages.common import StageError
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
+from rs_embed.stages.prepare import _withdrawn
 from rs_embed.stages.repair import repair
 from rs_embed.stages.write import write
 from rs_embed.store import read_object
@@ -61,8 +62,10 @@ class Fake:
 def make(tmp_path, monkeypatch):
     """A function that freezes a run of n places below ``tmp_path``, enters its folder and gives it a fake provider."""
 
-    def made(n=4, models=("mosaiks",), provider=None, target="run", layout="combined", buffers=None, **options):
-        spatials = places(n, 60)
+    def made(
+        n=4, models=("mosaiks",), provider=None, target="run", layout="combined", buffers=None, spatials=None, **options
+    ):
+        spatials = spatials or places(n, 60)
         for index, buffer_m in (buffers or {}).items():
             spatials[index] = replace(spatials[index], buffer_m=buffer_m)
         chosen = ExportTarget.combined(target) if layout == "combined" else ExportTarget.per_item(target)
@@ -235,20 +238,79 @@ def test_a_model_that_cannot_be_loaded_fails_its_rows_or_the_job(make, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["chips", "embeddings"])
-def test_a_damaged_object_is_set_aside_and_its_receipts_withdrawn(make, kind):
-    run = make()
+@pytest.mark.parametrize("stage", ["write", "merge"])
+def test_damaged_objects_are_all_set_aside_and_made_again_once(make, kind, stage):
+    run = make(chunk_size=2)
     fetch_all(run), embed_all(run)
+    if stage == "merge":
+        for chunk in run.plan.chunk:
+            write(run, chunk)
     reference = {p: p.read_bytes() for p in (run.store.root / "embeddings").rglob("*.npy")}
-    victim = sorted((run.store.root / kind).rglob("*.npy"))[1]
-    data = bytearray(victim.read_bytes())
-    data[200] ^= 4
-    victim.write_bytes(data)
-    with pytest.raises(StoreError, match=r"was moved to .*\.damaged; run again to make it anew"):
-        write_all(run)
-    assert victim.with_name(victim.name + ".damaged").exists()
-    assert not list(run.dir.glob("fetch/**/*.json" if kind == "chips" else "embed/**/*.json"))
-    fetch_all(run), embed_all(run), write_all(run)
+    victims = [getattr(run.store, kind[:-1])(*place) for place in _places(run, kind)]
+    for victim in victims:
+        data = bytearray(victim.read_bytes())
+        data[200] ^= 4
+        victim.write_bytes(data)
+    with pytest.raises(StoreError, match=r"was moved to .*\.damaged; run again to make it anew \(and 1 more\)"):
+        write(run, "00000") if stage == "write" else merge(run)
+    assert all(v.with_name(v.name + ".damaged").exists() for v in victims)
+    withdrawn = _withdrawn(run, work_to_do=True)
+    step = "fetch" if kind == "chips" else "embed"
+    assert {p.split("/")[0] for p in withdrawn} == {step, "items"}
+    assert len(withdrawn) == 2, "one receipt of the step and one of the write job: the other chunk is untouched"
+    receipts.withdraw(run.dir / p for p in withdrawn)
+    again = fetch_all(run), embed_all(run)
+    assert sum(c.get("fetched", 0) for c in again[0]) == (2 if kind == "chips" else 0)
+    assert sum(c["embedded"] for c in again[1]) == (0 if kind == "chips" else 2)
+    write_all(run)
     assert {p: p.read_bytes() for p in reference} == reference
+
+
+def _places(run, kind):
+    """Arguments of the store for the first two ROIs' chips or embeddings."""
+    (source,), (unit,) = run.plan.sources, run.plan.units
+    return [(source.id, source.bands, r) if kind == "chips" else (unit.id, r) for r in run.plan.roi_ids[:2]]
+
+
+def test_a_full_disk_is_a_failure_that_can_pass(make, monkeypatch):
+    from rs_embed.stages import fetch as stage
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    run = make(continue_on_error=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "write_object", full)
+        fetch_all(run)
+    assert {(r["status"], r["retryable"]) for r in rows(run, "fetch")} == {("failed", True)}
+    assert {p.split("/")[0] for p in _withdrawn(run, work_to_do=False)} == {"fetch"}
+
+
+def test_a_place_that_is_there_twice_is_worked_on_once(make):
+    run = make(n=2)
+    twice = make(spatials=[*places(2, 60), *places(2, 60)], store_dir="other")
+    assert twice.plan.roi_ids[2:] == run.plan.roi_ids
+    assert fetch_all(twice)[0]["fetched"] == 2
+    assert embed_all(twice)[0]["embedded"] == 2
+    write_all(twice)
+    with np.load(twice.plan.target) as file:
+        vectors = file["embeddings__mosaiks"]
+    assert vectors.shape == (4, 16)
+    assert np.array_equal(vectors[:2], vectors[2:])
+
+
+def test_a_chip_that_cannot_be_saved_is_a_failure_although_the_embedding_is_there(make):
+    run = make(n=3, save_inputs=False)
+    fetch_all(run), embed_all(run)
+    for chip in (run.store.root / "chips").glob("*/*/*/*.npy"):
+        chip.unlink()
+    run = make(n=3, continue_on_error=True, provider=Fake(p00001=ProviderError("gone")))
+    fetch_all(run), embed_all(run), write_all(run)
+    manifest = json.loads((run.dir / run.plan.manifest).read_text())
+    assert manifest["status"] == "partial"
+    assert manifest["models"][0]["failed_indices"] == [1]
+    assert manifest["models"][0]["embeddings"]["shape"] == [3, 16]
+    assert manifest["models"][0]["inputs"]["indices"] == [0, 2]
 
 
 def test_a_repair_makes_exactly_the_damaged_files_again(make, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rs_embed import StoreError, receipts
+from rs_embed import ModelError, ProviderError, SpecError, StoreError, receipts
 from rs_embed.store import TEMP_PREFIX, Store, peek, read_object, set_aside, temporary_name, write_object
 
 META = {"status": "ok", "bands": ["B2"], "note": "ä", "valid": 1.0}
@@ -135,7 +135,7 @@ def test_an_unreadable_receipt_is_stale_and_says_what_to_do(tmp_path, text):
 
 def test_rows_that_can_succeed_later_ask_for_another_try(tmp_path):
     path = tmp_path / "r.json"
-    error = receipts.failure(TimeoutError("slow"), "fetch", retryable=True)
+    error = receipts.failure(TimeoutError("slow"), "fetch")
     assert error == {"status": "failed", "stage": "fetch", "error": "TimeoutError: slow", "retryable": True}
     receipts.write(path, "fetch", "k", [{"status": "ok"}, error])
     assert receipts.state(path, "k") == "retry"
@@ -143,6 +143,33 @@ def test_rows_that_can_succeed_later_ask_for_another_try(tmp_path):
     assert receipts.state(path, "k") == "good"
     assert receipts.state(path, "k", accept_failures=False) == "retry"
     assert receipts.withdraw([path, tmp_path / "none.json"]) == [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ProviderError("busy", retryable=True), True),
+        (ProviderError("no such band"), False),
+        (ModelError("too small"), False),
+        (SpecError("outside"), False),
+        (StoreError("damaged"), True),
+        (OSError("no space left on device"), True),
+        (RuntimeError("out of memory"), True),
+    ],
+)
+def test_what_can_pass_is_tried_again(error, passes):
+    assert receipts.failure(error, "embed")["retryable"] is passes
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", '["B9"]'])
+def test_a_damaged_band_declaration_is_passed_over_and_mended(tmp_path, text):
+    store = Store(tmp_path)
+    store.declare_bands("s", ("B2", "B3"))
+    (store.chip_dir("s", ("B2", "B3")) / "bands.json").write_text(text)
+    assert store.band_sets("s") == []
+    assert store.band_sets("s", ("B3", "B2")) == [("B2", "B3")]
+    store.declare_bands("s", ("B2", "B3"))
+    assert store.band_sets("s") == [("B2", "B3")]
 
 
 def test_receipts_are_strict_json(tmp_path):

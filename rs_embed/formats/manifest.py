@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -86,7 +86,7 @@ def header(plan: Plan, created: str) -> dict:
         "temporal": None if request.temporal is None else request.temporal.to_dict(),
         "output": to_mapping(request.output, defaults=True),
         "projection": request.config.projection,
-        "request_fingerprint": plan.merge_key,
+        "request_fingerprint": plan.fingerprint,
         "sources": {s.id: {**s.identity, "bands": list(s.bands)} for s in plan.sources},
     }
 
@@ -162,7 +162,17 @@ def damaged(record: Mapping, base: str = "") -> bool:
     return stat.st_mtime_ns != record["mtime_ns"] and file_record(path)["sha256"] != record["sha256"]
 
 
-def rows_of(receipts: Iterable[dict]) -> Iterator[dict]:
-    """Rows of several receipts, in order."""
-    for receipt in receipts:
-        yield from receipt["rows"]
+def remove_own(path: str | Path) -> None:
+    """Delete a manifest that an earlier run wrote where this one is asked to write none; anything else stays."""
+    if is_own(path):
+        os.unlink(path)
+
+
+def is_own(path: str | Path) -> bool:
+    """The file is a manifest of this package or of the reference library (of any request)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "request_fingerprint" in found

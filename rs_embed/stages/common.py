@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import RSEmbedError, StoreError
 from ..plan import Chunk, Part
-from ..receipts import withdraw
 from ..run import Run
 from ..store import read_object, set_aside
-from ..units import Unit
+from ..units import Source, Unit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,27 +51,22 @@ def models_of(run: Run, source_id: str) -> str:
     return ", ".join(u.label for u in run.plan.units if u.source == source_id)
 
 
-def read_checked(path: Path, vouched: Sequence[str]) -> Object:
-    """Read an object; a damaged or missing one is set aside and the receipts that vouched for it are withdrawn,
-    so that the next start makes it again.
+def read_checked(path: Path) -> Object:
+    """Read an object; a damaged one is moved aside, so that the next start (see ``prepare.py``) makes it again.
 
     Raises:
-        StoreError: says so.
+        StoreError: it is damaged or gone.
     """
     try:
         return read_object(path)
     except StoreError as error:
         aside = set_aside(path)
-        withdraw(vouched)
         raise StoreError(f"{error}; it was moved to {aside.name}; run again to make it anew") from None
     except FileNotFoundError:
-        withdraw(vouched)
         raise StoreError(f"object {path} is gone; run again to make it anew") from None
 
 
-def read_chip(
-    run: Run, source_id: str, bands: Sequence[str], roi_id: str, vouched: Sequence[str]
-) -> tuple[np.ndarray | None, dict]:
+def read_chip(run: Run, source_id: str, bands: Sequence[str], roi_id: str) -> tuple[np.ndarray | None, dict]:
     """Pixels of a ROI in the order of ``bands`` from one or several stored chips, with their metadata.
 
     Returns:
@@ -84,11 +78,10 @@ def read_chip(
     import numpy as np
 
     store = run.store
-    use, missing = store.covering(source_id, tuple(bands), roi_id, store.band_sets(source_id))
+    use, missing = store.covering(source_id, tuple(bands), roi_id, store.band_sets(source_id, tuple(bands)))
     if missing:
-        withdraw(vouched)
         raise StoreError(f"the chip of ROI {roi_id} lacks the bands {', '.join(missing)}; run again to fetch them")
-    chips = [read_checked(store.chip(source_id, held, roi_id), vouched) for held in use]
+    chips = [read_checked(store.chip(source_id, held, roi_id)) for held in use]
     meta = chips[0].meta
     if any(c.meta["status"] == "no_data" for c in chips):
         return None, meta
@@ -96,6 +89,23 @@ def read_chip(
         return chips[0].array, meta
     planes = {b: c.array[..., i, :, :] for c in reversed(chips) for i, b in enumerate(c.meta["bands"])}
     return np.stack([planes[b] for b in bands], axis=-3), meta
+
+
+def needed_bands(run: Run, source: Source, roi_id: str) -> tuple[str, ...]:
+    """The bands of a ROI that something in this run will read: all where inputs are saved, else those of the models
+    that have no embedding of the ROI yet."""
+    if run.request.config.save_inputs:
+        return source.bands
+    readers = [u for u in run.plan.embedded if u.source == source.id and not run.store.embedding(u.id, roi_id).exists()]
+    return tuple(b for b in source.bands if any(b in u.sensor.bands for u in readers))
+
+
+def by_roi(run: Run, indices: Iterable[int]) -> dict[str, list[int]]:
+    """Rows of the table by the place they name: a place that is there twice is worked on once."""
+    found: dict[str, list[int]] = {}
+    for index in indices:
+        found.setdefault(run.plan.roi_ids[index], []).append(index)
+    return found
 
 
 def chunk_of(run: Run, name: str) -> Chunk:
@@ -113,7 +123,7 @@ def unit_of(run: Run, name: str) -> Unit:
     return _known(run.plan.unit, name, "unit")
 
 
-def source_of(run: Run, name: str):  # noqa: ANN201 - plan.Source
+def source_of(run: Run, name: str) -> Source:
     """A source by id."""
     return _known(run.plan.source, name, "source")
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import receipts
 from ..devices import lease
-from ..errors import ModelError
+from ..errors import ModelError, StoreError
 from ..models import get_adapter
 from ..plan import Chunk
 from ..providers import Roi
 from ..run import Run
 from ..store import peek, write_object
 from ..units import Unit
-from .common import chunk_of, read_chip, spent, stop, unit_of
+from .common import by_roi, chunk_of, read_chip, spent, stop, unit_of
 from .quality import inspect
 
 if TYPE_CHECKING:
@@ -37,27 +37,36 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
     unit, chunk = unit_of(run, unit_id), chunk_of(run, chunk_name)
     started = time.monotonic()
     failed = _failed_fetches(run, unit, chunk)
-    rows: dict[int, dict] = {}
+    places = by_roi(run, range(chunk.start, chunk.stop))
+    rows: dict[str, dict] = {}
     lacking = []
-    for index in range(chunk.start, chunk.stop):
-        path = run.store.embedding(unit.id, run.plan.roi_ids[index])
-        found = peek(path)
+    errors: list[tuple[int, Exception]] = []
+    for roi_id, indices in places.items():
+        found = peek(run.store.embedding(unit.id, roi_id))
         if found is not None:
-            rows[index] = {"status": found.meta["status"], "size": found.size, "sha256": found.sha256}
-        elif index in failed:
-            rows[index] = failed[index]
+            rows[roi_id] = {"status": found.meta["status"], "size": found.size, "sha256": found.sha256}
+            bad = _bad_input(run, found.meta["quality"])
+            if bad:
+                errors.append((indices[0], bad))
+                rows[roi_id] = receipts.failure(bad, "embed")
+        elif roi_id in failed:
+            rows[roi_id] = failed[roi_id]
         else:
-            lacking.append(index)
+            lacking.append(indices[0])
     reused = sum(r["status"] != "failed" for r in rows.values())
-    if lacking:
+    if lacking and (not errors or run.request.config.continue_on_error):
         with lease(run.work / "locks"):
-            _embed_all(run, unit, chunk, lacking, rows, threads)
-    counts = {"embedded": sum(rows[i]["status"] == "ok" for i in lacking), "reused": reused}
+            _embed_all(run, unit, lacking, rows, errors, threads)
+    if errors and not run.request.config.continue_on_error:
+        index, error = min(errors, key=lambda e: e[0])
+        raise stop("embed", run.plan.names[index], unit.label, error)
+    made = [rows[run.plan.roi_ids[i]] for i in lacking]
+    counts = {"embedded": sum(r["status"] == "ok" for r in made), "reused": reused}
     receipts.write(
         f"embed/{unit.id}/{chunk.name}.json",
         "embed",
         run.plan.embed_key(unit, chunk),
-        [{"roi": run.plan.roi_ids[i], **rows[i]} for i in range(chunk.start, chunk.stop)],
+        [{"roi": r, **rows[r]} for r in run.plan.roi_ids[chunk.start : chunk.stop]],
         **counts,
         failed=sum(r["status"] == "failed" for r in rows.values()),
         **spent(started),
@@ -65,41 +74,48 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
     return counts
 
 
-def _failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[int, dict]:
-    """Failed rows of the chunk's fetch receipts, by ROI index."""
+def _failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[str, dict]:
+    """Failed rows of the chunk's fetch receipts, by ROI id."""
     source, failed = run.plan.source[unit.source], {}
     for part in chunk.parts:
         receipt = receipts.read(f"fetch/{source.id}/{part.name}.json", run.plan.fetch_key(source, part))
-        for index, row in zip(range(part.start, part.stop), receipt["rows"]):
+        for row in receipt["rows"]:
             if row["status"] == "failed":
-                failed[index] = {k: v for k, v in row.items() if k != "roi"}
+                failed[row["roi"]] = {k: v for k, v in row.items() if k != "roi"}
     return failed
 
 
-def _embed_all(run: Run, unit: Unit, chunk: Chunk, lacking: list[int], rows: dict[int, dict], threads: int) -> None:
+def _bad_input(run: Run, quality: dict) -> ModelError | None:
+    """The error of an image with warnings, where the request wants one; also for an embedding that is there already."""
+    if quality.get("warnings") and run.request.config.fail_on_bad_input:
+        return ModelError(f"bad input: {'; '.join(quality['warnings'])}")
+    return None
+
+
+def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: int) -> None:
+    """Embed ROIs; failures go into ``rows`` and ``errors``."""
     from ..models.engine import Engine, settings
 
-    config, adapter = run.request.config, get_adapter(unit.model)
+    config, adapter, ids = run.request.config, get_adapter(unit.model), run.plan.roi_ids
     metas: dict[int, dict] = {}
-    errors: list[tuple[int, Exception]] = []
 
     def fail(index: int, error: Exception) -> None:
         errors.append((index, error))
-        rows[index] = receipts.failure(error, "embed", retryable=not isinstance(error, ModelError))
+        rows[ids[index]] = receipts.failure(error, "embed")
 
     def images() -> Iterator[tuple[int, Any]]:
         for index in lacking:
-            if errors and not config.continue_on_error:
-                return  # what is under way is finished and kept, nothing new is begun
+            if not config.continue_on_error and any(not isinstance(e, StoreError) for _, e in errors):
+                return  # what is under way is finished and kept, nothing new is begun; damaged chips are all found
             try:
-                image, meta = _image(run, unit, chunk, run.roi(index))
+                image, meta = _image(run, unit, run.roi(index))
             except Exception as error:
                 fail(index, error)
                 continue
             metas[index] = meta
             if image is None:
-                write_object(run.store.embedding(unit.id, run.plan.roi_ids[index]), _nothing(), metas.pop(index))
-                rows[index] = {"status": "no_data"}
+                write_object(run.store.embedding(unit.id, ids[index]), _nothing(), metas.pop(index))
+                rows[ids[index]] = {"status": "no_data"}
             else:
                 yield index, image
 
@@ -109,8 +125,7 @@ def _embed_all(run: Run, unit: Unit, chunk: Chunk, lacking: list[int], rows: dic
     except Exception as error:
         if not config.continue_on_error:
             raise stop("loading the model", run.plan.names[lacking[0]], unit.label, error) from error
-        for index in lacking:
-            rows[index] = receipts.failure(error, "load", retryable=not isinstance(error, ModelError))
+        rows |= {ids[index]: receipts.failure(error, "load") for index in lacking}
         return
     with engine:
         how_made = {"device": how.device, "batch": how.batch, "weights": adapter.record(engine.network, unit.options)}
@@ -119,11 +134,8 @@ def _embed_all(run: Run, unit: Unit, chunk: Chunk, lacking: list[int], rows: dic
             if isinstance(result, Exception):
                 fail(index, result)
                 continue
-            stored = write_object(run.store.embedding(unit.id, run.plan.roi_ids[index]), result, meta | how_made)
-            rows[index] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
-    if errors and not config.continue_on_error:
-        index, error = min(errors, key=lambda e: e[0])
-        raise stop("embed", run.plan.names[index], unit.label, error)
+            stored = write_object(run.store.embedding(unit.id, ids[index]), result, meta | how_made)
+            rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
 
 
 def _nothing() -> np.ndarray:
@@ -132,20 +144,21 @@ def _nothing() -> np.ndarray:
     return np.empty((0,), np.float32)
 
 
-def _image(run: Run, unit: Unit, chunk: Chunk, roi: Roi) -> tuple[Any, dict]:
+def _image(run: Run, unit: Unit, roi: Roi) -> tuple[Any, dict]:
     """The image of a ROI as the adapter takes it, or None without imagery, and the metadata of its embedding."""
     import numpy as np
 
     from ..geometry import Grid, centre_lonlat
     from ..models.base import Image
 
-    pixels, chip = read_chip(run, unit.source, unit.sensor.bands, roi.id, run.plan.fetch_receipts(chunk, [unit.source]))
+    pixels, chip = read_chip(run, unit.source, unit.sensor.bands, roi.id)
     meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance")}
     if pixels is None:
         return None, meta | {"quality": {"valid": 0.0}}
     quality = inspect(pixels, unit.sensor.bands, chip["valid"])
-    if quality.get("warnings") and run.request.config.fail_on_bad_input:
-        raise ModelError(f"bad input: {'; '.join(quality['warnings'])}")
+    bad = _bad_input(run, quality)
+    if bad:
+        raise bad
     height, width = pixels.shape[-2:]
     lon, lat = centre_lonlat(Grid(chip["crs"], tuple(chip["affine"]), width, height))
     frames = pixels.astype(np.float32) if pixels.ndim == 4 else pixels[None].astype(np.float32)

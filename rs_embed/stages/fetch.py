@@ -14,7 +14,7 @@ from ..providers import Roi
 from ..run import Run
 from ..store import write_object
 from ..units import Source
-from .common import models_of, now, part_of, source_of, spent, stop
+from .common import by_roi, models_of, needed_bands, now, part_of, source_of, spent, stop
 
 #: Longest pause between two attempts, seconds.
 MAX_PAUSE_S = 60.0
@@ -30,16 +30,17 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
     """
     source, part = source_of(run, source_id), part_of(run, part_name)
     started = time.monotonic()
-    band_sets = run.store.band_sets(source.id)
-    rows: dict[int, dict] = {}
+    band_sets = run.store.band_sets(source.id, source.bands)
+    places = by_roi(run, range(part.start, part.stop))
+    rows: dict[str, dict] = {}
     wanted: list[tuple[Roi, tuple[str, ...]]] = []
-    for index in range(part.start, part.stop):
-        need = _needed(run, source, run.plan.roi_ids[index])
-        _, missing = run.store.covering(source.id, need, run.plan.roi_ids[index], band_sets)
+    for roi_id, indices in places.items():
+        need = needed_bands(run, source, roi_id)
+        _, missing = run.store.covering(source.id, need, roi_id, band_sets)
         if missing:
-            wanted.append((run.roi(index), tuple(missing)))
+            wanted.append((run.roi(indices[0]), tuple(missing)))
         else:
-            rows[index] = {"status": "ok"}
+            rows[roi_id] = {"status": "ok"}
     for bands in {bands for _, bands in wanted}:
         run.store.declare_bands(source.id, bands)
     errors = _fetch_all(run, source, wanted, rows)
@@ -47,32 +48,24 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         roi, error = min(errors, key=lambda e: e[0].index)
         raise stop("fetch", roi.name, models_of(run, source.id), error)
     for roi, error in errors:
-        rows[roi.index] = receipts.failure(error, "fetch", retryable=getattr(error, "retryable", False))
+        rows[roi.id] = receipts.failure(error, "fetch")
     counts = {
         "fetched": len(wanted) - len(errors),
-        "reused": part.stop - part.start - len(wanted),
+        "reused": len(places) - len(wanted),
         "failed": len(errors),
     }
     receipts.write(
         f"fetch/{source.id}/{part.name}.json",
         "fetch",
         run.plan.fetch_key(source, part),
-        [{"roi": run.plan.roi_ids[i], **rows[i]} for i in range(part.start, part.stop)],
+        [{"roi": r, **rows[r]} for r in run.plan.roi_ids[part.start : part.stop]],
         **counts,
         **spent(started),
     )
     return counts
 
 
-def _needed(run: Run, source: Source, roi_id: str) -> tuple[str, ...]:
-    """The bands of a ROI that something in this run will read."""
-    if run.request.config.save_inputs:
-        return source.bands
-    readers = [u for u in run.plan.embedded if u.source == source.id and not run.store.embedding(u.id, roi_id).exists()]
-    return tuple(b for b in source.bands if any(b in u.sensor.bands for u in readers))
-
-
-def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[int, dict]) -> list[tuple[Roi, Exception]]:
+def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) -> list[tuple[Roi, Exception]]:
     """Fetch with ``num_workers`` threads; without ``continue_on_error`` nothing new is begun after a failure."""
     errors: list[tuple[Roi, Exception]] = []
     with ThreadPoolExecutor(run.request.config.num_workers, thread_name_prefix="fetch") as pool:
@@ -82,7 +75,7 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[int, dict]) ->
             if future.cancelled():
                 continue
             try:
-                rows[roi.index] = future.result()
+                rows[roi.id] = future.result()
             except Exception as error:
                 errors.append((roi, error))
                 if not run.request.config.continue_on_error:

@@ -1,23 +1,27 @@
 """What happens once, before Snakemake decides what to run: checks, the lock, the frozen request, receipts that no
-longer hold, and files that went missing. A dry run checks and looks, and changes nothing."""
+longer hold, objects and files that went missing. A dry run looks and tells, and changes nothing."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from .. import receipts
 from ..errors import ModelError
 from ..formats import manifest
 from ..locks import take
+from ..plan import Chunk
 from ..run import Run
+from .common import needed_bands
 from .repair import damaged_rois, stamps
 
 
 def check(run: Run) -> None:
-    """Refuse what the provider knows to be impossible, naming the ROI."""
+    """Refuse what the provider knows to be impossible, naming the ROI; and a target that is somebody else's file."""
     run.provider.check(run.plan.sources, [run.roi(i) for i in range(len(run.plan.roi_ids))])
+    path = os.path.normpath(run.dir / run.plan.manifest_beside_target)
+    if run.request.config.save_manifest and os.path.exists(path) and not manifest.is_own(path):
+        raise ModelError(f"target.path: {path} is there and is not a manifest of an export; allowed: another path")
 
 
 def prepare(run: Run, *, live: bool) -> list[str]:
@@ -35,37 +39,67 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         )
     if live:
         take(run.dir)
-        _unlock(run.dir)
+        _unlock(run)
         run.freeze()
-    accept = run.request.config.continue_on_error
-    for path, key in [*run.plan.receipts().items(), ("merge.json", run.plan.merge_key)]:
-        if live and receipts.state(run.dir / path, key, accept_failures=accept) in ("stale", "retry"):
-            receipts.withdraw([run.dir / path])
-    _check_artefacts(run, live=live)
-    return repairs(run)
+    asked = repairs(run)
+    withdrawn = _withdrawn(run, work_to_do=bool(asked))
+    if live:
+        receipts.withdraw(run.dir / path for path in withdrawn)
+    elif withdrawn:
+        text = f"rs-embed: besides, {len(withdrawn)} finished jobs would be done again (failures, damage, lost files):"
+        print(text, *withdrawn[:5], *(["..."] if len(withdrawn) > 5 else []), file=sys.stderr)
+    return asked
 
 
-def _unlock(folder: Path) -> None:
+def _unlock(run: Run) -> None:
     """Remove Snakemake's lock files: with our own lock held, the process that left them is dead."""
-    for lock in (folder / ".snakemake" / "locks").glob("*.lock"):
+    for lock in (run.dir / ".snakemake" / "locks").glob("*.lock"):
         lock.unlink(missing_ok=True)
 
 
-def _check_artefacts(run: Run, *, live: bool) -> None:
-    """A final file that was changed since it was made is deleted, so that the merge makes it again."""
-    try:
-        receipt = receipts.read(run.dir / "merge.json", run.plan.merge_key)
-    except (FileNotFoundError, receipts.StoreError):
-        return
-    for record in receipt["rows"]:
-        path = run.dir / record["path"]  # absolute paths stay absolute
-        if path.exists() and manifest.damaged(record, str(run.dir)):
-            print(
-                f"rs-embed: {path} differs from what was written; it {'is' if live else 'would be'} made again",
-                file=sys.stderr,
-            )
-            if live:
-                path.unlink()
+def _withdrawn(run: Run, *, work_to_do: bool) -> list[str]:
+    """Receipts that no longer hold: of another request, unreadable, with failures to try again, or vouching for final
+    files or objects that are gone. Objects are only looked for where something is left to do that may read them."""
+    plan, accept = run.plan, run.request.config.continue_on_error
+    state = {p: receipts.state(run.dir / p, key, accept_failures=accept) for p, key in plan.receipts().items()}
+    state[plan.merge_receipt] = _merge_state(run)
+    bad = [path for path, found in state.items() if found in ("stale", "retry")]
+    if work_to_do or any(found != "good" for found in state.values()):
+        for chunk in plan.chunks:
+            bad += _lost(run, chunk, state)
+    return list(dict.fromkeys(bad))
+
+
+def _merge_state(run: Run) -> str:
+    """State of the merge's receipt, which is stale, too, when a final file is gone or has changed."""
+    path, key = run.dir / run.plan.merge_receipt, run.plan.merge_key
+    state = receipts.state(path, key)
+    if state == "good" and any(manifest.damaged(r, str(run.dir)) for r in receipts.read(path, key)["rows"]):
+        return "stale"
+    return state
+
+
+def _lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
+    """Good receipts of a chunk whose objects are gone, and the chunk's write receipt with them."""
+    plan, store, lost = run.plan, run.store, []
+    for unit in plan.embedded:
+        path = f"embed/{unit.id}/{chunk.name}.json"
+        if state[path] == "good":
+            rows = receipts.read(run.dir / path)["rows"]
+            if not all(store.embedding(unit.id, r["roi"]).exists() for r in rows if r["status"] != "failed"):
+                lost.append(path)
+    for source in plan.sources:
+        band_sets = store.band_sets(source.id, source.bands)
+        for part in chunk.parts:
+            path = f"fetch/{source.id}/{part.name}.json"
+            if state[path] != "good":
+                continue
+            for row in receipts.read(run.dir / path)["rows"]:
+                need = needed_bands(run, source, row["roi"])
+                if row["status"] != "failed" and store.covering(source.id, need, row["roi"], band_sets)[1]:
+                    lost.append(path)
+                    break
+    return [*lost, f"items/{chunk.name}.json"] if lost else []
 
 
 def repairs(run: Run) -> list[str]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import receipts
+from ..errors import StoreError
 from ..formats import manifest
 from ..formats.npz import NpzWriter
-from ..models import describe
 from ..plan import Chunk
 from ..run import Run
 from ..units import Unit
+from . import manifests
 from .common import chunk_of, now, read_checked, read_chip, spent
 
 if TYPE_CHECKING:
@@ -29,28 +30,32 @@ def write(run: Run, chunk_name: str) -> dict:
     """
     chunk = chunk_of(run, chunk_name)
     started, created = time.monotonic(), now()
-    status = _statuses(run, chunk)
-    indices = range(chunk.start, chunk.stop)
-    workers = (
-        run.request.config.writer_workers if run.request.config.async_write and run.plan.layout == "per_item" else 1
-    )
-    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
-        rows = list(pool.map(lambda i: _row(run, chunk, i, status, created), indices))
+    rows = _rows(run, chunk, range(chunk.start, chunk.stop), created)
     receipts.write(
-        f"items/{chunk.name}.json",
-        "items",
-        run.plan.items_key(chunk),
-        rows,
-        created=created,
-        **spent(started),
+        f"items/{chunk.name}.json", "items", run.plan.items_key(chunk), rows, created=created, **spent(started)
     )
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)}
 
 
 def rewrite(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
     """Make the files of some ROIs of a written chunk again (per_item); returns their rows."""
+    return _rows(run, chunk, indices, created)
+
+
+def _rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
+    """The rows of some ROIs. Goes through all of them before it fails, so that every damaged object is set aside."""
     status = _statuses(run, chunk)
-    return [_row(run, chunk, i, status, created) for i in indices]
+    config = run.request.config
+    workers = config.writer_workers if config.async_write and run.plan.layout == "per_item" else 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
+        futures = [pool.submit(_row, run, i, status, created) for i in indices]
+    errors = [f.exception() for f in futures if f.exception()]
+    for error in errors:
+        if not isinstance(error, StoreError):
+            raise error
+    if errors:
+        raise StoreError(f"{errors[0]}{f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''}")
+    return [f.result() for f in futures]
 
 
 def _statuses(run: Run, chunk: Chunk) -> dict[tuple[str, int], dict]:
@@ -66,25 +71,27 @@ def _statuses(run: Run, chunk: Chunk) -> dict[tuple[str, int], dict]:
     return rows
 
 
-def _row(run: Run, chunk: Chunk, index: int, status: dict, created: str) -> dict:
+def _row(run: Run, index: int, status: dict, created: str) -> dict:
     """The record of one ROI; reads, and so verifies, every object of it."""
     plan, config = run.plan, run.request.config
     arrays: dict[str, tuple[np.ndarray, bool]] = {}
     units = {}
     saved: dict[tuple, str] = {}
     for unit in plan.units:
-        entry: dict = {"status": "ok"}
+        entry: dict = {}
         if config.save_inputs:
             same = (unit.source, unit.sensor.bands)
-            entry["input"] = _input(run, chunk, unit, index, status, saved.get(same), arrays)
+            entry["input"] = _input(run, unit, index, status[unit.source, index], saved.get(same), arrays)
             saved.setdefault(same, unit.key)
-            entry["status"] = entry["input"]["status"]
         if config.save_embeddings:
-            entry["embedding"] = _embedding(run, chunk, unit, index, status[unit.id, index], arrays)
-            entry["status"] = entry["embedding"]["status"]
+            entry["embedding"] = _embedding(run, unit, index, status[unit.id, index], arrays)
+        found = {part["status"] for part in entry.values()}
+        entry["status"] = next(s for s in ("failed", "no_data", "ok") if s in found)
         units[unit.key] = entry
+    parts = [part for unit in units.values() for part in unit.values() if isinstance(part, dict)]
     row = {"roi": plan.roi_ids[index], "index": index, "units": units}
-    row |= {"status": _combine([u["status"] for u in units.values()]), "retryable": _retryable(units)}
+    row["status"] = _combine([u["status"] for u in units.values()])
+    row["retryable"] = any(part.get("retryable", False) for part in parts)
     if plan.layout == "per_item":
         row["files"] = _files(run, index, row, arrays, created)
     return row
@@ -98,42 +105,28 @@ def _combine(statuses: list[str]) -> str:
     return "ok" if "ok" in statuses else "no_data"
 
 
-def _retryable(units: dict) -> bool:
-    return any(
-        part.get("retryable", False) for u in units.values() for part in (u.get("input", {}), u.get("embedding", {}))
-    )
-
-
-def _input(run: Run, chunk: Chunk, unit: Unit, index: int, status: dict, same_as: str | None, arrays: dict) -> dict:
-    fetched = status[unit.source, index]
+def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: dict) -> dict:
     if fetched["status"] == "failed":
         return {k: v for k, v in fetched.items() if k != "roi"}
-    vouched = [*run.plan.fetch_receipts(chunk, [unit.source]), f"items/{chunk.name}.json"]
-    pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.roi_ids[index], vouched)
+    pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.roi_ids[index])
     record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched")}
     if pixels is None:
-        return record
-    record |= {
-        "shape": list(pixels.shape),
-        "dtype": pixels.dtype.name,
-        "sha256": _array_digest(pixels),
-        "provenance": meta["provenance"],
-    }
+        return record | {"status": "no_data"}
+    record |= {"shape": list(pixels.shape), "dtype": pixels.dtype.name, "sha256": _array_digest(pixels)}
     if same_as is None:
-        arrays[f"input_chw__{unit.key}"] = (pixels, True)
+        arrays[manifests.single_key("input", unit.key)] = (pixels, True)
     else:
         record["same_as"] = same_as
-    return record
+    return record | {"provenance": meta["provenance"]}
 
 
-def _embedding(run: Run, chunk: Chunk, unit: Unit, index: int, made: dict, arrays: dict) -> dict:
+def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: dict) -> dict:
     if made["status"] == "failed":
         return {k: v for k, v in made.items() if k != "roi"}
-    vouched = [f"embed/{unit.id}/{chunk.name}.json", f"items/{chunk.name}.json"]
-    stored = read_checked(run.store.embedding(unit.id, run.plan.roi_ids[index]), vouched)
+    stored = read_checked(run.store.embedding(unit.id, run.plan.roi_ids[index]))
     if stored.meta["status"] == "no_data":
         return {"status": "no_data", "meta": stored.meta}
-    arrays[f"embedding__{unit.key}"] = (stored.array, False)
+    arrays[manifests.single_key("embedding", unit.key)] = (stored.array, False)
     record = {
         "shape": list(stored.array.shape),
         "dtype": stored.array.dtype.name,
@@ -144,8 +137,6 @@ def _embedding(run: Run, chunk: Chunk, unit: Unit, index: int, made: dict, array
 
 def _array_digest(array: np.ndarray) -> str:
     """SHA-256 of all bytes of an array in C order."""
-    import hashlib
-
     return hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest()
 
 
@@ -155,58 +146,7 @@ def _files(run: Run, index: int, row: dict, arrays: dict, created: str) -> list[
     with NpzWriter(path) as npz:
         for key, (array, deflate) in arrays.items():
             npz.add(key, array.shape, array.dtype, [array], deflate=deflate)
-    manifest.write(sidecar, item_manifest(run, index, row, created))
+    manifest.write(sidecar, manifests.item(run, index, row, created))
+    if not run.request.config.save_manifest:
+        manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json")
     return [manifest.file_record(path, run.plan.target), manifest.file_record(sidecar, run.plan.target)]
-
-
-def item_manifest(run: Run, index: int, row: dict, created: str) -> dict:
-    """The manifest of one ROI (requirements B4)."""
-    plan = run.plan
-    entries = []
-    for unit in plan.units:
-        record = row["units"][unit.key]
-        entry = {
-            **manifest.model_entry(unit, describe(unit.model)),
-            "status": record["status"],
-            "input": None,
-            "embedding": None,
-            "meta": None,
-        }
-        taken = record.get("input")
-        if taken is not None and "shape" in taken:
-            entry["input"] = {"npz_key": f"input_chw__{taken.get('same_as', unit.key)}"} | {
-                k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates")
-            }
-            entry["input"] |= {
-                "units": describe(unit.model).modalities[unit.modality].units,
-                "bands": list(unit.sensor.bands),
-            }
-            if "same_as" in taken:
-                entry["input"]["dedup_reused"] = True
-            entry["fetch_meta"] = {"fetched": taken["fetched"], "provenance": taken["provenance"]}
-        made = record.get("embedding")
-        if made is not None and made["status"] == "ok":
-            entry["embedding"] = {"npz_key": f"embedding__{unit.key}"} | {
-                k: made[k] for k in ("dtype", "shape", "sha256")
-            }
-        if made is not None and "meta" in made:
-            entry["meta"] = {"model": unit.label, **made["meta"]}
-        for part in (taken, made):
-            if part is not None and part["status"] == "failed":
-                entry |= {k: part[k] for k in ("error", "stage", "retryable")}
-        entries.append(entry)
-    return {
-        **manifest.header(plan, created),
-        "point_index": index,
-        "name": plan.names[index],
-        "roi": plan.roi_ids[index],
-        "status": row["status"],
-        "spatial": manifest.spatial(run.roi(index).spatial),
-        "models": entries,
-        "summary": manifest.summary(e["status"] for e in entries),
-        "npz_path": Path(plan.item_file(index)).name,
-        "npz_keys": [
-            e[k]["npz_key"] for e in entries for k in ("input", "embedding") if e[k] and not e[k].get("dedup_reused")
-        ],
-        "manifest_path": Path(plan.item_manifest(index)).name,
-    }

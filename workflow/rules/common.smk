@@ -4,9 +4,11 @@ REQUIRED: a config (config/config.yaml unless --configfile names another).
 GIVES:    RUN and PLAN; every path that a rule names comes from PLAN.
 """
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from rs_embed.devices import gpus_wanted
+from rs_embed.errors import RSEmbedError
 from rs_embed.plan import Chunk
 from rs_embed.stages.prepare import prepare
 from rs_embed.workflow import enter, plain
@@ -16,7 +18,11 @@ if workflow.is_main_process and not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
-RUN = enter(config, main_process=workflow.is_main_process)
+try:
+    RUN = enter(config, main_process=workflow.is_main_process)
+except RSEmbedError as error:
+    raise WorkflowError(str(error)) from None
+
 PLAN = RUN.plan
 
 if workflow.is_main_process:
@@ -47,9 +53,12 @@ def get_write_inputs(wildcards) -> list[str]:
 
 
 def get_targets(wildcards) -> list[str]:
-    """Every receipt, the final files, and a repair for each chunk whose files are damaged. Evaluated once, in the
+    """Every receipt, and a repair for each chunk whose files are damaged. Evaluated once, in the
     main process; only a real run (not a dry run, --dag, ...) changes anything while preparing.
     """
     live = workflow.executor_plugin is not None and not workflow.dryrun
-    repairs = prepare(RUN, live=live)
-    return [*PLAN.receipts(), *PLAN.outputs(), *repairs]
+    try:
+        repairs = prepare(RUN, live=live)
+    except RSEmbedError as error:
+        raise WorkflowError(str(error)) from None
+    return [*PLAN.receipts(), PLAN.merge_receipt, *repairs]

@@ -1,7 +1,7 @@
 """From objects to the user's files: write (verify and record a chunk, make per-item files), repair, merge.
 
 REQUIRED: receipts of the chunk's imagery and embeddings.
-OUTPUTS:  items/{chunk}.json, the receipt; the final files and merge.json; repairs/{chunk}-{number}.json.
+OUTPUTS:  items/{chunk}.json, merge.json, repairs/{chunk}-{number}.json, the receipts; the final files are side products.
 """
 
 
@@ -49,7 +49,7 @@ rule merge:
     input:
         PLAN.items_receipts(),
     output:
-        PLAN.outputs(),
+        PLAN.merge_receipt,
     log:
         "logs/merge.log",
     benchmark:
