@@ -130,7 +130,8 @@ Jobs and wall seconds inside each stage:
 {chr(10).join(split)}
 
 How to read it: Snakemake costs a fixed start and little per job, so its share falls with N; a step costs the start of a Python
-process (and of torch in `embed`, once a chunk); a fetch step also decodes the sample scene's JSON, 0.2 s whatever it fetches. The no-op builds the plan, reads every receipt and stats the outputs.
+process (and of torch in `embed`, once a chunk); a fetch step also decodes the sample scene's JSON, 0.2 s whatever it fetches.
+The no-op builds the plan, reads every receipt and stats the outputs.
 """
     (CHECKOUT / "docs" / "benchmarks.md").write_text(text)
     print("wrote docs/benchmarks.md")
