@@ -167,6 +167,13 @@ def test_what_was_fetched_before_a_failure_is_kept(make):
     assert fetch_all(again) == [{"fetched": 1, "reused": 5, "failed": 0}]
 
 
+def test_nothing_new_is_fetched_after_a_failure(make):
+    run = make(n=60, provider=Fake(p00000=ProviderError("gone")), num_workers=2)
+    with pytest.raises(StageError, match="ROI 'p00000'"):
+        fetch_all(run)
+    assert len(run.provider.calls) < 60
+
+
 def test_failures_become_rows_and_rows_stay_aligned(make):
     busy = ProviderError("quota", retryable=True)
     run = make(n=5, provider=Fake(p00001=busy, p00003="empty"), continue_on_error=True, max_retries=0, buffers={4: 4.0})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -70,16 +70,17 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
     errors: list[tuple[Roi, Exception]] = []
     with ThreadPoolExecutor(run.request.config.num_workers, thread_name_prefix="fetch") as pool:
         futures = {pool.submit(_fetch_one, run, source, roi, bands): roi for roi, bands in wanted}
-        for future in as_completed(futures):
-            roi = futures[future]
-            if future.cancelled():
-                continue
-            try:
-                rows[roi.id] = future.result()
-            except Exception as error:
-                errors.append((roi, error))
-                if not run.request.config.continue_on_error:
-                    pool.shutdown(wait=False, cancel_futures=True)
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                roi = futures[future]
+                try:
+                    rows[roi.id] = future.result()
+                except Exception as error:
+                    errors.append((roi, error))
+            if errors and not run.request.config.continue_on_error:
+                pending = {f for f in pending if not f.cancel()}  # those under way are finished and kept
     return errors
 
 
