@@ -68,6 +68,8 @@ def _watch(parent: int) -> None:
 def main() -> None:
     """Register the plugin and hand over to Snakemake."""
     global _pipe
+    # a shell that starts something in the background makes it ignore SIGINT; ours is how the run is stopped
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.set_inheritable(int(sys.argv[1]), False)  # an orphaned job must not keep the reader waiting
     _pipe = os.fdopen(int(sys.argv[1]), "w")
     threading.Thread(target=_watch, args=(os.dup(0),), daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,9 @@ def request(features: int, n: int, chunk_size: int) -> str:
 
 
 def start(code: str, target: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", code, str(target)], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, str(target)]
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a CI in the background ignores it
+    return subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def kill_all(process: subprocess.Popen) -> int:
