@@ -81,7 +81,7 @@ class Run:
         config = replace(request.config, **relative, resume=True, refetch=False)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
         link = self.dir / PACKAGE / "rs_embed"
-        if not link.is_symlink() or not link.samefile(Path(__file__).parent):
+        if not link.is_symlink() or os.readlink(link) != str(Path(__file__).parent):
             link.parent.mkdir(exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(Path(__file__).parent)

@@ -99,6 +99,9 @@ def test_damaged_small_files_need_nobody(tmp_path):
     stamp.write_text("")
     (bands,) = (tmp_path / ".rs_embed" / "store" / "chips").glob("*/*/bands.json")
     bands.write_text("")
+    link = folder / ".package" / "rs_embed"
+    link.unlink()
+    link.symlink_to("/nowhere/rs_embed")  # as after the environment was moved
     (tmp_path / "items" / "p00002.npz").unlink()
     before = times(tmp_path / ".rs_embed" / "store")
     assert [m["status"] for m in export(target, places(3), SMALL)] == ["ok"] * 3

@@ -10,7 +10,7 @@ from ..errors import StoreError
 from ..formats import manifest
 from ..run import Run
 from .common import chunk_of, spent
-from .write import rewrite
+from .write import make_rows
 
 
 def expected_files(run: Run, chunk_name: str, receipt: dict) -> dict[str, tuple[int, dict]]:
@@ -48,7 +48,7 @@ def repair(run: Run, chunk_name: str, number: int) -> dict:
     chunk, started = chunk_of(run, chunk_name), time.monotonic()
     receipt = receipts.read(f"items/{chunk.name}.json", run.plan.items_key(chunk))
     indices = damaged_rois(run, chunk.name, receipt)
-    rows = rewrite(run, chunk, indices, receipt["created"])
+    rows = make_rows(run, chunk, indices, receipt["created"])
     receipts.write(
         f"repairs/{chunk.name}-{number}.json",
         "repair",

@@ -30,20 +30,16 @@ def write(run: Run, chunk_name: str) -> dict:
     """
     chunk = chunk_of(run, chunk_name)
     started, created = time.monotonic(), now()
-    rows = _rows(run, chunk, range(chunk.start, chunk.stop), created)
+    rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created)
     receipts.write(
         f"items/{chunk.name}.json", "items", run.plan.items_key(chunk), rows, created=created, **spent(started)
     )
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)}
 
 
-def rewrite(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
-    """Make the files of some ROIs of a written chunk again (per_item); returns their rows."""
-    return _rows(run, chunk, indices, created)
-
-
-def _rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
-    """The rows of some ROIs. Goes through all of them before it fails, so that every damaged object is set aside."""
+def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
+    """The rows of some ROIs of a chunk, and in per_item layout their files. Goes through all of them before it fails, so
+    that every damaged object is set aside."""
     status = _statuses(run, chunk)
     config = run.request.config
     workers = config.writer_workers if config.async_write and run.plan.layout == "per_item" else 1
