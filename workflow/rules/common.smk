@@ -4,6 +4,8 @@ REQUIRED: a config (config/config.yaml unless --configfile names another).
 GIVES:    RUN and PLAN; every path that a rule names comes from PLAN.
 """
 
+from pathlib import Path
+
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
@@ -15,7 +17,8 @@ from rs_embed.workflow import enter, plain
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
 
-    configfile: "config/config.yaml"
+    # absolute, because --report reads it again from the run's folder
+    configfile: str(Path("config/config.yaml").absolute())
 
 
 try:
