@@ -274,6 +274,9 @@ def test_the_command_line_runs_the_same_request(tmp_path):
     assert not list(tmp_path.glob(".rs_embed/store/**/*")) + list(tmp_path.glob(".rs_embed/runs/*/*.yaml"))
     done = snakemake("--cores", "2", "--configfile", "my.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    report = snakemake("--cores", "1", "--configfile", "my.yaml", "--report", tmp_path / "report.zip", cwd=tmp_path)
+    assert report.returncode == 0, report.stderr
+    assert (tmp_path / "report.zip").exists()
     result = load_export(tmp_path / "out")
     assert result.names[0] == "plot_a1"
     spatials, names = rs_embed.rois.read_rois(str(CHECKOUT / "config" / "rois.csv"), "")
