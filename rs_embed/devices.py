@@ -68,7 +68,7 @@ def lease(folder: Path) -> Iterator[str]:
         try:
             yield str(number)
         finally:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
             file.close()
         return
     yield "0"

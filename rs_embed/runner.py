@@ -119,7 +119,7 @@ def _stop(child: subprocess.Popen) -> None:
 
 
 #: A line that ends a traceback, or that our own steps and Snakemake print for an error.
-_ERROR = re.compile(r"^(?:error: |\w*Error: |\w*Exception: |\w*\.\w*Error: )(?P<text>.+)$")
+_ERROR = re.compile(r"^(?:error: |\w*Error: |\w*Exception: |\w*\.\w*Error: ).+$")
 
 
 def _explain(run: Run, failures: list[dict], log: Path, status: int) -> str:

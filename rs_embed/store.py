@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,11 +159,6 @@ class Store:
     def clean(self) -> int:
         """Remove temporary files that dead processes left anywhere in the store."""
         return sum(clean(Path(folder)) for folder, _, _ in os.walk(self.root))
-
-    def objects(self) -> Iterator[Path]:
-        """Every stored file."""
-        for folder, _, files in os.walk(self.root):
-            yield from (Path(folder, f) for f in files if f.endswith(".npy") and not f.startswith(TEMP_PREFIX))
 
 
 def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from rs_embed import ModelError, OutputSpec, SensorSpec
+from rs_embed import ModelError, OutputSpec, SensorSpec, devices
 from rs_embed.description import Frames, Modality, ModelInfo
 from rs_embed.fields import option
 from rs_embed.models import get_adapter
@@ -232,3 +234,26 @@ def test_an_error_of_a_batch_is_every_image_s_of_that_batch():
     images[1].pixels[:] = 30000
     found = run(images, ToyOptions(), adapter=Broken(), batch=2)
     assert [isinstance(found[i], RuntimeError) for i in range(6)] == [True, True, False, False, False, False]
+
+
+def test_concurrent_jobs_lease_different_gpus_and_the_last_one_shares(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: 2)
+    taken = []
+    with contextlib.ExitStack() as jobs:
+        for _ in range(3):
+            taken.append(jobs.enter_context(devices.lease(tmp_path)))
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # the next job is another process
+        assert taken == ["0", "1", "0"]
+    with devices.lease(tmp_path) as number:
+        assert (number, os.environ["CUDA_VISIBLE_DEVICES"]) == ("0", "0")
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # a cluster has chosen already
+    with devices.lease(tmp_path) as number:
+        assert number == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("0,1", 1), ("", 0), ("-1", 0)])
+def test_jobs_ask_for_a_gpu_where_there_is_one(monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [devices.gpus_wanted(d) for d in ("auto", "cpu", "mps", "cuda")] == [expected, 0, 0, 1]

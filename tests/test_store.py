@@ -97,7 +97,6 @@ def test_chips_of_several_band_sets_cover_a_request(tmp_path):
     assert store.covering("s", ("B8", "B3", "B4"), "r" * 32, sets) == ([("B2", "B3"), ("B8",)], ["B4"])
     assert store.covering("s", ("B8",), "r" * 32, sets) == ([("B8",)], [])
     assert store.covering("s", ("B8",), "q" * 32, sets) == ([], ["B8"])
-    assert len(list(store.objects())) == 2
 
 
 def test_only_temporary_files_of_dead_processes_are_removed(tmp_path):

@@ -1,6 +1,7 @@
 """Manifests: strict JSON, streamed, with the keys of requirements B4 and B5 and what the decisions add.
 
-``describe`` of a model and everything else that repeats is stored once; per ROI there are only small records.
+What is said of a model and of a source is said once in a manifest; per ROI there is a record of its own grid, dates,
+provenance, quality and digests.
 """
 
 from __future__ import annotations
