@@ -18,7 +18,7 @@ OUT = HERE / "exports" / "demo"
 
 def main() -> int:
     """Run both exports, read them back, say what was written."""
-    spatials, names = read_rois("config/rois.csv", str(HERE))
+    spatials, names, _ = read_rois("config/rois.csv", str(HERE))
     request = {
         "spatials": spatials,
         "temporal": rs_embed.TemporalSpec.range("2022-06-01", "2022-09-01"),

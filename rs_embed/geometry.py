@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MERCATOR_MAX_LAT = math.degrees(math.atan(math.sinh(math.pi)))
 #: Largest side of a chip, pixels: Earth Engine's limit for one request, and a guard against a mistyped scale.
 MAX_SIDE = 32768
+#: UPS north and south.
+POLAR = ("EPSG:5041", "EPSG:5042")
 _EPS = 1e-9
 
 
@@ -48,6 +51,11 @@ class Grid:
         a, _, c, _, e, f = self.affine
         return c, f + e * self.height, c + a * self.width, f
 
+    def rows(self, start: int, stop: int) -> Grid:
+        """The grid of its rows ``start .. stop-1``."""
+        a, b, c, d, e, f = self.affine
+        return Grid(self.crs, (a, b, c, d, e, f + e * start), self.width, stop - start)
+
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
         """x of every column's centre (width,) and y of every row's centre (height,), float64, metres."""
         import numpy as np
@@ -60,9 +68,9 @@ def utm_crs(lon: float, lat: float) -> str:
     """EPSG code of the UTM zone of a place, with the exceptions of Norway and Svalbard (as the Sentinel-2 tiling has
     them), or UPS beyond 84 N and 80 S. Source: NGA.SIG.0012, "The Universal Grids", chapter 2 and 3."""
     if lat >= 84:
-        return "EPSG:5041"
+        return POLAR[0]
     if lat < -80:
-        return "EPSG:5042"
+        return POLAR[1]
     zone = min(int((lon + 180) // 6) + 1, 60)
     if 56 <= lat < 64 and 3 <= lon < 12:
         zone = 32
@@ -146,9 +154,7 @@ def _projected_bounds(spatial: SpatialSpec, crs: str) -> tuple[float, float, flo
         bounds = x - r, y - r, x + r, y + r
     else:
         bounds = _outline_bounds(spatial, to)
-    if not all(map(math.isfinite, bounds)) or (
-        crs not in ("EPSG:5041", "EPSG:5042") and not -1e6 < bounds[0] < bounds[2] < 2e6
-    ):
+    if not all(map(math.isfinite, bounds)) or (crs not in POLAR and not -1e6 < bounds[0] < bounds[2] < 2e6):
         raise SpecError(
             f"ROI: {spatial} is too far from the central meridian of {crs}; allowed: smaller ROIs, or projection 'web_mercator'"
         )
@@ -176,6 +182,35 @@ def _squared(bounds: tuple[float, float, float, float]) -> tuple[float, float, f
         return bounds
     x, y = (left + right) / 2, (bottom + top) / 2
     return x - side / 2, y - side / 2, x + side / 2, y + side / 2
+
+
+def lonlat_boxes(grids: Sequence[Grid]) -> np.ndarray:
+    """Boxes in degrees that hold the grids: (N, 4) float64, west, south, east, north; a little too large rather than too small.
+
+    A grid that touches a pole, or the antimeridian from either side, gets all longitudes.
+    """
+    import numpy as np
+
+    boxes = np.empty((len(grids), 4))
+    by_crs: dict[str, list[int]] = {}
+    for i, grid in enumerate(grids):
+        by_crs.setdefault(grid.crs, []).append(i)
+    along, up = (a.ravel() for a in np.meshgrid((0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.25, 0.5, 0.75, 1.0)))
+    for crs, members in by_crs.items():
+        left, bottom, right, top = np.array([grids[i].bounds for i in members]).T[..., None]
+        x, y = left + (right - left) * along, bottom + (top - bottom) * up
+        lon, lat = transformer(crs, "EPSG:4326").transform(x, y)
+        west, south, east, north = lon.min(1), lat.min(1), lon.max(1), lat.max(1)
+        # edges bulge between the points that were looked at, by less than this share of the box
+        wide, high = 0.02 * (east - west), 0.02 * (north - south)
+        west, south, east, north = west - wide, south - high, east + wide, north + high
+        if crs in POLAR:
+            pole = ((left <= 2e6) & (right >= 2e6) & (bottom <= 2e6) & (top >= 2e6)).ravel()  # false origin of UPS
+            north = np.where(pole & (crs == POLAR[0]), 90, north)
+            south = np.where(pole & (crs == POLAR[1]), -90, south)
+        around = east - west > 180
+        boxes[members] = np.stack([np.where(around, -180, west), south, np.where(around, 180, east), north], axis=1)
+    return boxes
 
 
 def centre_lonlat(grid: Grid) -> tuple[float, float]:

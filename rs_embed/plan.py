@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from .config import OUTPUT_OPTIONS, SUFFIX
@@ -59,6 +59,7 @@ class Plan:
     units: tuple[Unit, ...]
     chunks: tuple[Chunk, ...]
     target: str  # the file (combined) or the folder (per_item)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by source id; see ``objects``
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -85,20 +86,30 @@ class Plan:
         """The units that are run: none with ``save_embeddings=False``."""
         return self.units if self.request.config.save_embeddings else ()
 
+    def objects(self, source_id: str) -> tuple[str, ...]:
+        """What the chips of a source, and the embeddings made of them, are filed under: one name per ROI. The ROI's id,
+        or, where its provider says what else decides the pixels (the files of a catalogue), a digest of both."""
+        return self.keys.get(source_id, self.roi_ids)
+
     # keys: what a receipt covers -------------------------------------------------------------------------------
 
     def fetch_key(self, source: Source, part: Part) -> str:
         """Digest of what a fetch job makes."""
-        return digest([source.id, sorted(source.bands), self.roi_ids[part.start : part.stop]])
+        return digest([source.id, sorted(source.bands), self.objects(source.id)[part.start : part.stop]])
 
     def embed_key(self, unit: Unit, chunk: Chunk) -> str:
         """Digest of what an embed job makes, and refuses."""
-        return digest([unit.id, self.roi_ids[chunk.start : chunk.stop], self.request.config.fail_on_bad_input])
+        objects = self.objects(unit.source)[chunk.start : chunk.stop]
+        return digest([unit.id, objects, self.request.config.fail_on_bad_input])
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest of what is computed: places, window and models, in order; not how, where to or under which names."""
-        return digest([self.roi_ids, [u.id for u in self.units]])
+        return digest([self._places(), [u.id for u in self.units]])
+
+    def _places(self, start: int = 0, stop: int | None = None) -> list:
+        """Everything that decides the pixels of some ROIs beside the sources."""
+        return [self.roi_ids[start:stop], {s: k[start:stop] for s, k in self.keys.items()}]
 
     @cached_property
     def _output_part(self) -> list:
@@ -115,12 +126,12 @@ class Plan:
     def items_key(self, chunk: Chunk) -> str:
         """Digest of what a write job makes; names and wording matter only where it writes the files."""
         more = [self.names[chunk.start : chunk.stop], self._said] if self.layout == "per_item" else None
-        return digest([self._output_part, chunk.start, self.roi_ids[chunk.start : chunk.stop], more])
+        return digest([self._output_part, chunk.start, self._places(chunk.start, chunk.stop), more])
 
     @cached_property
     def merge_key(self) -> str:
         """Digest of what the merge job makes."""
-        return digest([self._output_part, self._said, self.roi_ids, self.names, [c.name for c in self.chunks]])
+        return digest([self._output_part, self._said, self._places(), self.names, [c.name for c in self.chunks]])
 
     # files -----------------------------------------------------------------------------------------------------
 
@@ -182,6 +193,7 @@ def make_plan(
     provider: dict,
     target: str,
     generation: Generation = Generation(),
+    keys: Callable[[Source], Sequence[str] | None] = lambda source: None,
 ) -> Plan:
     """Plan a request.
 
@@ -192,6 +204,7 @@ def make_plan(
         provider: identity of the provider, with at least ``name``.
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
+        keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
     Raises:
         ModelError, SpecError: two models with one label, or what :func:`resolve_unit` refuses.
@@ -210,7 +223,8 @@ def make_plan(
         bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
         sources[source.id] = Source(source.id, source.identity, bands, source.frames)
     chunks = make_chunks(len(roi_ids), request.config.chunk_size)
-    return Plan(request, tuple(roi_ids), request.names, tuple(sources.values()), tuple(units), chunks, target)
+    found = {s.id: tuple(k) for s in sources.values() if (k := keys(s)) is not None}
+    return Plan(request, tuple(roi_ids), request.names, tuple(sources.values()), tuple(units), chunks, target, found)
 
 
 def make_chunks(n: int, chunk_size: int | None) -> tuple[Chunk, ...]:

@@ -21,6 +21,7 @@ from .config import (
 )
 from .errors import ModelError, SpecError
 from .fields import from_mapping, refuse_unknown, to_mapping
+from .rois import RoiTable
 from .specs import BBox, FetchSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
 
 #: Keys of a config file, in the order they are written.
@@ -45,6 +46,16 @@ class Request:
     sensor: SensorSpec | None = None
     fetch: FetchSpec | None = None
     modality: str | None = None
+    windows: tuple[TemporalSpec | None, ...] | None = None
+
+    def window(self, index: int) -> TemporalSpec | None:
+        """The window of a ROI: its own, or the run's."""
+        return (self.windows and self.windows[index]) or self.temporal
+
+    @property
+    def used_windows(self) -> list[TemporalSpec | None]:
+        """Every window that a ROI of this run has, each once."""
+        return list(dict.fromkeys(w or self.temporal for w in self.windows)) if self.windows else [self.temporal]
 
     @staticmethod
     def build(
@@ -61,6 +72,7 @@ class Request:
         sensor: SensorSpec | None = None,
         fetch: FetchSpec | None = None,
         modality: str | None = None,
+        windows: Sequence[TemporalSpec | None] | None = None,
     ) -> Request:
         """Normalise and validate the arguments of ``export_batch``.
 
@@ -111,6 +123,7 @@ class Request:
             sensor=sensor,
             fetch=fetch,
             modality=canonical_modality(modality),
+            windows=tuple(windows) if windows and any(windows) else None,
         )
 
     def to_config(self, rois: Any) -> dict:
@@ -131,8 +144,8 @@ class Request:
         }
 
     @staticmethod
-    def from_config(config: Mapping, spatials: Sequence[SpatialSpec], names: Sequence[str] | None) -> Request:
-        """Read :meth:`to_config` back; ``spatials`` and ``names`` come from the ROI table.
+    def from_config(config: Mapping, rois: RoiTable) -> Request:
+        """Read :meth:`to_config` back.
 
         Raises:
             SpecError, ModelError: one sentence with the key, the value and what is allowed.
@@ -141,8 +154,9 @@ class Request:
         output = config.get("output")
         temporal = config.get("temporal")
         return Request.build(
-            spatials=spatials,
-            names=names,
+            spatials=rois.spatials,
+            names=rois.names,
+            windows=rois.windows,
             temporal=None if temporal is None else TemporalSpec.from_dict(temporal),
             models=[_model_request(m) for m in _items(config["models"], "models", "a non-empty list of models")],
             target=_target(config["target"]),

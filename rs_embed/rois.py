@@ -1,8 +1,9 @@
 """ROI tables: ``.csv`` files, or a few rows inline in the config.
 
 Columns: ``name`` (optional) with ``lon, lat, buffer_m`` for points or ``minlon, minlat, maxlon, maxlat`` for boxes;
-a table may hold both kinds, the cells of the other kind empty. The table of a run (``write_rois`` with ids) has an
-``id`` column besides, so that a job can plan without validating ten thousand rows again.
+a table may hold both kinds, the cells of the other kind empty. ``start, end`` (optional) is a window of a ROI's own. The
+table of a run (``rois_text`` with ids) has an ``id`` column besides, so that a job can plan without validating ten
+thousand rows again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import SpecError
 from .identity import digest
@@ -19,7 +20,22 @@ from .specs import BBox, PointBuffer, SpatialSpec, TemporalSpec
 
 POINT = ("lon", "lat", "buffer_m")
 BOX = ("minlon", "minlat", "maxlon", "maxlat")
-COLUMNS = ("name", *POINT, *BOX)
+WINDOW = ("start", "end")
+COLUMNS = ("name", *POINT, *BOX, *WINDOW)
+
+
+class RoiTable(NamedTuple):
+    """ROIs in table order.
+
+    Attributes:
+        spatials: geometries.
+        names: one per ROI, or None where the table names none.
+        windows: a window for each ROI that has its own, None for the others; None where no ROI has one.
+    """
+
+    spatials: list[SpatialSpec]
+    names: list[str] | None = None
+    windows: list[TemporalSpec | None] | None = None
 
 
 def roi_id(spatial: SpatialSpec, temporal: TemporalSpec | None) -> str:
@@ -29,11 +45,8 @@ def roi_id(spatial: SpatialSpec, temporal: TemporalSpec | None) -> str:
     return digest({"geometry": {k: getattr(spatial, k) for k in keys}, "window": window})
 
 
-def read_rois(given: Any, base: str) -> tuple[list[SpatialSpec], list[str] | None]:
-    """ROIs and names of a config's ``rois`` value: a path (relative to ``base``) or a list of mappings.
-
-    Returns:
-        the ROIs in table order, and their names, or None where the table names none.
+def read_rois(given: Any, base: str) -> RoiTable:
+    """The ROIs of a config's ``rois`` value: a path (relative to ``base``) or a list of mappings.
 
     Raises:
         SpecError: no such table, an unknown column, or a row that is no ROI (with its line).
@@ -61,7 +74,12 @@ def read_rois(given: Any, base: str) -> tuple[list[SpatialSpec], list[str] | Non
     named = [_cell(row, "name") not in (None, "") for row in rows]
     if any(named) and not all(named):
         raise SpecError(f"{where[named.index(False)]}: the name is missing; allowed: a name in every row, or in none")
-    return spatials, [str(row["name"]).strip() for row in rows] if rows and all(named) else None
+    windows = [window(row, at) for row, at in zip(rows, where)]
+    return RoiTable(
+        spatials,
+        [str(row["name"]).strip() for row in rows] if rows and all(named) else None,
+        windows if any(windows) else None,
+    )
 
 
 def read_table(path: str) -> Iterable[tuple[int, dict[str, str]]]:
@@ -124,6 +142,20 @@ def spatial(row: Any, where: str) -> SpatialSpec:
     raise SpecError(f"{where}: {given or 'nothing'} is not a ROI; allowed: {', '.join(POINT)} or {', '.join(BOX)}")
 
 
+def window(row: Mapping, where: str) -> TemporalSpec | None:
+    """The window of one row, None where it has none; :class:`SpecError` begins with ``where``."""
+    given = {k: _cell(row, k) for k in WINDOW}
+    missing = [k for k in WINDOW if given[k] in (None, "")]
+    if len(missing) == 2:
+        return None
+    if missing:
+        raise SpecError(f"{where}: {missing[0]} is missing; allowed: start and end together, or neither")
+    try:
+        return TemporalSpec.range(**given)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
 def _number(value: Any, where: str) -> float:
     try:
         if isinstance(value, bool):
@@ -138,26 +170,27 @@ def row(spatial: SpatialSpec) -> dict[str, float]:
     return {k: getattr(spatial, k) for k in (POINT if isinstance(spatial, PointBuffer) else BOX)}
 
 
-def write_rois(
-    path: str, spatials: Sequence[SpatialSpec], names: Sequence[str], ids: Sequence[str] | None = None
-) -> None:
-    """Write a table that :func:`read_rois` reads back exactly."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        file.write(rois_text(spatials, names, ids))
-
-
-def rois_text(spatials: Sequence[SpatialSpec], names: Sequence[str], ids: Sequence[str] | None = None) -> str:
-    """A table as text; floats by their shortest exact form."""
+def rois_text(
+    spatials: Sequence[SpatialSpec],
+    names: Sequence[str],
+    ids: Sequence[str] | None = None,
+    windows: Sequence[TemporalSpec | None] | None = None,
+) -> str:
+    """A table as text that :func:`read_rois` reads back exactly; floats by their shortest exact form."""
     kinds = {type(s) for s in spatials}
     columns = [
         "name",
         *(POINT if PointBuffer in kinds else ()),
         *(BOX if BBox in kinds else ()),
+        *(WINDOW if windows else ()),
         *(["id"] if ids else []),
     ]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for i, (place, name) in enumerate(zip(spatials, names)):
-        writer.writerow({"name": name, **row(place)} | ({"id": ids[i]} if ids else {}))
+        cells = {"name": name, **row(place)} | ({"id": ids[i]} if ids else {})
+        if windows and windows[i]:
+            cells |= {k: getattr(windows[i], k) for k in WINDOW}
+        writer.writerow(cells)
     return file.getvalue()

@@ -1,7 +1,8 @@
 """One run: a plan, its folders, its provider. Opened from a request, or loaded from the folder a run froze it in.
 
 ``<work>/runs/<run id>/`` is Snakemake's working directory of one target; ``config.yaml`` and ``rois.csv`` in it are the
-whole validated request, from which every job plans again. Every path in it is relative, so a folder can be moved.
+whole validated request, and ``imagery.json`` is what the provider found for it: from these every job plans again. Every
+path in them is relative, so a folder can be moved.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from typing import Any
 
 from . import rois as table
 from .config import SUFFIX
-from .errors import ModelError, StoreError
+from .errors import ModelError, SpecError, StoreError
+from .geometry import Grid, make_grid
 from .identity import digest
 from .models import describe
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
 from .store import Store, replace_file
-from .units import Generation
+from .units import Generation, Source
 
-CONFIG, ROIS = "config.yaml", "rois.csv"
+CONFIG, ROIS, IMAGERY = "config.yaml", "rois.csv", "imagery.json"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
 #: site-packages would hide the packages of a job's own software environment.
 PACKAGE = ".package"
@@ -61,10 +63,21 @@ class Run:
     def roi(self, index: int) -> Roi:
         """The ROI of a row of the table."""
         plan = self.plan
-        spatial = (
-            table.spatial(self.rows[index], f"ROI {plan.names[index]}") if self.rows else self.request.spatials[index]
-        )
-        return Roi(index, plan.roi_ids[index], plan.names[index], spatial, self.request.temporal)
+        if self.rows:
+            where = f"ROI {plan.names[index]}"
+            spatial = table.spatial(self.rows[index], where)
+            window = table.window(self.rows[index], where) or self.request.temporal
+        else:
+            spatial, window = self.request.spatials[index], self.request.window(index)
+        return Roi(index, plan.roi_ids[index], plan.names[index], spatial, window)
+
+    def grid(self, source: Source, roi: Roi) -> Grid:
+        """The pixel grid of a ROI in a source.
+
+        Raises:
+            SpecError: there is none, naming the ROI.
+        """
+        return _grid(source, roi)
 
     def freeze(self) -> None:
         """Write the validated request into the run's folder, for the jobs."""
@@ -87,9 +100,14 @@ class Run:
             link.symlink_to(Path(__file__).parent)
         head = "# The request of this run, as validated; paths are relative to this folder. Written at every start; edits are lost.\n"
         texts = {
-            ROIS: table.rois_text(request.spatials, request.names, self.plan.roi_ids),
+            ROIS: table.rois_text(request.spatials, request.names, self.plan.roi_ids, request.windows),
             CONFIG: head + yaml.safe_dump(frozen, sort_keys=False),
         }
+        known = self.provider.freeze()
+        if known is not None or self.plan.keys:
+            texts[IMAGERY] = json.dumps({"provider": known, "keys": self.plan.keys})
+        else:
+            (self.dir / IMAGERY).unlink(missing_ok=True)
         for name, text in texts.items():
             path = self.dir / name
             if not path.exists() or path.read_bytes() != text.encode():
@@ -155,27 +173,54 @@ def _folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path
 
 
 def open_run(request: Request, base: str) -> Run:
-    """Plan a request; relative paths are relative to ``base``. Writes nothing."""
-    provider = get_provider(request.backend)
+    """Plan a request; relative paths are relative to ``base``. Writes nothing.
+
+    Raises:
+        SpecError, ModelError, ProviderError: the request cannot be met, in one sentence.
+    """
     target = target_path(request, base)
     work, store, folder = _folders(request, target, base)
+    provider = get_provider(request.backend, base, _imagery(folder)["provider"])
+    request = replace(request, backend=provider.backend(str(folder)))
     target = os.path.relpath(target, folder)
     generation = _read_generation(work, folder)
     if not request.config.resume:
         token = secrets.token_hex(8)
         generation = Generation(token, token if request.config.refetch else generation.chips)
-    ids = [table.roi_id(s, request.temporal) for s in request.spatials]
+    windows = [request.window(i) for i in range(len(request.spatials))]
+    ids = [table.roi_id(s, w) for s, w in zip(request.spatials, windows)]
+    rois = [Roi(i, *about) for i, about in enumerate(zip(ids, request.names, request.spatials, windows))]
+
+    def keys(source: Source) -> list[str] | None:
+        grids = [_grid(source, roi) for roi in rois]
+        more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
+        return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
+
     plan = make_plan(
-        request, ids, describe=describe, provider=provider.identity(), target=target, generation=generation
+        request, ids, describe=describe, provider=provider.identity(), target=target, generation=generation, keys=keys
     )
     return Run(plan, folder, work, Store(store), provider, generation)
+
+
+def _grid(source: Source, roi: Roi) -> Grid:
+    try:
+        return make_grid(roi.spatial, source.identity["projection"], source.scale_m, square=source.identity["square"])
+    except SpecError as error:
+        raise SpecError(f"ROI {roi.name!r}: {str(error).removeprefix('ROI: ')}") from None
+
+
+def _imagery(folder: Path) -> dict:
+    """What the provider found when the run was frozen last."""
+    try:
+        return json.loads((folder / IMAGERY).read_text())
+    except (FileNotFoundError, ValueError):
+        return {"provider": None, "keys": {}}
 
 
 def open_config(config: Any, base: str) -> Run:
     """Plan the request of a config mapping (a parsed config file); relative paths are relative to ``base``."""
     check_keys(config)
-    spatials, names = table.read_rois(config["rois"], base)
-    return open_run(Request.from_config(config, spatials, names), base)
+    return open_run(Request.from_config(config, table.read_rois(config["rois"], base)), base)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -194,14 +239,21 @@ def load_run(folder: str | Path) -> Run:
     except FileNotFoundError as error:
         raise StoreError(f"{folder} is not the folder of a run: {error.filename} is missing") from None
     # one ROI stands in for all: the frozen table was validated when it was written, and a job needs few of its rows
-    request = Request.from_config(config, [table.spatial(rows[0], "rois")], None)
-    request = replace(request, names=tuple(r["name"] for r in rows))
-    provider = get_provider(request.backend)
+    first = table.RoiTable([table.spatial(rows[0], "rois")], None, [table.window(rows[0], "rois")])
+    request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows))
+    imagery = _imagery(folder)
+    provider = get_provider(request.backend, str(folder), imagery["provider"], job=True)
     work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
     generation = _read_generation(work, folder)
     ids = [r["id"] for r in rows]
     plan = make_plan(
-        request, ids, describe=describe, provider=provider.identity(), target=request.target.path, generation=generation
+        request,
+        ids,
+        describe=describe,
+        provider=provider.identity(),
+        target=request.target.path,
+        generation=generation,
+        keys=lambda source: imagery["keys"].get(source.id),
     )
     return Run(plan, folder, work, Store(store), provider, generation, rows)
 

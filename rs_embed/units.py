@@ -14,7 +14,7 @@ from .errors import ModelError, SpecError
 from .fields import from_mapping, to_mapping
 from .identity import digest
 from .request import Request
-from .specs import SensorSpec
+from .specs import SensorSpec, TemporalSpec
 
 #: Raised by hand when the meaning of a stored chip changes (grid rule, resampling, units).
 CHIP_VERSION = 1
@@ -89,7 +89,7 @@ def resolve_unit(
         raise ModelError(
             f"output.mode: {request.output.mode!r} is not supported by {info.id}; allowed: one of {', '.join(map(repr, info.outputs))}"
         )
-    if info.needs_window and request.temporal is None:
+    if info.needs_window and None in request.used_windows:
         raise SpecError(
             f"temporal: None is not valid for the model {info.id}, which needs a window; allowed: TemporalSpec.range(start, end) or .year(year)"
         )
@@ -103,7 +103,7 @@ def resolve_unit(
             )
         )
     _refuse_sentinel_1_fields(sensor, modality, where)
-    frames = info.frames(options, request.temporal)
+    frames = _frames(info, options, request.used_windows)
     source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
     output = {"mode": request.output.mode, "pooling": request.output.pooling}
     identity = {
@@ -132,6 +132,20 @@ def resolve_unit(
         identity,
     )
     return unit, source
+
+
+def _frames(info: ModelInfo, options: Any, windows: list[TemporalSpec | None]) -> Frames:
+    """How every window of the run becomes frames: in one way, because one imagery request serves all ROIs."""
+    first, *others = windows
+    frames = info.frames(options, first)
+    for other in others:
+        if info.frames(options, other) != frames:
+            one, two = (f"{w.start}..{w.end}" if w else "none" for w in (first, other))
+            raise SpecError(
+                f"temporal: the windows {one} and {two} of this run give {info.id} different frames; "
+                "allowed: windows of one length in a run"
+            )
+    return frames
 
 
 def resolved_prep(policy: str, size: int | None) -> str:

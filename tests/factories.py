@@ -116,7 +116,7 @@ def read_config(config, base: str = ".") -> Request:
     from rs_embed.request import check_keys
 
     check_keys(config)
-    return Request.from_config(config, *read_rois(config["rois"], base))
+    return Request.from_config(config, read_rois(config["rois"], base))
 
 
 def identities() -> str:

@@ -280,7 +280,7 @@ def test_the_command_line_runs_the_same_request(tmp_path):
     assert (tmp_path / "report.zip").exists()
     result = load_export(tmp_path / "out")
     assert result.names[0] == "plot_a1"
-    spatials, names = read_rois(str(CHECKOUT / "config" / "rois.csv"), "")
+    spatials, names, _ = read_rois(str(CHECKOUT / "config" / "rois.csv"), "")
     export(ExportTarget.per_item(str(tmp_path / "out"), names=names), spatials)
     assert jobs(run_folder(tmp_path / "out", "per_item")) == set(), "Python continues what the command line made"
 

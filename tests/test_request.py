@@ -28,7 +28,7 @@ from rs_embed import (
     TemporalSpec,
 )
 from rs_embed.request import DEVICES, KEYS, Request
-from rs_embed.rois import read_rois, row, write_rois
+from rs_embed.rois import read_rois, rois_text, row
 from rs_embed.schema import as_yaml, config_schema
 
 from .factories import PROPERTY, assert_refusal, read_config
@@ -138,7 +138,7 @@ def requests(draw) -> Request:
 def test_a_request_survives_its_config_file_and_its_table(tmp_path_factory, request, inline):
     folder = tmp_path_factory.getbasetemp()
     ids = [f"{i:032x}" for i in range(len(request.names))]
-    write_rois(str(folder / "rois.csv"), request.spatials, request.names, ids)
+    (folder / "rois.csv").write_text(rois_text(request.spatials, request.names, ids))
     rows = [{"name": n, **row(s)} for n, s in zip(request.names, request.spatials)]
     text = yaml.safe_dump(request.to_config(rows if inline else "rois.csv"), sort_keys=False)
     config = yaml.safe_load(text)
@@ -153,10 +153,10 @@ def test_a_table_without_names_gives_the_default_ones(tmp_path):
     table = tmp_path / "t.csv"
     # a byte order mark, spaces and blank lines are what spreadsheets and people leave behind
     table.write_text("\ufeffminlon, minlat, maxlon, maxlat\n\n1, 2, 3, 4\n 5,6,7,8 \n\n", encoding="utf-8")
-    assert read_rois("t.csv", str(tmp_path)) == ([BBox(1, 2, 3, 4), BBox(5, 6, 7, 8)], None)
+    assert read_rois("t.csv", str(tmp_path)) == ([BBox(1, 2, 3, 4), BBox(5, 6, 7, 8)], None, None)
     assert read_rois(str(table), "elsewhere")[0][0] == BBox(1, 2, 3, 4)
     table.write_text("name ,lon,lat,buffer_m\n here ,1,2,3\n")
-    assert read_rois("t.csv", str(tmp_path)) == ([PointBuffer(1, 2, 3)], ["here"])
+    assert read_rois("t.csv", str(tmp_path)) == ([PointBuffer(1, 2, 3)], ["here"], None)
 
 
 def test_dates_need_no_quotes_in_a_config_file():

@@ -135,11 +135,11 @@ def test_the_end_of_the_window_is_excluded_and_none_is_allowed(tmp_path):
 
 def test_backends_name_what_there_is():
     with pytest.raises(ModelError, match=r"backend: 'sampel' is not supported \(did you mean 'sample'\?\)"):
-        get_provider("sampel")
+        get_provider("sampel", ".")
     with pytest.raises(ModelError, match=r"backend: 'sample:x' is not valid; allowed: 'sample'"):
-        get_provider("sample:x")
-    with pytest.raises(ModelError, match=r"backend: 'auto' means Earth Engine .* allowed: 'sample'"):
-        get_provider("auto")
+        get_provider("sample:x", ".")
+    with pytest.raises(ModelError, match=r"backend: 'auto' means Earth Engine .* allowed: 'local:"):
+        get_provider("auto", ".")
 
 
 def test_a_fetch_outside_the_scene_is_an_error_not_garbage(tmp_path):

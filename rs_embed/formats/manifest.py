@@ -82,7 +82,7 @@ def header(plan: Plan, created: str) -> dict:
         "created_at": created,
         "package_version": importlib.metadata.version("rs-embed-workflow"),
         "layout": plan.layout,
-        "backend": request.backend,
+        "backend": _beside(plan, request.backend),
         "device": request.device,
         "temporal": None if request.temporal is None else request.temporal.to_dict(),
         "output": to_mapping(request.output, defaults=True),
@@ -90,6 +90,14 @@ def header(plan: Plan, created: str) -> dict:
         "request_fingerprint": plan.fingerprint,
         "sources": {s.id: {**s.identity, "bands": list(s.bands)} for s in plan.sources},
     }
+
+
+def _beside(plan: Plan, backend: str) -> str:
+    """A backend with its path relative to the manifest, like every path in it."""
+    word, sep, path = backend.partition(":")
+    return (
+        word + sep + (os.path.relpath(path, os.path.dirname(plan.manifest_beside_target)) if word == "local" else path)
+    )
 
 
 def model_entry(unit: Unit, info: ModelInfo) -> dict:

@@ -11,17 +11,22 @@ from .base import Chip, Provider, Roi
 __all__ = ["PROVIDERS", "Chip", "Provider", "Roi", "get_provider"]
 
 #: backend word -> (module, class)
-PROVIDERS = {"sample": ("sample", "SampleProvider")}
+PROVIDERS = {"local": ("local", "LocalProvider"), "sample": ("sample", "SampleProvider")}
 
 
-def get_provider(backend: str) -> Provider:
-    """The provider of a ``backend`` string such as ``"sample"``.
+def get_provider(backend: str, base: str, known: dict | None = None, *, job: bool = False) -> Provider:
+    """The provider of a ``backend`` string such as ``"sample"`` or ``"local:rasters/"``.
+
+    Args:
+        base: folder that a path in the string is relative to.
+        known: what an earlier start of the run froze (``Provider.freeze``).
+        job: this is a job of the run: ``known`` is what the run was planned with, and is not looked up again.
 
     Raises:
         ModelError: an unknown backend, naming those there are.
     """
     word, _, argument = backend.partition(":")
-    allowed = ", ".join(map(repr, PROVIDERS))
+    allowed = "'local:<folder or catalogue>', 'sample'"
     if word == "auto":
         raise ModelError(
             f"backend: 'auto' means Earth Engine ('gee'), which this version does not have yet; allowed: {allowed}"
@@ -29,4 +34,4 @@ def get_provider(backend: str) -> Provider:
     if word not in PROVIDERS:
         raise ModelError(f"backend: {backend!r} is not supported{nearest(word, PROVIDERS)}; allowed: {allowed}")
     module, name = PROVIDERS[word]
-    return getattr(importlib.import_module(f".{module}", __name__), name)(argument)
+    return getattr(importlib.import_module(f".{module}", __name__), name)(argument, base, known, job=job)

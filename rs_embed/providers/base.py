@@ -23,7 +23,7 @@ class Roi:
         index: row in the ROI table.
         id: identity of geometry and window.
         name: name in messages and files.
-        spatial: geometry. temporal: window, or None.
+        spatial: geometry. temporal: its window, or None.
     """
 
     index: int
@@ -39,15 +39,17 @@ class Chip:
 
     Attributes:
         pixels: (C, H, W), or (T, C, H, W) for several frames; the collection's dtype and units; row-major, north-up.
-        valid: share of pixels with data, 0..1. 0 means there is no imagery: an answer, not an error.
+        valid: share of values with data, 0..1. 0 means there is no imagery: an answer, not an error.
         dates: ISO date of each frame (of the window's midpoint for a composite), T entries; empty if unknown.
         provenance: scenes, dates, request, and whatever else says where the pixels came from (JSON values).
+        warnings: sentences for the quality record, for example about a frame without imagery of its own.
     """
 
     pixels: np.ndarray
     valid: float
     dates: tuple[str, ...]
     provenance: dict
+    warnings: tuple[str, ...] = ()
 
 
 class Provider(Protocol):
@@ -56,11 +58,31 @@ class Provider(Protocol):
     name: str
 
     def identity(self) -> dict:
-        """What of the provider and its endpoint changes the pixels; has the key ``name``."""
+        """What of the provider and its endpoint changes all pixels; has the key ``name``."""
         ...
 
-    def check(self, sources: Sequence[Source], rois: Sequence[Roi]) -> None:
-        """Refuse, before anything runs, what can be known to fail: ``SpecError`` naming the ROI, or ``ProviderError``."""
+    def backend(self, folder: str) -> str:
+        """The ``backend`` string that means this provider for jobs in ``folder``: paths in it are relative to it."""
+        ...
+
+    def resolve(
+        self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool
+    ) -> Sequence[str] | None:
+        """Look at a request before anything runs.
+
+        Args:
+            strict: False where a ROI without imagery is to become a ``no_data`` row rather than an error.
+
+        Returns:
+            for every ROI, a digest of what else decides its pixels (the files that hold them); None if nothing does.
+
+        Raises:
+            SpecError, ProviderError: what can be known to fail, naming the ROI.
+        """
+        ...
+
+    def freeze(self) -> dict | None:
+        """What jobs need to know of what :meth:`resolve` found, as JSON values; None if nothing."""
         ...
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:

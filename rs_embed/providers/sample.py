@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError
-from ..geometry import Grid, make_grid, transformer
+from ..geometry import Grid, transformer
 from .base import Chip, Roi
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class SampleProvider:
 
     name = "sample"
 
-    def __init__(self, argument: str = "") -> None:
+    def __init__(self, argument: str = "", base: str = ".", known: dict | None = None, *, job: bool = False) -> None:
         if argument:
             raise ModelError(f"backend: 'sample:{argument}' is not valid; allowed: 'sample'")
 
@@ -69,36 +69,35 @@ class SampleProvider:
             "date": DATE,
         }
 
-    def check(self, sources: Sequence[Source], rois: Sequence[Roi]) -> None:
+    def backend(self, folder: str) -> str:
+        return self.name
+
+    def freeze(self) -> None:
+        return None
+
+    def resolve(self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool) -> None:
         """Refuse other collections and bands, windows without the scene's date, and ROIs outside the scene."""
-        for source in sources:
-            if source.identity["collection"] != COLLECTION:
-                raise ProviderError(
-                    f"sensor.collection: {source.identity['collection']!r} is not in the sample scene; allowed: {COLLECTION!r}"
-                )
-            missing = [b for b in source.bands if b not in BANDS]
-            if missing:
-                raise ProviderError(
-                    f"sensor.bands: {missing[0]!r} is not in the sample scene; allowed: {', '.join(BANDS)}"
-                )
-            if source.frames.mode != "composite":
-                raise ProviderError("the sample scene is one image; allowed: models that take a single composite")
+        if source.identity["collection"] != COLLECTION:
+            raise ProviderError(
+                f"sensor.collection: {source.identity['collection']!r} is not in the sample scene; allowed: {COLLECTION!r}"
+            )
+        missing = [b for b in source.bands if b not in BANDS]
+        if missing:
+            raise ProviderError(f"sensor.bands: {missing[0]!r} is not in the sample scene; allowed: {', '.join(BANDS)}")
+        if source.frames.mode != "composite":
+            raise ProviderError("the sample scene is one image; allowed: models that take a single composite")
         for window in {r.temporal for r in rois}:
             if window is not None and not window.start <= DATE < window.end:
                 raise ProviderError(
                     f"temporal: {window.start}..{window.end} has no image of the sample scene; allowed: a window with its nominal date {DATE}"
                 )
-        for source in sources:
-            for roi in rois:
-                grid = make_grid(
-                    roi.spatial, source.identity["projection"], source.scale_m, square=source.identity["square"]
+        for roi, grid in zip(rois, grids):
+            if not _inside(grid):
+                west, south, east, north = transformer(SCENE.crs, "EPSG:4326").transform_bounds(*SCENE.bounds)
+                raise SpecError(
+                    f"ROI {roi.name!r}: {roi.spatial} is not inside the sample scene; "
+                    f"allowed: footprints within lon {west:.4f}..{east:.4f}, lat {south:.4f}..{north:.4f}"
                 )
-                if not _inside(grid):
-                    west, south, east, north = transformer(SCENE.crs, "EPSG:4326").transform_bounds(*SCENE.bounds)
-                    raise SpecError(
-                        f"ROI {roi.name!r}: {roi.spatial} is not inside the sample scene; "
-                        f"allowed: footprints within lon {west:.4f}..{east:.4f}, lat {south:.4f}..{north:.4f}"
-                    )
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
         """The nearest scene pixel of every pixel centre; uint16 DN."""

@@ -66,8 +66,8 @@ def read_checked(path: Path) -> Object:
         raise StoreError(f"object {path} is gone; run again to make it anew") from None
 
 
-def read_chip(run: Run, source_id: str, bands: Sequence[str], roi_id: str) -> tuple[np.ndarray | None, dict]:
-    """Pixels of a ROI in the order of ``bands`` from one or several stored chips, with their metadata.
+def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tuple[np.ndarray | None, dict]:
+    """Pixels of a stored object in the order of ``bands`` from one or several stored chips, with their metadata.
 
     Returns:
         ((C, H, W) or (T, C, H, W) pixels, metadata), or (None, metadata) where there is no imagery.
@@ -78,10 +78,10 @@ def read_chip(run: Run, source_id: str, bands: Sequence[str], roi_id: str) -> tu
     import numpy as np
 
     store = run.store
-    use, missing = store.covering(source_id, tuple(bands), roi_id, store.band_sets(source_id, tuple(bands)))
+    use, missing = store.covering(source_id, tuple(bands), name, store.band_sets(source_id, tuple(bands)))
     if missing:
-        raise StoreError(f"the chip of ROI {roi_id} lacks the bands {', '.join(missing)}; run again to fetch them")
-    chips = [read_checked(store.chip(source_id, held, roi_id)) for held in use]
+        raise StoreError(f"the chip {name} lacks the bands {', '.join(missing)}; run again to fetch them")
+    chips = [read_checked(store.chip(source_id, held, name)) for held in use]
     meta = chips[0].meta
     if any(c.meta["status"] == "no_data" for c in chips):
         return None, meta
@@ -91,20 +91,20 @@ def read_chip(run: Run, source_id: str, bands: Sequence[str], roi_id: str) -> tu
     return np.stack([planes[b] for b in bands], axis=-3), meta
 
 
-def needed_bands(run: Run, source: Source, roi_id: str) -> tuple[str, ...]:
-    """The bands of a ROI that something in this run will read: all where inputs are saved, else those of the models
-    that have no embedding of the ROI yet."""
+def needed_bands(run: Run, source: Source, name: str) -> tuple[str, ...]:
+    """The bands of an object that something in this run will read: all where inputs are saved, else those of the models
+    that have no embedding of it yet."""
     if run.request.config.save_inputs:
         return source.bands
-    readers = [u for u in run.plan.embedded if u.source == source.id and not run.store.embedding(u.id, roi_id).exists()]
+    readers = [u for u in run.plan.embedded if u.source == source.id and not run.store.embedding(u.id, name).exists()]
     return tuple(b for b in source.bands if any(b in u.sensor.bands for u in readers))
 
 
-def by_roi(run: Run, indices: Iterable[int]) -> dict[str, list[int]]:
-    """Rows of the table by the place they name: a place that is there twice is worked on once."""
+def by_object(objects: Sequence[str], indices: Iterable[int]) -> dict[str, list[int]]:
+    """Rows of the table by the object they name: a place that is there twice is worked on once."""
     found: dict[str, list[int]] = {}
     for index in indices:
-        found.setdefault(run.plan.roi_ids[index], []).append(index)
+        found.setdefault(objects[index], []).append(index)
     return found
 
 

@@ -18,7 +18,7 @@ from ..providers import Roi
 from ..run import Run
 from ..store import peek, write_object
 from ..units import Unit
-from .common import by_roi, chunk_of, read_chip, spent, stop, unit_of
+from .common import by_object, chunk_of, read_chip, spent, stop, unit_of
 from .quality import inspect
 
 if TYPE_CHECKING:
@@ -37,20 +37,21 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
     unit, chunk = unit_of(run, unit_id), chunk_of(run, chunk_name)
     started = time.monotonic()
     failed = _failed_fetches(run, unit, chunk)
-    places = by_roi(run, range(chunk.start, chunk.stop))
+    objects = run.plan.objects(unit.source)
+    places = by_object(objects, range(chunk.start, chunk.stop))
     rows: dict[str, dict] = {}
     lacking = []
     errors: list[tuple[int, Exception]] = []
-    for roi_id, indices in places.items():
-        found = peek(run.store.embedding(unit.id, roi_id))
+    for name, indices in places.items():
+        found = peek(run.store.embedding(unit.id, name))
         if found is not None:
-            rows[roi_id] = {"status": found.meta["status"], "size": found.size, "sha256": found.sha256}
+            rows[name] = {"status": found.meta["status"], "size": found.size, "sha256": found.sha256}
             bad = _bad_input(run, found.meta["quality"])
             if bad:
                 errors.append((indices[0], bad))
-                rows[roi_id] = receipts.failure(bad, "embed")
-        elif roi_id in failed:
-            rows[roi_id] = failed[roi_id]
+                rows[name] = receipts.failure(bad, "embed")
+        elif name in failed:
+            rows[name] = failed[name]
         else:
             lacking.append(indices[0])
     reused = sum(r["status"] != "failed" for r in rows.values())
@@ -60,13 +61,13 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
     if errors and not run.request.config.continue_on_error:
         index, error = min(errors, key=lambda e: e[0])
         raise stop("embed", run.plan.names[index], unit.label, error)
-    made = [rows[run.plan.roi_ids[i]] for i in lacking]
+    made = [rows[objects[i]] for i in lacking]
     counts = {"embedded": sum(r["status"] == "ok" for r in made), "reused": reused}
     receipts.write(
         f"embed/{unit.id}/{chunk.name}.json",
         "embed",
         run.plan.embed_key(unit, chunk),
-        [{"roi": r, **rows[r]} for r in run.plan.roi_ids[chunk.start : chunk.stop]],
+        [{"object": name, **rows[name]} for name in objects[chunk.start : chunk.stop]],
         **counts,
         failed=sum(r["status"] == "failed" for r in rows.values()),
         **spent(started),
@@ -75,13 +76,13 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
 
 
 def _failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[str, dict]:
-    """Failed rows of the chunk's fetch receipts, by ROI id."""
+    """Failed rows of the chunk's fetch receipts, by object."""
     source, failed = run.plan.source[unit.source], {}
     for part in chunk.parts:
         receipt = receipts.read(f"fetch/{source.id}/{part.name}.json", run.plan.fetch_key(source, part))
         for row in receipt["rows"]:
             if row["status"] == "failed":
-                failed[row["roi"]] = {k: v for k, v in row.items() if k != "roi"}
+                failed[row["object"]] = {k: v for k, v in row.items() if k != "object"}
     return failed
 
 
@@ -96,7 +97,7 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
     """Embed ROIs; failures go into ``rows`` and ``errors``."""
     from ..models.engine import Engine, settings
 
-    config, adapter, ids = run.request.config, get_adapter(unit.model), run.plan.roi_ids
+    config, adapter, ids = run.request.config, get_adapter(unit.model), run.plan.objects(unit.source)
     metas: dict[int, dict] = {}
 
     def fail(index: int, error: Exception) -> None:
@@ -151,11 +152,11 @@ def _image(run: Run, unit: Unit, roi: Roi) -> tuple[Any, dict]:
     from ..geometry import Grid, centre_lonlat
     from ..models.base import Image
 
-    pixels, chip = read_chip(run, unit.source, unit.sensor.bands, roi.id)
+    pixels, chip = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[roi.index])
     meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance")}
     if pixels is None:
         return None, meta | {"quality": {"valid": 0.0}}
-    quality = inspect(pixels, unit.sensor.bands, chip["valid"])
+    quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip.get("warnings", ()))
     bad = _bad_input(run, quality)
     if bad:
         raise bad

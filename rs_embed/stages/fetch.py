@@ -9,12 +9,11 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from .. import receipts
 from ..errors import ProviderError
-from ..geometry import make_grid
 from ..providers import Roi
 from ..run import Run
 from ..store import write_object
 from ..units import Source
-from .common import by_roi, models_of, needed_bands, now, part_of, source_of, spent, stop
+from .common import by_object, models_of, needed_bands, now, part_of, source_of, spent, stop
 
 #: Longest pause between two attempts, seconds.
 MAX_PAUSE_S = 60.0
@@ -31,16 +30,17 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
     source, part = source_of(run, source_id), part_of(run, part_name)
     started = time.monotonic()
     band_sets = run.store.band_sets(source.id, source.bands)
-    places = by_roi(run, range(part.start, part.stop))
+    objects = run.plan.objects(source.id)
+    places = by_object(objects, range(part.start, part.stop))
     rows: dict[str, dict] = {}
     wanted: list[tuple[Roi, tuple[str, ...]]] = []
-    for roi_id, indices in places.items():
-        need = needed_bands(run, source, roi_id)
-        _, missing = run.store.covering(source.id, need, roi_id, band_sets)
+    for name, indices in places.items():
+        need = needed_bands(run, source, name)
+        _, missing = run.store.covering(source.id, need, name, band_sets)
         if missing:
             wanted.append((run.roi(indices[0]), tuple(missing)))
         else:
-            rows[roi_id] = {"status": "ok"}
+            rows[name] = {"status": "ok"}
     for bands in {bands for _, bands in wanted}:
         run.store.declare_bands(source.id, bands)
     errors = _fetch_all(run, source, wanted, rows)
@@ -48,7 +48,7 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         roi, error = min(errors, key=lambda e: e[0].index)
         raise stop("fetch", roi.name, models_of(run, source.id), error)
     for roi, error in errors:
-        rows[roi.id] = receipts.failure(error, "fetch")
+        rows[objects[roi.index]] = receipts.failure(error, "fetch")
     counts = {
         "fetched": len(wanted) - len(errors),
         "reused": len(places) - len(wanted),
@@ -58,7 +58,7 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         f"fetch/{source.id}/{part.name}.json",
         "fetch",
         run.plan.fetch_key(source, part),
-        [{"roi": r, **rows[r]} for r in run.plan.roi_ids[part.start : part.stop]],
+        [{"object": name, **rows[name]} for name in objects[part.start : part.stop]],
         **counts,
         **spent(started),
     )
@@ -76,7 +76,7 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
             for future in done:
                 roi = futures[future]
                 try:
-                    rows[roi.id] = future.result()
+                    rows[run.plan.objects(source.id)[roi.index]] = future.result()
                 except Exception as error:
                     errors.append((roi, error))
             if errors and not run.request.config.continue_on_error:
@@ -85,7 +85,7 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
 
 
 def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...]) -> dict:
-    grid = make_grid(roi.spatial, source.identity["projection"], source.scale_m, square=source.identity["square"])
+    grid = run.grid(source, roi)
     config = run.request.config
     attempts = Retrying(
         stop=stop_after_attempt(config.max_retries + 1),
@@ -105,6 +105,8 @@ def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...]) -> di
         "provenance": chip.provenance,
         "fetched": now(),
     }
+    if chip.warnings:
+        meta["warnings"] = list(chip.warnings)
     pixels = chip.pixels if status == "ok" else chip.pixels[..., :0, :0]
-    stored = write_object(run.store.chip(source.id, bands, roi.id), pixels, meta)
+    stored = write_object(run.store.chip(source.id, bands, run.plan.objects(source.id)[roi.index]), pixels, meta)
     return {"status": status, "size": stored.size, "sha256": stored.sha256}

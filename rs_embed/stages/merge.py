@@ -78,13 +78,13 @@ def _write_arrays(run: Run, survey: Survey) -> list[str]:
 def _of(run: Run, unit: Unit, kind: str, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """(ROI index, array) of the ROIs that have one, in order."""
     for index in indices:
-        yield index, _read(run, unit, kind, run.plan.roi_ids[index])
+        yield index, _read(run, unit, kind, run.plan.objects(unit.source)[index])
 
 
-def _read(run: Run, unit: Unit, kind: str, roi_id: str) -> np.ndarray:
+def _read(run: Run, unit: Unit, kind: str, name: str) -> np.ndarray:
     if kind == "embedding":
-        return read_checked(run.store.embedding(unit.id, roi_id)).array
-    return read_chip(run, unit.source, unit.sensor.bands, roi_id)[0]
+        return read_checked(run.store.embedding(unit.id, name)).array
+    return read_chip(run, unit.source, unit.sensor.bands, name)[0]
 
 
 def _find_all_damage(run: Run, survey: Survey) -> int:
@@ -94,7 +94,7 @@ def _find_all_damage(run: Run, survey: Survey) -> int:
         for kind in KINDS:
             for index in survey.arrays[unit.key, kind].indices:
                 try:
-                    _read(run, unit, kind, run.plan.roi_ids[index])
+                    _read(run, unit, kind, run.plan.objects(unit.source)[index])
                 except StoreError:
                     found += 1
     return found - 1  # the first one is missing now, and counted again

@@ -17,8 +17,7 @@ from .repair import damaged_rois, stamps
 
 
 def check(run: Run) -> None:
-    """Refuse what the provider knows to be impossible, naming the ROI; and a target that is somebody else's file."""
-    run.provider.check(run.plan.sources, [run.roi(i) for i in range(len(run.plan.roi_ids))])
+    """Refuse a target that is somebody else's file."""
     path = os.path.normpath(run.dir / run.plan.manifest_beside_target)
     if run.request.config.save_manifest and os.path.exists(path) and not manifest.is_own(path):
         raise ModelError(f"target.path: {path} is there and is not a manifest of an export; allowed: another path")
@@ -86,7 +85,7 @@ def _lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
         path = f"embed/{unit.id}/{chunk.name}.json"
         if state[path] == "good":
             rows = receipts.read(run.dir / path)["rows"]
-            if not all(store.embedding(unit.id, r["roi"]).exists() for r in rows if r["status"] != "failed"):
+            if not all(store.embedding(unit.id, r["object"]).exists() for r in rows if r["status"] != "failed"):
                 lost.append(path)
     for source in plan.sources:
         band_sets = store.band_sets(source.id, source.bands)
@@ -95,8 +94,8 @@ def _lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
             if state[path] != "good":
                 continue
             for row in receipts.read(run.dir / path)["rows"]:
-                need = needed_bands(run, source, row["roi"])
-                if row["status"] != "failed" and store.covering(source.id, need, row["roi"], band_sets)[1]:
+                need = needed_bands(run, source, row["object"])
+                if row["status"] != "failed" and store.covering(source.id, need, row["object"], band_sets)[1]:
                     lost.append(path)
                     break
     return [*lost, f"items/{chunk.name}.json"] if lost else []

@@ -9,21 +9,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def inspect(pixels: np.ndarray, bands: Sequence[str], valid: float) -> dict:
+def inspect(pixels: np.ndarray, bands: Sequence[str], valid: float, known: Sequence[str] = ()) -> dict:
     """Quality record of one image.
 
     Args:
         pixels: (C, H, W) or (T, C, H, W) as fetched.
         bands: names of the C bands.
         valid: share of pixels with data, 0..1.
+        known: what the provider said of them.
 
     Returns:
-        ``valid`` and, where something is wrong, ``warnings``: sentences about partly filled images, non-finite values
+        ``valid`` and, where something is wrong, ``warnings``: sentences about frames without imagery, partly filled images, non-finite values
         and constant bands (an image of one pixel has no spread to judge).
     """
     import numpy as np
 
-    warnings = []
+    warnings = list(known)
     if valid < 1:
         warnings.append(f"{100 * (1 - valid):.1f} % of the pixels have no data")
     finite = np.isfinite(pixels)

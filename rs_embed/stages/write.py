@@ -103,8 +103,8 @@ def _combine(statuses: list[str]) -> str:
 
 def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: dict) -> dict:
     if fetched["status"] == "failed":
-        return {k: v for k, v in fetched.items() if k != "roi"}
-    pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.roi_ids[index])
+        return {k: v for k, v in fetched.items() if k != "object"}
+    pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[index])
     record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched")}
     if pixels is None:
         return record | {"status": "no_data"}
@@ -118,8 +118,8 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
 
 def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: dict) -> dict:
     if made["status"] == "failed":
-        return {k: v for k, v in made.items() if k != "roi"}
-    stored = read_checked(run.store.embedding(unit.id, run.plan.roi_ids[index]))
+        return {k: v for k, v in made.items() if k != "object"}
+    stored = read_checked(run.store.embedding(unit.id, run.plan.objects(unit.source)[index]))
     if stored.meta["status"] == "no_data":
         return {"status": "no_data", "meta": stored.meta}
     arrays[manifests.single_key("embedding", unit.key)] = (stored.array, False)

@@ -1,0 +1,99 @@
+"""From several images of a place to one, and from a window to the bins of several frames."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..description import Frames
+from ..specs import TemporalSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def bins(window: TemporalSpec, frames: Frames) -> list[tuple[str, str]]:
+    """Half-open (start, end) dates of every frame, earliest first, without gaps.
+
+    ``equal``: ``count`` bins with bounds ``start + total_days * i // count``. ``fixed``: consecutive bins of ``days`` days, at most
+    ``count``, the last one cut off at the end of the window; days after the last of ``count`` bins are left out if they are
+    less than a bin, otherwise there are ``count`` equal bins instead. Both as rs-embed 0.3.1 has them (``tools/temporal.py``).
+    """
+    first, last = dt.date.fromisoformat(window.start), dt.date.fromisoformat(window.end)
+    total = (last - first).days
+    if frames.mode == "composite":
+        cuts = [0, total]
+    elif frames.mode == "fixed" and total - frames.count * frames.days < frames.days:
+        count = min(frames.count, -(-total // frames.days))
+        cuts = [*range(0, count * frames.days, frames.days), min(total, count * frames.days)]
+    else:
+        count = min(frames.count, total)  # a bin has a day at least
+        cuts = [total * i // count for i in range(count + 1)]
+    days = [(first + dt.timedelta(days=d)).isoformat() for d in cuts]
+    return list(zip(days, days[1:]))
+
+
+def midpoint(start: str, end: str) -> str:
+    """The date in the middle of a half-open window: start + (end - start) / 2, without the time of day."""
+    first = dt.date.fromisoformat(start)
+    return (first + (dt.date.fromisoformat(end) - first) / 2).isoformat()
+
+
+def stored_dtype(dtypes: Sequence[np.dtype], images: int, how: str, fill_value: float) -> np.dtype:
+    """The dtype that holds a composite exactly: the images' own; of a median of several, which can lie between two
+    integers, a float; and one that can hold ``fill_value``."""
+    import numpy as np
+
+    own = np.result_type(*dtypes)
+    if how == "median" and images > 1 and own.kind in "iub":
+        own = np.dtype(np.float32 if own.itemsize <= 2 else np.float64)
+    if own.kind in "iu":
+        limits = np.iinfo(own)
+        if fill_value != int(fill_value) or not limits.min <= fill_value <= limits.max:
+            own = np.dtype(np.float32 if own.itemsize <= 2 else np.float64)
+    return own
+
+
+def combine(
+    images: Sequence[tuple[np.ndarray, np.ndarray]], how: str, fill_value: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """One image of several of one grid, earliest first.
+
+    Args:
+        images: (values (C, H, W), valid (C, H, W) bool) each.
+        how: ``"median"`` of the valid values of each pixel, or ``"mosaic"``: the latest valid one.
+        fill_value: value of pixels without a valid one.
+
+    Returns:
+        (values (C, H, W) in :func:`stored_dtype`, valid (C, H, W) bool).
+    """
+    import numpy as np
+
+    dtype = stored_dtype([v.dtype for v, _ in images], len(images), how, fill_value)
+    any_valid = np.logical_or.reduce([valid for _, valid in images])
+    if how == "mosaic" or len(images) == 1:
+        out = np.full(images[0][0].shape, fill_value, dtype)
+        for values, valid in images:
+            np.copyto(out, values, where=valid, casting="same_kind")
+        return out, any_valid
+    out = np.empty(images[0][0].shape, dtype)
+    for band in range(len(out)):  # a band at a time: memory for the images of one band, not for all
+        stack = np.ma.masked_array([v[band] for v, _ in images], mask=[~m[band] for _, m in images])
+        out[band] = _median(stack, dtype)
+    out[~any_valid] = fill_value
+    return out, any_valid
+
+
+def _median(stack: np.ma.MaskedArray, dtype: np.dtype) -> np.ndarray:
+    """Median over the first axis of the values that are not masked; undefined where all are."""
+    import numpy as np
+
+    values = np.where(stack.mask, np.inf, stack.data.astype(np.promote_types(dtype, np.float32)))
+    values.sort(axis=0)
+    count = (~stack.mask).sum(axis=0)[None]
+    low, high = (
+        np.take_along_axis(values, np.clip(i, 0, len(values) - 1), 0)[0] for i in ((count - 1) // 2, count // 2)
+    )
+    with np.errstate(invalid="ignore"):  # infinities where nothing is valid
+        return np.where(low == high, low, low + (high - low) / 2)
