@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def bins(window: TemporalSpec, frames: Frames) -> list[tuple[str, str]]:
         count = min(frames.count, total)  # a bin has a day at least
         cuts = [total * i // count for i in range(count + 1)]
     days = [(first + dt.timedelta(days=d)).isoformat() for d in cuts]
-    return list(zip(days, days[1:]))
+    return list(itertools.pairwise(days))
 
 
 def midpoint(start: str, end: str) -> str:
