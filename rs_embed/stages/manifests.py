@@ -117,8 +117,8 @@ def _arrays(run: Run, survey: Survey, unit: Unit, kind: str, more: dict) -> dict
         key = next(k for k in arrays.same_as if k is not None)
         more = more | {"dedup_reused": True}
     if arrays.stackable:
-        shape, dtype = [len(arrays.have), *next(iter(arrays.shapes))], next(iter(arrays.dtypes))
-        return {"npz_key": stacked_key(kind, key), "shape": shape, "dtype": dtype, **more}
+        shape = [len(arrays.have), *next(iter(arrays.shapes))]
+        return {"npz_key": stacked_key(kind, key), "shape": shape, "dtype": arrays.dtype, **more}
     return {
         "npz_keys": [f"{single_key(kind, key)}__{i:05d}" for i in arrays.indices],
         "indices": arrays.indices,

@@ -44,8 +44,15 @@ class Arrays:
 
     @property
     def stackable(self) -> bool:
-        """Every ROI has an array, and all are of one shape and dtype."""
-        return all(self.have) and len(self.shapes) == 1 and len(self.dtypes) == 1
+        """Every ROI has an array, and all are of one shape."""
+        return all(self.have) and len(self.shapes) == 1
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that holds all of them exactly: a median of two images is a float, one image may be integers."""
+        import numpy as np
+
+        return np.result_type(*self.dtypes).name
 
 
 @dataclass
