@@ -51,7 +51,7 @@ def _item_entry(unit: Unit, record: dict) -> dict:
     if "shape" in taken:
         entry["input"] = {
             "npz_key": single_key("input", taken.get("same_as", unit.key)),
-            **{k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates")},
+            **{k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates", "roi") if k in taken},
             "units": info.modalities[unit.modality].units,
             "bands": list(unit.sensor.bands),
             **({"dedup_reused": True} if "same_as" in taken else {}),

@@ -105,7 +105,7 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
     if fetched["status"] == "failed":
         return {k: v for k, v in fetched.items() if k != "object"}
     pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[index])
-    record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched")}
+    record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched", "roi") if k in meta}
     if pixels is None:
         return record | {"status": "no_data"}
     record |= {"shape": list(pixels.shape), "dtype": pixels.dtype.name, "sha256": _array_digest(pixels)}
