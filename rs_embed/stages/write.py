@@ -15,7 +15,7 @@ from ..formats.npz import NpzWriter
 from ..plan import Chunk
 from ..run import Run
 from ..units import Unit
-from . import manifests
+from . import manifests, records
 from .common import chunk_of, now, read_checked, read_chip, spent
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ def write(run: Run, chunk_name: str) -> dict:
     chunk = chunk_of(run, chunk_name)
     started, created = time.monotonic(), now()
     rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created)
-    receipts.write(
-        f"items/{chunk.name}.json", "items", run.plan.items_key(chunk), rows, created=created, **spent(started)
-    )
+    kept = records.write(chunk, rows)
+    small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
+    key = run.plan.items_key(chunk)
+    receipts.write(f"items/{chunk.name}.json", "items", key, small, records=kept, created=created, **spent(started))
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)}
 
 
