@@ -136,6 +136,8 @@ def test_imports_point_down_only():
             "description",
             "request",
             "rois",
+            "vectors",
+            "frames",
             "units",
             "plan",
             "geometry",
