@@ -62,12 +62,9 @@ class Run:
 
     def roi(self, index: int) -> Roi:
         """The ROI of a row of the table."""
-        plan = self.plan
-        if self.rows:
-            spatial = table.spatial(self.rows[index], f"ROI {plan.names[index]}")
-        else:
-            spatial = self.request.spatials[index]
-        return Roi(index, plan.roi_ids[index], plan.names[index], spatial, self.request.window(index))
+        name = self.plan.names[index]
+        spatial = table.spatial(self.rows[index], f"ROI {name}") if self.rows else self.request.spatials[index]
+        return Roi(index, self.plan.roi_ids[index], name, spatial, self.request.window(index))
 
     def grid(self, source: Source, roi: Roi) -> Grid:
         """The pixel grid of a ROI in a source.
