@@ -117,7 +117,7 @@ def _to_degrees(crs: str | None, said: str) -> Any:
     from pyproj import CRS
     from pyproj.exceptions import ProjError
 
-    if not crs:
+    if not crs or "Undefined " in crs:  # GeoPackage has numbers for "undefined", which older GDAL gives this name
         raise SpecError(f"{said} has no CRS; allowed: a layer that names its CRS, for example EPSG:4326")
     try:
         same = CRS.from_user_input(crs).equals(CRS.from_user_input(WGS84), ignore_axis_order=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import math
+import sqlite3
 from pathlib import Path
 
 import geopandas
@@ -289,6 +291,14 @@ def only_a_table(path: Path) -> None:
     pyogrio.write_dataframe(pandas.DataFrame({"x": [1]}), path)
 
 
+def undefined_crs(path: Path) -> None:
+    """The GeoPackage standard's own number for a CRS that nobody knows."""
+    frame(ONE).to_file(path)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE gpkg_geometry_columns SET srs_id = 0")
+        db.execute("UPDATE gpkg_contents SET srs_id = 0")
+
+
 BROKEN_FILES = {
     "not there": ("t.gpkg", lambda path: None, "'t.gpkg'", "does not exist"),
     "a folder": ("t.geojson", Path.mkdir, "'t.geojson'"),
@@ -312,6 +322,7 @@ BROKEN_FILES = {
     "no row": ("t.gpkg", lambda path: frame([]).to_file(path), "'t.gpkg' is empty"),
     "two layers": ("t.gpkg", two_layers, "2 layers", "plots, fields"),
     "no geometry": ("t.gpkg", only_a_table, "no layer with geometries"),
+    "undefined CRS": ("t.gpkg", undefined_crs, "no CRS"),
     "no CRS": ("t.gpkg", lambda path: frame(ONE, None).to_file(path), "no CRS"),
 }
 
