@@ -48,9 +48,9 @@ def read(path: str, shown: str) -> tuple[list[dict], list[str]]:
             path, layer=layers[0], columns=columns, force_2d=True, datetime_as_string=True
         )
         bounds = read_bounds(path, layer=layers[0])[1].T.tolist()
-    except (RuntimeError, ValueError) as error:  # the roots of pyogrio's errors; a SpecError is a ValueError, too
-        if isinstance(error, SpecError):
-            raise
+    except SpecError:
+        raise
+    except (RuntimeError, ValueError) as error:  # the roots of pyogrio's errors
         why = " ".join(str(error).split("; It might")[0].split()).rstrip(".")
         raise SpecError(f"{said} cannot be read ({why}); allowed: a GeoJSON or GeoPackage file") from None
     # GeoJSON is WGS 84 unless it says otherwise (RFC 7946, section 4)
