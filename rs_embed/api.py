@@ -12,12 +12,14 @@ from .config import ExportConfig, ExportModelRequest, ExportTarget
 from .errors import ModelError
 from .fields import nearest
 from .request import Request
+from .rois import RoiTable, read_rois
 from .specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
 
 
 def export_batch(
     *,
-    spatials: Sequence[SpatialSpec],
+    spatials: Sequence[SpatialSpec] | None = None,
+    rois: Any = None,
     temporal: TemporalSpec | None,
     models: Sequence[str | ExportModelRequest],
     target: ExportTarget,
@@ -35,7 +37,11 @@ def export_batch(
 
     Args:
         spatials: ROIs, one or many ``PointBuffer`` or ``BBox`` (WGS 84 degrees, metres).
-        temporal: the window, half-open; None only for models that need none.
+        rois: instead of ``spatials``, a table: the path of a .csv, .geojson, .json or .gpkg file, a pandas DataFrame with the
+            columns of a .csv table, a geopandas GeoDataFrame, or a list of rows; see docs/configuration.md. Names come from its
+            column ``name``.
+        temporal: the window, half-open, of all ROIs without one of their own (``start`` and ``end`` of ``rois``); None only
+            where every ROI has its own, or for models that need none.
         models: ids, or :class:`ExportModelRequest` where one model differs.
         target: ``ExportTarget.combined(path)`` or ``ExportTarget.per_item(dir, names=...)``; relative to the working directory.
         config: run options; instead, single options may be given as keywords (``chunk_size=64``).
@@ -64,8 +70,14 @@ def export_batch(
                 f"input_prep: {input_prep!r} is given beside config; allowed: ExportConfig(input_prep=...)"
             )
         options["input_prep"] = input_prep
+    if (spatials is None) == (rois is None):
+        which = "neither is" if rois is None else "both are"
+        raise ModelError(f"spatials, rois: {which} given; allowed: either spatials=[...] or rois=<table>")
+    table = RoiTable(spatials) if rois is None else read_rois(rois, os.getcwd())
     request = Request.build(
-        spatials=spatials,
+        spatials=table.spatials,
+        names=table.names,
+        windows=table.windows,
         temporal=temporal,
         models=models,
         target=target,

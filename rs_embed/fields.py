@@ -11,6 +11,7 @@ import difflib
 import functools
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -160,6 +161,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` or nothing."""
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def mistaken(word: str, known: Iterable[str]) -> str | None:
+    """The known word that another one misspells: in other letter case, with letters swapped, one too many or too few, or
+    with something put before or after it (``strat``, ``START``, ``start_date``, ``buffer``); not ``state`` for ``start``."""
+    known = list(known)
+    low = str(word).lower()
+    if word in known:
+        return None
+    for right in known:
+        swapped = len(low) > 3 and sorted(low) == sorted(right)  # "alt" is no misspelt "lat"
+        part = right != "name" and right.split("_")[0] in re.split(r"[^a-z0-9]+", low)  # "name_en" is a name, too
+        if low == right or swapped or part:
+            return right
+    return next(iter(difflib.get_close_matches(low, known, n=1, cutoff=0.81)), None)
 
 
 def refuse_unknown(given: Mapping, known: Iterable[str], where: str, error: type[Exception]) -> None:

@@ -79,7 +79,8 @@ class ExportResult:
         layout: ``combined`` or ``per_item``.
         status: of the whole export. n_items: number of ROIs.
         names: names of the ROIs, in order.
-        spatials: geometries as mappings. temporal: the window, or None.
+        spatials: geometries as mappings. temporal: the window of the run, or None.
+        windows: the window of every ROI: its own, or the run's.
         models: label to :class:`ModelResult`.
         manifest: the manifest (combined) or the index (per_item).
     """
@@ -90,6 +91,7 @@ class ExportResult:
     names: list[str]
     spatials: list[dict]
     temporal: dict | None
+    windows: list[dict | None]
     models: dict[str, ModelResult]
     manifest: dict
 
@@ -181,6 +183,7 @@ def _combined(arrays: Path, sidecar: Path) -> ExportResult:
         manifest["names"],
         manifest["spatials"],
         manifest["temporal"],
+        [w or manifest["temporal"] for w in manifest.get("windows") or [None] * n],
         models,
         manifest,
     )
@@ -228,6 +231,7 @@ def _per_item(folder: Path) -> ExportResult:
         [i["name"] for i in manifest["items"]],
         [i["spatial"] for i in items],
         manifest["temporal"],
+        [i["temporal"] for i in items],
         models,
         manifest,
     )

@@ -123,15 +123,23 @@ class Plan:
         window = None if request.temporal is None else request.temporal.to_dict()
         return [window, request.backend, request.device, request.output.grid_orientation]
 
+    def _windows(self, start: int = 0, stop: int | None = None) -> list:
+        """Which ROIs have a window of their own; its dates are in their ids already."""
+        windows = self.request.windows
+        return [[w is not None for w in windows[start:stop]]] if windows else []
+
     def items_key(self, chunk: Chunk) -> str:
         """Digest of what a write job makes; names and wording matter only where it writes the files."""
-        more = [self.names[chunk.start : chunk.stop], self._said] if self.layout == "per_item" else None
+        more = None
+        if self.layout == "per_item":
+            more = [self.names[chunk.start : chunk.stop], self._said, *self._windows(chunk.start, chunk.stop)]
         return digest([self._output_part, chunk.start, self._places(chunk.start, chunk.stop), more])
 
     @cached_property
     def merge_key(self) -> str:
         """Digest of what the merge job makes."""
-        return digest([self._output_part, self._said, self._places(), self.names, [c.name for c in self.chunks]])
+        more = [[c.name for c in self.chunks], *self._windows()]
+        return digest([self._output_part, self._said, self._places(), self.names, *more])
 
     # files -----------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,10 @@ class Request:
             raise ModelError(f"output: {output!r} is not valid; allowed: OutputSpec.pooled() or OutputSpec.grid()")
         refuse_both(sensor, fetch, "export")
         if target.names is not None:
+            if names is not None:
+                raise ModelError(
+                    "target.names: given beside the column name of the ROI table; allowed: one or the other"
+                )
             names, target = target.names, replace(target, names=None)
         if names is not None and len(names) != len(spatials):
             raise ModelError(f"target.names: {len(names)} names for {len(spatials)} ROIs; allowed: one name per ROI")

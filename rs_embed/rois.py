@@ -1,4 +1,4 @@
-"""ROI tables: ``.csv`` files, or a few rows inline in the config.
+"""ROI tables: ``.csv`` files, a few rows inline in the config, and whatever ``vectors`` and ``frames`` turn into rows.
 
 Columns: ``name`` (optional) with ``lon, lat, buffer_m`` for points or ``minlon, minlat, maxlon, maxlat`` for boxes;
 a table may hold both kinds, the cells of the other kind empty. ``start, end`` (optional) is a window of a ROI's own. The
@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from . import frames, vectors
 from .errors import SpecError
 from .identity import digest
 from .specs import BBox, PointBuffer, SpatialSpec, TemporalSpec
@@ -45,32 +46,33 @@ def roi_id(spatial: SpatialSpec, temporal: TemporalSpec | None) -> str:
     return digest({"geometry": {k: getattr(spatial, k) for k in keys}, "window": window})
 
 
+_ALLOWED = "a .csv, .geojson, .json or .gpkg table, or a list of rows"
+
+
 def read_rois(given: Any, base: str) -> RoiTable:
-    """The ROIs of a config's ``rois`` value: a path (relative to ``base``) or a list of mappings.
+    """The ROIs of a config's ``rois`` value, or of ``export_batch(rois=...)``: a path (relative to ``base``), a list of
+    mappings, a DataFrame or a GeoDataFrame.
 
     Raises:
         SpecError: no such table, an unknown column, or a row that is no ROI (with its line).
     """
-    if isinstance(given, str):
-        path = os.path.join(base, os.path.expanduser(given))
-        if not path.lower().endswith(".csv"):
-            raise SpecError(f"rois: {given!r} is not valid; allowed: a .csv table, or a list of rows")
-        if not os.path.isfile(path):
-            raise SpecError(
-                f"rois: {given!r} does not exist (looked for {path}); allowed: a .csv table, or a list of rows"
-            )
-        numbered = list(read_table(path))
-        rows, where = [r for _, r in numbered], [f"rois: {given} line {n}" for n, _ in numbered]
-        if not rows:
-            raise SpecError(f"rois: {given!r} is empty; allowed: a table with at least one row")
-    elif isinstance(given, Sequence):
+    inline = False
+    if isinstance(given, (str, os.PathLike)):
+        rows, where = _read_file(os.fspath(given), base)
+    elif frames.is_frame(given):
+        rows, where = frames.read(given, COLUMNS)
+    elif isinstance(given, Sequence) and not isinstance(given, bytes):
+        inline = True
         rows, where = list(given), [f"rois[{i}]" for i in range(len(given))]
     else:
-        raise SpecError(f"rois: {given!r} is not valid; allowed: a .csv table, or a list of rows")
+        said = repr(given) if isinstance(given, (bool, int, float)) else f"a {type(given).__name__}"
+        raise SpecError(f"rois: {said} is not valid; allowed: {_ALLOWED}, or a DataFrame or GeoDataFrame in Python")
+    if not rows and not inline:
+        said = repr(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else "the table"
+        raise SpecError(f"rois: {said} is empty; allowed: a table with at least one row")
     spatials = [spatial(row, at) for row, at in zip(rows, where)]
-    for at, row in zip(where, rows):
-        if not isinstance(given, str) and row.get("name") == "":  # an empty cell of a table is no name; this was typed
-            raise SpecError(f"{at}: name: '' is not valid; allowed: a name, or no key 'name'")
+    if inline:
+        _refuse_blanks(rows, where)
     named = [_cell(row, "name") not in (None, "") for row in rows]
     if any(named) and not all(named):
         raise SpecError(f"{where[named.index(False)]}: the name is missing; allowed: a name in every row, or in none")
@@ -80,6 +82,28 @@ def read_rois(given: Any, base: str) -> RoiTable:
         [str(row["name"]).strip() for row in rows] if rows and all(named) else None,
         windows if any(windows) else None,
     )
+
+
+def _read_file(given: str, base: str) -> tuple[list[dict], list[str]]:
+    """Rows of a table's file, and where each comes from."""
+    path = os.path.join(base, os.path.expanduser(given))
+    if not path.lower().endswith(".csv") and not vectors.is_vector(path):
+        raise SpecError(f"rois: {given!r} is not valid; allowed: {_ALLOWED}")
+    if not os.path.isfile(path):
+        raise SpecError(f"rois: {given!r} does not exist (looked for {path}); allowed: {_ALLOWED}")
+    if vectors.is_vector(path):
+        return vectors.read(path, given)
+    numbered = list(read_table(path))
+    return [row for _, row in numbered], [f"rois: {given} line {n}" for n, _ in numbered]
+
+
+def _refuse_blanks(rows: Sequence[Mapping], where: Sequence[str]) -> None:
+    """An empty cell of a table is nothing; an empty text in a config was typed."""
+    for at, row in zip(where, rows):
+        for key in ("name", *WINDOW):
+            if row.get(key) == "":
+                what = "a name" if key == "name" else "a date YYYY-MM-DD"
+                raise SpecError(f"{at}: {key}: '' is not valid; allowed: {what}, or no key {key!r}")
 
 
 def read_table(path: str) -> Iterable[tuple[int, dict[str, str]]]:
@@ -114,7 +138,9 @@ def _check_header(path: str, header: list[str]) -> None:
         what = f"the columns {', '.join(header) or '(none)'} are not enough"
     else:
         return
-    raise SpecError(f"rois: {path}: {what}; allowed: name, {', '.join(POINT)} or name, {', '.join(BOX)}")
+    raise SpecError(
+        f"rois: {path}: {what}; allowed: name, {', '.join(POINT)} or name, {', '.join(BOX)}, and start, end"
+    )
 
 
 def _cell(row: Mapping, key: str) -> Any:
@@ -154,6 +180,13 @@ def window(row: Mapping, where: str) -> TemporalSpec | None:
         return TemporalSpec.range(**given)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
+
+
+def windows(rows: Sequence[Mapping]) -> tuple[TemporalSpec | None, ...] | None:
+    """The windows of a table that was validated already, None where no row has one; each different one is made once."""
+    said = [(row.get("start"), row.get("end")) for row in rows]
+    made = {pair: window(dict(zip(WINDOW, pair)), "rois") for pair in set(said)}
+    return tuple(made[pair] for pair in said) if any(made.values()) else None
 
 
 def _number(value: Any, where: str) -> float:

@@ -62,14 +62,9 @@ class Run:
 
     def roi(self, index: int) -> Roi:
         """The ROI of a row of the table."""
-        plan = self.plan
-        if self.rows:
-            where = f"ROI {plan.names[index]}"
-            spatial = table.spatial(self.rows[index], where)
-            window = table.window(self.rows[index], where) or self.request.temporal
-        else:
-            spatial, window = self.request.spatials[index], self.request.window(index)
-        return Roi(index, plan.roi_ids[index], plan.names[index], spatial, window)
+        name = self.plan.names[index]
+        spatial = table.spatial(self.rows[index], f"ROI {name}") if self.rows else self.request.spatials[index]
+        return Roi(index, self.plan.roi_ids[index], name, spatial, self.request.window(index))
 
     def grid(self, source: Source, roi: Roi) -> Grid:
         """The pixel grid of a ROI in a source.
@@ -224,7 +219,7 @@ def open_config(config: Any, base: str) -> Run:
 
 
 def load_run(folder: str | Path) -> Run:
-    """The run frozen in a folder: what a job works on. Its request holds no ROIs; :meth:`Run.roi` makes them from the table.
+    """The run frozen in a folder: what a job works on. Its request holds no places; :meth:`Run.roi` makes them from the table.
 
     Raises:
         StoreError: the folder holds no run.
@@ -239,8 +234,9 @@ def load_run(folder: str | Path) -> Run:
     except FileNotFoundError as error:
         raise StoreError(f"{folder} is not the folder of a run: {error.filename} is missing") from None
     # one ROI stands in for all: the frozen table was validated when it was written, and a job needs few of its rows
-    first = table.RoiTable([table.spatial(rows[0], "rois")], None, [table.window(rows[0], "rois")])
-    request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows))
+    first = table.RoiTable([table.spatial(rows[0], "rois")])
+    windows = table.windows(rows)
+    request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows), windows=windows)
     imagery = _imagery(folder)
     provider = get_provider(request.backend, str(folder), imagery["provider"], job=True)
     work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))

@@ -32,8 +32,8 @@ def _row(cls: type) -> dict:
     schema = json_schema(cls)
     del schema["properties"]["crs"]
     name = {"type": ["string", "integer"], "pattern": f"^{NAME.pattern}$"}
-    schema["properties"] = {"name": name} | schema["properties"]
-    return schema
+    schema["properties"] = {"name": name} | schema["properties"] | {"start": _DATE, "end": _DATE}
+    return schema | {"dependentRequired": {"start": ["end"], "end": ["start"]}}
 
 
 def config_schema() -> dict[str, Any]:
@@ -77,7 +77,7 @@ def config_schema() -> dict[str, Any]:
         "required": list(REQUIRED),
         "properties": {
             "rois": {
-                "description": "ROI table (.csv), or a few rows inline",
+                "description": "ROI table (.csv, .geojson, .json or .gpkg), or a few rows inline",
                 "oneOf": [
                     {"type": "string", "minLength": 1},
                     {"type": "array", "minItems": 1, "items": {"oneOf": [_row(PointBuffer), _row(BBox)]}},

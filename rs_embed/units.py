@@ -90,8 +90,10 @@ def resolve_unit(
             f"output.mode: {request.output.mode!r} is not supported by {info.id}; allowed: one of {', '.join(map(repr, info.outputs))}"
         )
     if info.needs_window and None in request.used_windows:
+        which = f" (ROI {request.names[request.windows.index(None)]!r} has none of its own)" if request.windows else ""
         raise SpecError(
-            f"temporal: None is not valid for the model {info.id}, which needs a window; allowed: TemporalSpec.range(start, end) or .year(year)"
+            f"temporal: None is not valid for the model {info.id}, which needs a window{which}; "
+            "allowed: TemporalSpec.range(start, end) or .year(year), or start and end for every ROI"
         )
     options = from_mapping(info.options, model.model_config or {}, f"{where}.model_config", ModelError)
     sensor = sensor_override or info.modalities[modality].sensor

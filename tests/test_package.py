@@ -32,16 +32,26 @@ def test_the_wheel_exports_from_an_empty_folder(tmp_path):
 import rs_embed
 from rs_embed.runner import workflow_folder
 print(rs_embed.__file__, workflow_folder())
-manifest = rs_embed.export_batch(
-    spatials=[rs_embed.PointBuffer(12.41, 51.345, 200)], temporal=None, models=["mosaiks"], backend="sample",
-    target=rs_embed.ExportTarget.combined("out/run"))
-print(manifest["status"], rs_embed.load_export("out/run.npz").embedding("mosaiks").shape)
+for name, given in {
+    "run": {"spatials": [rs_embed.PointBuffer(12.41, 51.345, 200)]},
+    "table": {"rois": "../plots.geojson"},
+}.items():
+    manifest = rs_embed.export_batch(
+        **given, temporal=None, models=["mosaiks"], backend="sample", target=rs_embed.ExportTarget.combined("out/" + name))
+    print(manifest["status"], rs_embed.load_export(f"out/{name}.npz").embedding("mosaiks").shape, manifest["names"])
 """
+    properties = {"name": "here", "buffer_m": 200, "start": "2022-07-01", "end": "2022-08-01"}
+    feature = {
+        "type": "Feature",
+        "properties": properties,
+        "geometry": {"type": "Point", "coordinates": [12.41, 51.345]},
+    }
+    (tmp_path / "plots.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     done = python(code, cwd=here, env=os.environ | {"PYTHONPATH": str(site)})
     assert done.returncode == 0, done.stderr
-    first, last = done.stdout.splitlines()
+    first, *made = done.stdout.splitlines()
     assert first == f"{site}/rs_embed/__init__.py {site}/rs_embed/_workflow"
-    assert last == "ok (1, 512)"
+    assert made == ["ok (1, 512) ['p00000']", "ok (1, 512) ['here']"]
     assert {p.name for p in here.iterdir()} == {"out"}
 
 
@@ -136,6 +146,8 @@ def test_imports_point_down_only():
             "description",
             "request",
             "rois",
+            "vectors",
+            "frames",
             "units",
             "plan",
             "geometry",

@@ -117,6 +117,7 @@ configs = st.builds(
 @st.composite
 def requests(draw) -> Request:
     spatials = draw(st.lists(points | boxes, min_size=1, max_size=4))
+    own = st.none() | dates.map(lambda pair: TemporalSpec.range(*(d.isoformat() for d in pair)))
     unique = st.lists(names, min_size=len(spatials), max_size=len(spatials), unique_by=str.lower)
     return Request.build(
         spatials=spatials,
@@ -129,8 +130,14 @@ def requests(draw) -> Request:
         device=draw(st.sampled_from([None, *DEVICES])),
         output=draw(st.builds(OutputSpec, st.sampled_from(["pooled", "grid"]), st.sampled_from(["mean", "max"]))),
         modality=draw(st.none() | words),
+        windows=draw(st.none() | st.lists(own, min_size=len(spatials), max_size=len(spatials))),
         **draw(overrides),
     )
+
+
+def own_window(request: Request, index: int) -> dict:
+    window = request.windows and request.windows[index]
+    return {"start": window.start, "end": window.end} if window else {}
 
 
 @PROPERTY
@@ -138,8 +145,10 @@ def requests(draw) -> Request:
 def test_a_request_survives_its_config_file_and_its_table(tmp_path_factory, request, inline):
     folder = tmp_path_factory.getbasetemp()
     ids = [f"{i:032x}" for i in range(len(request.names))]
-    (folder / "rois.csv").write_text(rois_text(request.spatials, request.names, ids))
-    rows = [{"name": n, **row(s)} for n, s in zip(request.names, request.spatials)]
+    (folder / "rois.csv").write_text(rois_text(request.spatials, request.names, ids, request.windows))
+    rows = [
+        {"name": n, **row(s), **own_window(request, i)} for i, (n, s) in enumerate(zip(request.names, request.spatials))
+    ]
     text = yaml.safe_dump(request.to_config(rows if inline else "rois.csv"), sort_keys=False)
     config = yaml.safe_load(text)
     assert [e.message for e in SCHEMA.iter_errors(config)] == []

@@ -19,6 +19,7 @@ from ..fields import hints as _hints
 from ..fields import to_mapping, value_schema
 from ..plan import Plan
 from ..rois import row
+from ..specs import TemporalSpec
 from ..store import temporary_name
 from ..units import Unit
 
@@ -74,6 +75,11 @@ def spatial(place: Any) -> dict:
     return {"type": type(place).__name__, **row(place), "crs": place.crs}
 
 
+def window(temporal: TemporalSpec | None) -> dict | None:
+    """A window as manifests have it."""
+    return None if temporal is None else temporal.to_dict()
+
+
 def header(plan: Plan, created: str) -> dict:
     """What every manifest of a run begins with."""
     request = plan.request
@@ -84,7 +90,7 @@ def header(plan: Plan, created: str) -> dict:
         "layout": plan.layout,
         "backend": _beside(plan, request.backend),
         "device": request.device,
-        "temporal": None if request.temporal is None else request.temporal.to_dict(),
+        "temporal": window(request.temporal),
         "output": to_mapping(request.output, defaults=True),
         "projection": request.config.projection,
         "request_fingerprint": plan.fingerprint,

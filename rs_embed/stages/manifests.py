@@ -26,15 +26,16 @@ def stacked_key(kind: str, key: str) -> str:
 
 def item(run: Run, index: int, row: dict, created: str) -> dict:
     """The manifest of one ROI (requirements B4)."""
-    plan = run.plan
+    plan, roi = run.plan, run.roi(index)
     entries = [_item_entry(unit, row["units"][unit.key]) for unit in plan.units]
     return {
         **manifest.header(plan, created),
+        "temporal": manifest.window(roi.temporal),
         "point_index": index,
         "name": plan.names[index],
         "roi": plan.roi_ids[index],
         "status": row["status"],
-        "spatial": manifest.spatial(run.roi(index).spatial),
+        "spatial": manifest.spatial(roi.spatial),
         "models": entries,
         "summary": manifest.summary(e["status"] for e in entries),
         "npz_path": Path(plan.item_file(index)).name,
@@ -105,8 +106,15 @@ def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
         "names": manifest.Stream(plan.names),
         "roi_ids": manifest.Stream(plan.roi_ids),
         "spatials": manifest.Stream(manifest.spatial(run.roi(i).spatial) for i in range(n)),
+        **_windows(run),
         "models": models,
     }
+
+
+def _windows(run: Run) -> dict:
+    """The windows of ROIs that have one of their own, null for the others; nothing where none has."""
+    windows = run.request.windows
+    return {"windows": manifest.Stream(map(manifest.window, windows))} if windows else {}
 
 
 def _arrays(run: Run, survey: Survey, unit: Unit, kind: str, more: dict) -> dict | None:
@@ -142,6 +150,7 @@ def index(run: Run, survey: Survey, created: str) -> dict:
         "items_by_status": survey.statuses,
         "summary": manifest.summary(m["status"] for m in models),
         "models": models,
+        **_windows(run),
         "items": manifest.Stream(_index_entry(plan.names[r["index"]], r) for r in _rows(run)),
     }
 
