@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import ExportConfig, ExportModelRequest, ExportTarget
 from .errors import ModelError
@@ -14,6 +14,9 @@ from .fields import nearest
 from .request import Request
 from .rois import RoiTable, read_rois
 from .specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
+
+if TYPE_CHECKING:
+    from .run import Run
 
 
 def export_batch(
@@ -109,17 +112,23 @@ def _fold(config: ExportConfig | None, options: dict) -> ExportConfig | None:
     return ExportConfig(**options) if options else config
 
 
-def _manifests(run: Any) -> Any:
+#: Manifests parsed at a time: the parser keeps one copy of a key for all of them, and thousands of ROIs need half the memory.
+_TOGETHER = 256
+
+
+def _manifests(run: Run) -> Any:
     plan = run.plan
     if plan.layout == "combined":
-        return _read(run.dir / plan.manifest)
-    return [_read(run.dir / plan.item_manifest(i)) for i in range(len(plan.roi_ids))]
+        return _read([run.dir / plan.manifest])[0]
+    paths = [run.dir / plan.item_manifest(i) for i in range(len(plan.roi_ids))]
+    return [m for start in range(0, len(paths), _TOGETHER) for m in _read(paths[start : start + _TOGETHER])]
 
 
-def _read(path: Path) -> dict:
-    """A manifest with the paths in it made absolute."""
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("npz_path", "manifest_path"):
-        if key in manifest:
-            manifest[key] = str(path.parent / manifest[key])
-    return manifest
+def _read(paths: Sequence[Path]) -> list[dict]:
+    """Manifests with the paths in them made absolute."""
+    manifests = json.loads(f"[{','.join(p.read_text(encoding='utf-8') for p in paths)}]")
+    for path, manifest in zip(paths, manifests):
+        for key in ("npz_path", "manifest_path"):
+            if key in manifest:
+                manifest[key] = os.path.join(path.parent, manifest[key])
+    return manifests

@@ -108,7 +108,9 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def _iso_date(value: object, where: str) -> str:
-    text = value.isoformat()[:10] if isinstance(value, dt.date) else str(value)  # YAML turns 2022-06-01 into a date
+    text = value.isoformat() if isinstance(value, dt.date) else str(value)  # YAML turns 2022-06-01 into a date
+    if isinstance(value, dt.datetime):
+        text = text.removesuffix("T00:00:00")  # a time of day is refused, not cut off
     try:
         if not _DATE.fullmatch(text):  # fromisoformat takes week dates, too
             raise ValueError

@@ -128,7 +128,9 @@ def test_a_window_is_half_open_and_survives_its_dict(a, b):
     made = RANGE(a, b)
     assert (made.start, made.end) == (a.isoformat(), b.isoformat())
     assert TemporalSpec.from_dict(made.to_dict()) == made == RANGE(a.isoformat(), b.isoformat())
-    assert RANGE(dt.datetime.combine(a, dt.time(5)), b) == made
+    assert RANGE(dt.datetime.combine(a, dt.time()), b) == made
+    with pytest.raises(SpecError, match="allowed: a date"):  # a time of day is refused, not cut off
+        RANGE(dt.datetime.combine(a, dt.time(5)), b)
 
 
 def test_a_target_takes_paths_and_names_of_any_kind():
