@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from .errors import RSEmbedError
+from .errors import RSEmbedError, StoreError
 
 _FOLDER = "work folder (.rs_embed), a folder that holds one, or the target of an export (default: the current folder)"
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("folder", nargs="?", default=".", help=_FOLDER)
         for flag, text in (flags | {"json": "print one JSON object"}).items():
             sub.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=text)
-        sub.set_defaults(call=call)
+        sub.set_defaults(call=lambda options: _permitted(call, options))
 
     upkeep("status", "what is in a work folder", _status)
     aside = "move damaged objects aside and withdraw the receipts of what is damaged or gone, so that one start makes it anew"
@@ -105,6 +105,15 @@ def _step(options: argparse.Namespace) -> int:
     return 0
 
 
+def _permitted(call: Callable, options: argparse.Namespace) -> int:
+    try:
+        return call(options)
+    except PermissionError as error:
+        raise StoreError(
+            f"{options.command}: {error.filename} is not yours to use ({error.strerror}); allowed: files of your own"
+        ) from None
+
+
 def _status(options: argparse.Namespace) -> int:
     from .upkeep import text
     from .upkeep.status import status
@@ -122,9 +131,11 @@ def _verify(options: argparse.Namespace) -> int:
 
     work = open_work(options.folder)
     report = verify(work, text.progress)
-    if options.set_aside and report.problems:
-        mend(work, report)
-    _say(options, text.verify_json(work, report), text.verify(report))
+    try:
+        if options.set_aside and report.problems:
+            mend(work, report)
+    finally:  # a refusal to mend does not take back what was found
+        _say(options, text.verify_json(work, report), text.verify(report))
     return int(not report.whole)
 
 

@@ -84,7 +84,8 @@ def hold(store: Path) -> None:
 def share(store: Path) -> IO[str]:
     """Keep a store from being pruned until the returned file is closed; waits while that is being done."""
     store.mkdir(parents=True, exist_ok=True)
-    file = open(store / ".lock", "a+")  # noqa: SIM115 - held by the caller
+    # to read: the lock of a store that people share may be another's file
+    file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
     if not _try(file, fcntl.LOCK_SH):
         print(f"rs-embed: waiting, the store {store} is being pruned ({_said(file)})", file=sys.stderr, flush=True)
         fcntl.flock(file, fcntl.LOCK_SH)

@@ -22,6 +22,7 @@ from rs_embed.run import Run, load_run, open_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
+from rs_embed.stages.prepare import prepare
 from rs_embed.stages.write import write
 from rs_embed.store import Store
 from rs_embed.upkeep import text
@@ -384,6 +385,33 @@ def test_a_run_waits_while_its_store_is_pruned(tmp_path, capsys):
     assert f'is being pruned ({{"pid": {os.getpid()},' in capsys.readouterr().err
 
 
+def test_snakemake_holds_the_store_for_its_life(tmp_path, say):
+    run = make(tmp_path)
+    with contextlib.chdir(run.dir):
+        prepare(run, live=False)
+        locks.exclude(run.store.root).close()
+        prepare(run, live=True)
+    assert locks.exclude(run.store.root) is None
+    assert say("prune", tmp_path, "--yes")[0] == 1
+    for folder in (run.dir, run.store.root):
+        locks._held.pop(folder).close()
+    assert say("prune", tmp_path, "--yes")[0] == 0
+
+
+def test_what_is_not_ours_stays(tmp_path, say):
+    run = make(tmp_path)
+    shutil.rmtree(run.dir)
+    store = tmp_path / ".rs_embed" / "store"
+    (folder,) = store.glob("chips/*/*")
+    mine = [folder / "notes.txt", folder / "ab" / "abc.npy", store / "chips" / "readme", store / "old" / "x.npy"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    assert say("prune", tmp_path, "--yes")[1]["files"] == 8
+    assert all(p.exists() for p in [*mine, folder / "bands.json"])
+    assert not (store / "embeddings").exists() or not list((store / "embeddings").iterdir())
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -516,8 +544,8 @@ def test_setting_aside_waits_for_nobody_and_refuses_under_a_run(tmp_path, say):
     victim = sorted((tmp_path / ".rs_embed" / "store").glob("embeddings/*/*/*.npy"))[0]
     flip(victim)
     with locks.share(run.store.root):
-        code, said = say("verify", tmp_path, "--set-aside")
-        assert code == 1 and "is in use by a run" in said and victim.exists()
+        code, said = say("verify", tmp_path, "--set-aside", plain=True)
+        assert code == 1 and str(victim) in said and "is in use by a run" in said and victim.exists()
     with locks.acquire(run.dir):
         code, found = say("verify", tmp_path)
         assert code == 1 and "is running" in found["notes"][0]
@@ -589,6 +617,7 @@ def test_a_real_run_is_shown_as_running_and_keeps_prune_out(tmp_path, say):
     assert found["runs"][0]["state"] == "running" and found["runs"][0]["running"]["host"] == os.uname().nodename
     code, said = say("prune", tmp_path, "--yes")
     assert code == 1 and "a run is working on" in said
+    assert locks.exclude(tmp_path / ".rs_embed" / "store") is None
     kill_all(process)
     before = objects(tmp_path)
     _, found = say("prune", tmp_path, "--yes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..store import Store, is_leftover
 #: Files by path, with their bytes.
 Files = dict[Path, int]
 _OBJECT = ".npy"
+#: What objects are filed under: a digest. Anything else in a store is not ours to remove.
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -103,7 +106,7 @@ def _group(group: Group, store: Store, found: Contents) -> None:
                 size = _size(file)
                 if size is None:
                     continue
-                if file.name.endswith(_OBJECT) and name[:2] == entry.name and not name.startswith("."):
+                if file.name.endswith(_OBJECT) and name[:2] == entry.name and _NAME.fullmatch(name):
                     group.objects[name] = size
                 else:
                     group.others += _waste(file, found)

@@ -39,7 +39,7 @@ def mend(work: Work, report: Report) -> None:
                 if group.declaration is not None and group.bands is None:
                     report.aside.append(set_aside(group.folder / "bands.json"))
         for entry in work.runs:
-            if entry.run is not None and entry.running is None:
+            if entry.run is not None and locks.holder(entry.folder) is None:
                 report.withdrawn += receipts.withdraw(_void(entry, bad))
 
 

@@ -11,7 +11,7 @@ class Problem:
     """Something that is damaged or missing.
 
     Attributes:
-        kind: ``object``, ``declaration``, ``receipt``, ``file``, ``request`` or ``generation``.
+        kind: ``object``, ``declaration``, ``receipt``, ``file`` or ``request``.
         path: where. what: what it is, and what is wrong with it. advice: what mends it.
         noticed: the next start of the request notices by itself.
     """
