@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the models, or describe one")
     models.add_argument("model", nargs="?", help="model id or alias")
     models.set_defaults(call=_models)
+    catalogue = commands.add_parser("catalogue", help="write the catalogue of a folder of rasters, for backend local:")
+    catalogue.add_argument("folder")
+    text = "where the files do not say it: VALUE for all, or FOLDER=VALUE (or a shell pattern); may be repeated"
+    for flag in ("--collection", "--bands", "--datetime"):
+        catalogue.add_argument(flag, action="append", default=[], help=f"{flag[2:]} {text}")
+    catalogue.add_argument("--replace", action="store_true", help="overwrite a catalogue that is there")
+    catalogue.set_defaults(call=_catalogue)
     schema = commands.add_parser("schema", help="print the JSON schema of the config file")
     schema.set_defaults(call=_schema)
     return parser
@@ -163,6 +170,15 @@ def _models(options: argparse.Namespace) -> int:
     for name in sorted({describe(m).id for m in MODELS}):
         info = describe(name)
         print(f"{info.id:12} {info.summary}" + (f" (also: {', '.join(info.aliases)})" if info.aliases else ""))
+    return 0
+
+
+def _catalogue(options: argparse.Namespace) -> int:
+    from .make_catalogue import make_catalogue
+
+    answers = {"collections": options.collection, "bands": options.bands, "datetimes": options.datetime}
+    ask = input if sys.stdin.isatty() else None
+    make_catalogue(options.folder, **answers, replace=options.replace, ask=ask)
     return 0
 
 

@@ -100,7 +100,7 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
     Web Mercator: the bounds snapped outward, as ``ee.Projection('EPSG:3857').atScale(s)`` has them, so a point's size can differ by a pixel.
 
     Args:
-        square: enlarge a box to the centred square on its longer side.
+        square: enlarge a box to the centred square on its longer side, unless that would leave the world of Web Mercator.
 
     Raises:
         SpecError: outside the projection's domain, or more than 32,768 pixels a side.
@@ -110,7 +110,12 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
     else:
         crs = utm_crs(*spatial.centre)
         bounds = _projected_bounds(spatial, crs)
-    left, bottom, right, top = _squared(bounds) if square and isinstance(spatial, BBox) else bounds
+    square = square and isinstance(spatial, BBox)
+    squared = _squared(bounds) if square else bounds
+    edge = math.pi * EARTH_RADIUS_M
+    if projection == "web_mercator" and max(map(abs, squared)) > edge * (1 + 1e-12):  # there are no pixels out there
+        square, squared = False, bounds
+    left, bottom, right, top = squared
     if max(right - left, top - bottom) > 2 * MAX_SIDE * scale_m:  # before any division: a scale can be absurdly small
         raise SpecError(f"ROI: {spatial} at {scale_m:g} m is too large; allowed: {MAX_SIDE} pixels a side")
     if projection == "utm" and isinstance(spatial, PointBuffer):
@@ -120,11 +125,33 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
         col0, col1 = math.floor(left / scale_m + _EPS), math.ceil(right / scale_m - _EPS)
         row0, row1 = math.floor(-top / scale_m + _EPS), math.ceil(-bottom / scale_m - _EPS)
         width, height = max(1, col1 - col0), max(1, row1 - row0)
-        if square and isinstance(spatial, BBox):  # snapping can give one side a pixel more
+        if square:  # snapping can give one side a pixel more
             width = height = max(width, height)
     if max(width, height) > MAX_SIDE:
         raise SpecError(f"ROI: {width} x {height} pixels at {scale_m:g} m are too many; allowed: {MAX_SIDE} a side")
     return Grid(crs, (scale_m, 0.0, col0 * scale_m, 0.0, -scale_m, -row0 * scale_m), width, height)
+
+
+def roi_in_square(spatial: SpatialSpec, projection: str, grid: Grid) -> tuple[float, float, float, float] | None:
+    """Where a box lies in the square that it was enlarged to: (y0, y1, x0, x1) as shares of the grid, from its upper left
+    corner; None where the grid is the ROI's own."""
+    own = make_grid(spatial, projection, grid.affine[0])
+    if own == grid:
+        return None
+    left, bottom, right, top = own.bounds
+    west, south, east, north = grid.bounds
+    high, wide = north - south, east - west
+    shares = ((north - top) / high, (north - bottom) / high, (left - west) / wide, (right - west) / wide)
+    return tuple(min(max(s, 0.0), 1.0) for s in shares)  # type: ignore[return-value]
+
+
+def crop(shape: tuple[int, int], window: tuple[float, float, float, float]) -> tuple[slice, slice]:
+    """Rows and columns of an (h, w) grid of cells that a window of shares touches; at least one of each."""
+    spans = []
+    for n, low, high in ((shape[0], *window[:2]), (shape[1], *window[2:])):
+        start = min(math.floor(low * n + _EPS), n - 1)
+        spans.append(slice(start, max(math.ceil(high * n - _EPS), start + 1)))
+    return spans[0], spans[1]
 
 
 def _mercator_bounds(spatial: SpatialSpec) -> tuple[float, float, float, float]:

@@ -50,24 +50,24 @@ def read(path: str | Path, key: str | None = None) -> dict:
     return data
 
 
-def state(path: str | Path, key: str, *, accept_failures: bool = True) -> str:
-    """What a receipt is worth now.
+def examine(path: str | Path, key: str, *, accept_failures: bool = True) -> tuple[str, dict | None]:
+    """What a receipt is worth now, and what it says if it is of the plan.
 
     Args:
         accept_failures: rows that failed for good are an answer (``continue_on_error``); otherwise they are tried again.
 
     Returns:
-        ``"missing"``, ``"stale"`` (unreadable or of another key), ``"retry"`` (rows to try again) or ``"good"``.
+        ``"missing"``, ``"stale"`` (unreadable or of another key), ``"retry"`` (rows to try again) or ``"good"``; the receipt.
     """
     try:
         data = read(path, key)
     except FileNotFoundError:
-        return "missing"
+        return "missing", None
     except StoreError:
-        return "stale"
+        return "stale", None
     bad = [r for r in data["rows"] if r.get("status") in ("failed", "partial")]
     retry = any(r.get("retryable") for r in bad) or (bool(bad) and not accept_failures)
-    return "retry" if retry else "good"
+    return "retry" if retry else "good", data
 
 
 def withdraw(paths: Iterable[str | Path]) -> list[str]:

@@ -223,6 +223,26 @@ def test_the_interface_holds_tokens_frames_and_conditioning():
     assert not np.allclose(run([earlier], ToyOptions(), OutputSpec.grid(), Toy())[0], grids[0])
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_a_squared_image_is_cropped_back_alone_and_in_a_mixed_batch(pooling):
+    options, roi = ToyOptions(size=24), (0.25, 0.75, 0.0, 0.4)
+    plain = [image(i, 24, 24, frames=3) for i in range(5)]
+    mixed = [replace(one, roi=roi) if i % 2 else one for i, one in enumerate(plain)]
+    grids = run(plain, options, OutputSpec.grid(), Toy())
+    cropped = run(mixed, options, OutputSpec.grid(), Toy())
+    pooled = run(mixed, options, OutputSpec.pooled(pooling), Toy())
+    vectors = run(plain, options, OutputSpec.pooled(pooling), Toy())
+    for i in range(5):
+        if i % 2:
+            part = grids[i][:, 1:5, 0:3]
+            assert cropped[i].tobytes() == part.tobytes()
+            expected = part.max((1, 2)) if pooling == "max" else part.mean((1, 2))
+            np.testing.assert_allclose(pooled[i], expected, rtol=1e-6)
+        else:
+            assert cropped[i].tobytes() == grids[i].tobytes()
+            assert pooled[i].tobytes() == vectors[i].tobytes(), "a square ROI keeps the model's own vector"
+
+
 def test_an_error_of_a_batch_is_every_image_s_of_that_batch():
     class Broken(Toy):
         def forward(self, network, batch, options):

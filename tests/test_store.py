@@ -112,11 +112,11 @@ def test_only_temporary_files_of_dead_processes_are_removed(tmp_path):
 
 def test_a_receipt_vouches_only_for_its_key(tmp_path):
     path = tmp_path / "sub" / "r.json"
-    assert receipts.state(path, "k") == "missing"
+    assert receipts.examine(path, "k")[0] == "missing"
     receipts.write(path, "embed", "k", [{"roi": "a", "status": "ok"}], embedded=1)
     assert receipts.read(path, "k")["embedded"] == 1
-    assert receipts.state(path, "k") == "good"
-    assert receipts.state(path, "other") == "stale"
+    assert receipts.examine(path, "k")[0] == "good"
+    assert receipts.examine(path, "other")[0] == "stale"
     with pytest.raises(StoreError, match="made for another request"):
         receipts.read(path, "other")
 
@@ -127,7 +127,7 @@ def test_a_receipt_vouches_only_for_its_key(tmp_path):
 def test_an_unreadable_receipt_is_stale_and_says_what_to_do(tmp_path, text):
     path = tmp_path / "r.json"
     path.write_text(text)
-    assert receipts.state(path, "k") == "stale"
+    assert receipts.examine(path, "k")[0] == "stale"
     with pytest.raises(StoreError, match="delete it and run again"):
         receipts.read(path)
 
@@ -137,10 +137,10 @@ def test_rows_that_can_succeed_later_ask_for_another_try(tmp_path):
     error = receipts.failure(TimeoutError("slow"), "fetch")
     assert error == {"status": "failed", "stage": "fetch", "error": "TimeoutError: slow", "retryable": True}
     receipts.write(path, "fetch", "k", [{"status": "ok"}, error])
-    assert receipts.state(path, "k") == "retry"
+    assert receipts.examine(path, "k")[0] == "retry"
     receipts.write(path, "fetch", "k", [{"status": "ok"}, error | {"retryable": False}])
-    assert receipts.state(path, "k") == "good"
-    assert receipts.state(path, "k", accept_failures=False) == "retry"
+    assert receipts.examine(path, "k")[0] == "good"
+    assert receipts.examine(path, "k", accept_failures=False)[0] == "retry"
     assert receipts.withdraw([path, tmp_path / "none.json"]) == [str(path)]
 
 

@@ -466,6 +466,7 @@ def test_a_run_that_never_started_is_in_nobodys_way(tmp_path, say):
         ("run.json", "file", "changed since it was written"),
         ("items/p00001.npz", "file", "final file of the run items-per_item-"),
         ("items/manifest.json", "file", "changed since it was written"),
+        (".rs_embed/runs/*/items/*.jsonl", "file", "records of the run "),
     ],
 )
 def test_verify_finds_one_changed_byte(tmp_path, say, pattern, kind, said):
@@ -590,7 +591,8 @@ def test_one_start_mends_everything_that_was_set_aside(tmp_path, say):
     good = {p: p.read_bytes() for p in (tmp_path / "run.npz", tmp_path / "items" / "p00003.npz")}
     store = tmp_path / ".rs_embed" / "store"
     victims = [sorted(store.glob(f"{kind}/**/[0-9a-f]*.npy")) for kind in ("chips", "embeddings")]
-    victims = [victims[0][1], victims[1][4], *good]
+    records = sorted(tmp_path.glob(".rs_embed/runs/*/items/*.jsonl"))[0]
+    victims = [victims[0][1], victims[1][4], records, *good]
     for path in victims:
         flip(path)
     sorted(store.glob("embeddings/**/[0-9a-f]*.npy"))[0].unlink()

@@ -100,8 +100,13 @@ def _beside(plan: Plan, backend: str) -> str:
     )
 
 
-def model_entry(unit: Unit, info: ModelInfo) -> dict:
-    """What a manifest says of a model, the same in both layouts."""
+def model_entry(unit: Unit, info: ModelInfo, *, brief: bool = False) -> dict:
+    """What a manifest says of a model, the same in both layouts.
+
+    Args:
+        brief: without the description of everything the model can do, which the index of the export has.
+    """
+    said = {"id": info.id, "citation": info.citation, "licence": info.licence} if brief else describe(info)
     return {
         "model": unit.label,
         "id": unit.model,
@@ -111,7 +116,7 @@ def model_entry(unit: Unit, info: ModelInfo) -> dict:
         "options": to_mapping(unit.options, defaults=True),
         "input_prep": unit.identity["input_prep"],
         "precision": unit.identity["precision"],
-        "describe": describe(info) | {"dim": info.dim(unit.options), "adapter_version": info.version},
+        "describe": said | {"dim": info.dim(unit.options), "adapter_version": info.version},
     }
 
 

@@ -29,6 +29,8 @@ class Image:
         lon, lat: centre of this image, degrees (for models conditioned on place).
         dates: ISO date of each frame, or () where unknown (for models conditioned on time).
         window: (start, end) of the request, or None.
+        roi: (y0, y1, x0, x1), the ROI's place in an image that was enlarged to a square, as shares of the image; None
+            where the image is the ROI. The engine crops back; adapters need not look at it.
     """
 
     pixels: np.ndarray
@@ -38,6 +40,7 @@ class Image:
     lat: float
     dates: tuple[str, ...] = ()
     window: tuple[str, str] | None = None
+    roi: tuple[float, float, float, float] | None = None
 
 
 class Adapter(Protocol):

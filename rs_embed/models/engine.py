@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..devices import resolve
+from ..geometry import crop
 from ..specs import OutputSpec
 from .base import Adapter, Image
 
@@ -81,8 +82,10 @@ class Engine:
         """Embed images; yields (key, embedding float32) or (key, error) in the order batches finish.
 
         An error of one image's preprocessing is its own; an error of a forward pass is every image's of that batch.
+        Of an image that was enlarged to a square, the grid is cropped back to the ROI, and a vector is the mean (or max) of
+        the cropped grid: the model's own vector would describe the square.
         """
-        waiting: dict[tuple, list[tuple[Any, dict]]] = collections.OrderedDict()
+        waiting: dict[tuple, list[tuple[Any, dict, Any]]] = collections.OrderedDict()
         running: set[Future] = set()
         with ThreadPoolExecutor(self.how.workers, thread_name_prefix="forward") as pool:
             for key, image in images:
@@ -92,7 +95,8 @@ class Engine:
                     yield key, error
                     continue
                 shape = tuple((name, array.shape, array.dtype.str) for name, array in sorted(inputs.items()))
-                waiting.setdefault(shape, []).append((key, inputs))
+                shape = (image.roi is not None, shape)
+                waiting.setdefault(shape, []).append((key, inputs, image.roi))
                 if len(waiting[shape]) == self.how.batch:
                     running.add(pool.submit(self._batch, waiting.pop(shape)))
                 elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * self.how.batch:
@@ -110,19 +114,33 @@ class Engine:
             yield from future.result()
         return rest  # type: ignore[return-value]
 
-    def _batch(self, items: list[tuple[Any, dict]]) -> list[tuple[Any, np.ndarray | Exception]]:
+    def _batch(self, items: list[tuple[Any, dict, Any]]) -> list[tuple[Any, np.ndarray | Exception]]:
         """One forward pass of exactly ``batch`` images; missing ones repeat the first."""
         import numpy as np
         import torch
 
-        inputs = [i for _, i in items]
+        inputs = [i for _, i, _ in items]
+        cropped = items[0][2] is not None
         inputs += [inputs[0]] * (self.how.batch - len(inputs))
         try:
             with torch.inference_mode():
                 batch = {n: torch.from_numpy(np.stack([i[n] for i in inputs])).to(self.how.device) for n in inputs[0]}
                 tokens = self.adapter.forward(self.network, batch, self.options)
-                make = self.adapter.pooled if self.output.mode == "pooled" else self.adapter.grid
-                rows = make(tokens, self.output, self.options).float().cpu().numpy()
+                if self.output.mode == "pooled" and not cropped:
+                    made = self.adapter.pooled(tokens, self.output, self.options)
+                else:
+                    made = self.adapter.grid(tokens, OutputSpec.grid(self.output.pooling), self.options)
+                rows = made.float().cpu().numpy()
         except Exception as error:
-            return [(key, error) for key, _ in items]
-        return [(key, rows[i].copy()) for i, (key, _) in enumerate(items)]
+            return [(key, error) for key, *_ in items]
+        return [(key, self._of_roi(rows[i], roi)) for i, (key, _, roi) in enumerate(items)]
+
+    def _of_roi(self, row: np.ndarray, roi: tuple[float, float, float, float] | None) -> np.ndarray:
+        """One image's result, cropped back to the ROI."""
+        if roi is None:
+            return row.copy()
+        rows, columns = crop(row.shape[1:], roi)
+        part = row[:, rows, columns]
+        if self.output.mode == "grid":
+            return part.copy()
+        return part.max(axis=(1, 2)) if self.output.pooling == "max" else part.mean(axis=(1, 2))

@@ -174,8 +174,8 @@ def _utc(text: str, where: str) -> str:
             f"{where}: datetime: {text!r} is not valid; allowed: a date YYYY-MM-DD or a date-time YYYY-MM-DDTHH:MM:SS"
         ) from None
     if time.tzinfo is not None:
-        time = time.astimezone(dt.UTC)
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+        time = time.astimezone(dt.UTC).replace(tzinfo=None)
+    return time.isoformat(timespec="seconds") + "Z"
 
 
 def _check_scenes(path: str, rows: Iterable[Row]) -> None:

@@ -14,9 +14,6 @@ from ..geometry import Grid
 if TYPE_CHECKING:
     import numpy as np
 
-#: Errors of the warper's approximation of the projection, in pixels. rasterio's default of 0.125 moves some pixel centres
-#: to a neighbour, and by how much depends on the size of what is read at once; at this value they are exact.
-_EXACT = 1e-9
 #: Sidecars (.msk, .aux.xml) are looked for by name: listing the folder of each file is slow on shared storage.
 _ENVIRONMENT = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
@@ -46,8 +43,7 @@ def _open(path: str) -> Iterator[Any]:
     from rasterio.errors import RasterioError
 
     try:
-        # values of a coarse grid are picked from the full resolution, whether or not a file has overviews
-        with rasterio.Env(**_ENVIRONMENT), rasterio.open(path, OVERVIEW_LEVEL="NONE") as dataset:
+        with rasterio.Env(**_ENVIRONMENT), rasterio.open(path) as dataset:
             yield dataset
     except (RasterioError, OSError) as error:
         raise ProviderError(f"raster {path} cannot be read: {error}") from None
@@ -93,7 +89,9 @@ def header(path: str) -> Header:
 
 
 def read(path: str, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of some bands on a grid, by nearest centre; only the blocks that the grid touches are read.
+    """Pixels of some bands on a grid, by rasterio's warp with nearest centre; only the blocks that the grid touches are read.
+    Values of a coarse grid are picked from the full resolution, whether or not a file has overviews. The warp finds centres
+    within an eighth of a pixel, line by line, so the rows of a grid can be read apart.
 
     Args:
         indexes: positions of the bands in the file, from 0, alpha bands not counted.
@@ -117,7 +115,6 @@ def read(path: str, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.
             "width": grid.width,
             "height": grid.height,
             "resampling": Resampling.nearest,
-            "tolerance": _EXACT,
             "src_nodata": None,  # values that mean no data are found afterwards, band by band
             "nodata": None,
             "add_alpha": not alpha,

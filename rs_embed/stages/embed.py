@@ -153,7 +153,7 @@ def _image(run: Run, unit: Unit, roi: Roi) -> tuple[Any, dict]:
     from ..models.base import Image
 
     pixels, chip = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[roi.index])
-    meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance")}
+    meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance", "roi") if k in chip}
     if pixels is None:
         return None, meta | {"quality": {"valid": 0.0}}
     quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip.get("warnings", ()))
@@ -164,5 +164,6 @@ def _image(run: Run, unit: Unit, roi: Roi) -> tuple[Any, dict]:
     lon, lat = centre_lonlat(Grid(chip["crs"], tuple(chip["affine"]), width, height))
     frames = pixels.astype(np.float32) if pixels.ndim == 4 else pixels[None].astype(np.float32)
     window = None if roi.temporal is None else (roi.temporal.start, roi.temporal.end)
-    image = Image(frames, unit.sensor.bands, unit.sensor.scale_m, lon, lat, tuple(chip["dates"]), window)
+    square = tuple(chip["roi"]) if "roi" in chip else None
+    image = Image(frames, unit.sensor.bands, unit.sensor.scale_m, lon, lat, tuple(chip["dates"]), window, square)
     return image, meta | {"quality": quality, "shape": [height, width]}

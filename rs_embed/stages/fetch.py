@@ -9,6 +9,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from .. import receipts
 from ..errors import ProviderError
+from ..geometry import roi_in_square
 from ..providers import Roi
 from ..run import Run
 from ..store import write_object
@@ -105,6 +106,9 @@ def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...]) -> di
         "provenance": chip.provenance,
         "fetched": now(),
     }
+    roi_window = roi_in_square(roi.spatial, source.identity["projection"], grid) if source.identity["square"] else None
+    if roi_window:
+        meta["roi"] = list(roi_window)
     if chip.warnings:
         meta["warnings"] = list(chip.warnings)
     pixels = chip.pixels if status == "ok" else chip.pixels[..., :0, :0]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from .. import receipts
 from ..formats import manifest
 from ..models import describe
 from ..run import Run
 from ..units import Unit
 from .common import now
-from .survey import Survey, rows
+from .survey import Survey
 
 
 def single_key(kind: str, key: str) -> str:
@@ -45,13 +47,13 @@ def item(run: Run, index: int, row: dict, created: str) -> dict:
 
 def _item_entry(unit: Unit, record: dict) -> dict:
     info = describe(unit.model)
-    entry = {**manifest.model_entry(unit, info), "status": record["status"]}
+    entry = {**manifest.model_entry(unit, info, brief=True), "status": record["status"]}
     entry |= {"input": None, "embedding": None, "meta": None}
     taken, made = record.get("input", {}), record.get("embedding", {})
     if "shape" in taken:
         entry["input"] = {
             "npz_key": single_key("input", taken.get("same_as", unit.key)),
-            **{k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates")},
+            **{k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates", "roi") if k in taken},
             "units": info.modalities[unit.modality].units,
             "bands": list(unit.sensor.bands),
             **({"dedup_reused": True} if "same_as" in taken else {}),
@@ -117,8 +119,8 @@ def _arrays(run: Run, survey: Survey, unit: Unit, kind: str, more: dict) -> dict
         key = next(k for k in arrays.same_as if k is not None)
         more = more | {"dedup_reused": True}
     if arrays.stackable:
-        shape, dtype = [len(arrays.have), *next(iter(arrays.shapes))], next(iter(arrays.dtypes))
-        return {"npz_key": stacked_key(kind, key), "shape": shape, "dtype": dtype, **more}
+        shape = [len(arrays.have), *next(iter(arrays.shapes))]
+        return {"npz_key": stacked_key(kind, key), "shape": shape, "dtype": arrays.dtype, **more}
     return {
         "npz_keys": [f"{single_key(kind, key)}__{i:05d}" for i in arrays.indices],
         "indices": arrays.indices,
@@ -130,7 +132,7 @@ def index(run: Run, survey: Survey, created: str) -> dict:
     """The index of a per_item export."""
     plan = run.plan
     models = [
-        {"model": u.label, "id": u.model, "unit": u.id, "key": u.key, "status": model_status(survey, u)}
+        {**manifest.model_entry(u, describe(u.model)), "key": u.key, "status": model_status(survey, u)}
         for u in plan.units
     ]
     return {
@@ -140,8 +142,14 @@ def index(run: Run, survey: Survey, created: str) -> dict:
         "items_by_status": survey.statuses,
         "summary": manifest.summary(m["status"] for m in models),
         "models": models,
-        "items": manifest.Stream(_index_entry(plan.names[r["index"]], r) for r in rows(run)),
+        "items": manifest.Stream(_index_entry(plan.names[r["index"]], r) for r in _rows(run)),
     }
+
+
+def _rows(run: Run) -> Iterator[dict]:
+    """The rows of the run's write receipts, in ROI order."""
+    for chunk in run.plan.chunks:
+        yield from receipts.read(f"items/{chunk.name}.json", run.plan.items_key(chunk))["rows"]
 
 
 def _index_entry(name: str, row: dict) -> dict:

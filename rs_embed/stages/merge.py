@@ -62,8 +62,8 @@ def _write_arrays(run: Run, survey: Survey) -> list[str]:
                     continue
                 try:
                     if arrays.stackable:
-                        shape, dtype = next(iter(arrays.shapes)), np.dtype(next(iter(arrays.dtypes)))
-                        pieces = (array for _, array in _of(run, unit, kind, arrays.indices))
+                        shape, dtype = next(iter(arrays.shapes)), np.dtype(arrays.dtype)
+                        pieces = (array.astype(dtype, copy=False) for _, array in _of(run, unit, kind, arrays.indices))
                         key = manifests.stacked_key(kind, unit.key)
                         npz.add(key, (len(arrays.have), *shape), dtype, pieces, deflate=deflate)
                         continue

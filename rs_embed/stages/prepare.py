@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass, field
 
 from .. import receipts
 from ..errors import ModelError
@@ -12,6 +13,7 @@ from ..formats import manifest
 from ..locks import hold, take
 from ..plan import Chunk
 from ..run import Run
+from . import records
 from .common import needed_bands
 from .repair import damaged_rois, stamps
 
@@ -41,8 +43,9 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         hold(run.store.root)
         _unlock(run)
         run.freeze()
-    asked = repairs(run)
-    withdrawn = _withdrawn(run, work_to_do=bool(asked))
+    found = _examined(run)
+    withdrawn = _withdrawn(run, found)
+    asked = [stamp for path, stamp in found.repairs.items() if path not in withdrawn]
     if live:
         receipts.withdraw(run.dir / path for path in withdrawn)
     elif withdrawn:
@@ -51,30 +54,51 @@ def prepare(run: Run, *, live: bool) -> list[str]:
     return asked
 
 
+@dataclass
+class _Found:
+    """What one pass over the receipts found: their states, and a repair stamp for each write receipt with damaged files."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    repairs: dict[str, str] = field(default_factory=dict)
+
+
 def _unlock(run: Run) -> None:
     """Remove Snakemake's lock files: with our own lock held, the process that left them is dead."""
     for lock in (run.dir / ".snakemake" / "locks").glob("*.lock"):
         lock.unlink(missing_ok=True)
 
 
-def _withdrawn(run: Run, *, work_to_do: bool) -> list[str]:
+def _examined(run: Run) -> _Found:
+    """Every receipt, read once: there can be hundreds with ten thousands of rows."""
+    plan, accept, found = run.plan, run.request.config.continue_on_error, _Found()
+    chunk_of = {f"items/{c.name}.json": c for c in plan.chunks}
+    for path, key in plan.receipts().items():
+        state, receipt = receipts.examine(run.dir / path, key, accept_failures=accept)
+        if path in chunk_of and receipt is not None:
+            if not records.whole(run, receipt):
+                state = "stale"
+            elif plan.layout == "per_item" and damaged_rois(run, chunk_of[path].name, receipt):
+                found.repairs[path] = _next_stamp(run, chunk_of[path])
+        found.states[path] = state
+    found.states[plan.merge_receipt] = _merge_state(run)
+    return found
+
+
+def _withdrawn(run: Run, found: _Found) -> list[str]:
     """Receipts that no longer hold: of another request, unreadable, with failures to try again, or vouching for final
     files or objects that are gone. Objects are only looked for where something is left to do that may read them."""
-    plan, accept = run.plan, run.request.config.continue_on_error
-    state = {p: receipts.state(run.dir / p, key, accept_failures=accept) for p, key in plan.receipts().items()}
-    state[plan.merge_receipt] = _merge_state(run)
-    bad = [path for path, found in state.items() if found in ("stale", "retry")]
-    if work_to_do or any(found != "good" for found in state.values()):
-        for chunk in plan.chunks:
-            bad += lost(run, chunk, state)
+    bad = [path for path, state in found.states.items() if state in ("stale", "retry")]
+    if found.repairs or any(state != "good" for state in found.states.values()):
+        for chunk in run.plan.chunks:
+            bad += lost(run, chunk, found.states)
     return list(dict.fromkeys(bad))
 
 
 def _merge_state(run: Run) -> str:
     """State of the merge's receipt, which is stale, too, when a final file is gone or has changed."""
     path, key = run.dir / run.plan.merge_receipt, run.plan.merge_key
-    state = receipts.state(path, key)
-    if state == "good" and any(manifest.damaged(r, str(run.dir)) for r in receipts.read(path, key)["rows"]):
+    state, receipt = receipts.examine(path, key)
+    if state == "good" and any(manifest.damaged(r, str(run.dir)) for r in receipt["rows"]):
         return "stale"
     return state
 
@@ -102,18 +126,7 @@ def lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
     return [*gone, f"items/{chunk.name}.json"] if gone else []
 
 
-def repairs(run: Run) -> list[str]:
-    """One stamp for each chunk with damaged files; its number is the count of the chunk's repairs so far."""
-    asked = []
-    if run.plan.layout != "per_item":
-        return asked
-    for chunk in run.plan.chunks:
-        try:
-            receipt = receipts.read(run.dir / f"items/{chunk.name}.json", run.plan.items_key(chunk))
-        except (FileNotFoundError, receipts.StoreError):
-            continue
-        if damaged_rois(run, chunk.name, receipt):
-            done = stamps(run, chunk.name)
-            number = int(done[-1].stem.rsplit("-", 1)[1]) + 1 if done else 0
-            asked.append(f"repairs/{chunk.name}-{number}.json")
-    return asked
+def _next_stamp(run: Run, chunk: Chunk) -> str:
+    """The stamp of a chunk's next repair; its number is the count of its repairs so far."""
+    done = stamps(run, chunk.name)
+    return f"repairs/{chunk.name}-{int(done[-1].stem.rsplit('-', 1)[1]) + 1 if done else 0}.json"

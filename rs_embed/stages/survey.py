@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from .. import receipts
 from ..run import Run
+from . import records
 
 KINDS = ("input", "embedding")
 
@@ -44,8 +44,15 @@ class Arrays:
 
     @property
     def stackable(self) -> bool:
-        """Every ROI has an array, and all are of one shape and dtype."""
-        return all(self.have) and len(self.shapes) == 1 and len(self.dtypes) == 1
+        """Every ROI has an array, and all are of one shape."""
+        return all(self.have) and len(self.shapes) == 1
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that holds all of them exactly: a median of two images is a float, one image may be integers."""
+        import numpy as np
+
+        return np.result_type(*self.dtypes).name
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Survey:
         self.arrays = {(u.key, kind): Arrays(bytearray(n)) for u in run.plan.units for kind in KINDS}
         self.outcomes = {u.key: Outcome() for u in run.plan.units}
         self.statuses: dict[str, int] = {}
-        for row in rows(run):
+        for row in records.read(run):
             self.statuses[row["status"]] = self.statuses.get(row["status"], 0) + 1
             for key, record in row["units"].items():
                 self._see(key, row["index"], record)
@@ -101,12 +108,6 @@ class Survey:
         """Give the temporary files back."""
         for outcome in self.outcomes.values():
             outcome.spool.close()
-
-
-def rows(run: Run) -> Iterator[dict]:
-    """The rows of the run's write receipts, in ROI order."""
-    for chunk in run.plan.chunks:
-        yield from receipts.read(f"items/{chunk.name}.json", run.plan.items_key(chunk))["rows"]
 
 
 #: Said once for the model, elsewhere in the entry, or under another name.

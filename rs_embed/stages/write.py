@@ -15,7 +15,7 @@ from ..formats.npz import NpzWriter
 from ..plan import Chunk
 from ..run import Run
 from ..units import Unit
-from . import manifests
+from . import manifests, records
 from .common import chunk_of, now, read_checked, read_chip, spent
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ def write(run: Run, chunk_name: str) -> dict:
     chunk = chunk_of(run, chunk_name)
     started, created = time.monotonic(), now()
     rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created)
-    receipts.write(
-        f"items/{chunk.name}.json", "items", run.plan.items_key(chunk), rows, created=created, **spent(started)
-    )
+    kept = records.write(chunk, rows)
+    small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
+    key = run.plan.items_key(chunk)
+    receipts.write(f"items/{chunk.name}.json", "items", key, small, records=kept, created=created, **spent(started))
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)}
 
 
@@ -105,7 +106,7 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
     if fetched["status"] == "failed":
         return {k: v for k, v in fetched.items() if k != "object"}
     pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[index])
-    record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched")}
+    record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched", "roi") if k in meta}
     if pixels is None:
         return record | {"status": "no_data"}
     record |= {"shape": list(pixels.shape), "dtype": pixels.dtype.name, "sha256": _array_digest(pixels)}

@@ -46,13 +46,14 @@ def mend(work: Work, report: Report) -> None:
 def _void(entry: RunFolder, bad: set[str]) -> list[Path]:
     """Receipts of a run that vouch for something that is damaged or gone."""
     run, plan, void = entry.run, entry.run.plan, []
-    state = {path: receipts.state(run.dir / path, key) for path, key in plan.receipts().items()}
+    state = {path: receipts.examine(run.dir / path, key)[0] for path, key in plan.receipts().items()}
     for chunk in plan.chunks:
         void += lost(run, chunk, state)
     for path, receipt in held_receipts(entry, Report()):
         merged = path == plan.merge_receipt
         records = receipt["rows"] if merged else [r for row in receipt["rows"] for r in row.get("files", ())]
         base = run.dir if merged else run.dir / plan.target
-        if any(os.path.normpath(base / r["path"]) in bad for r in records):
+        files = [base / r["path"] for r in records] + [run.dir / r["path"] for r in (receipt.get("records"),) if r]
+        if any(os.path.normpath(file) in bad for file in files):
             void.append(path)
     return [run.dir / path for path in void]

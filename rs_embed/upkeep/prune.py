@@ -106,6 +106,8 @@ def find(work: Work, found: Mapping[Path, Contents]) -> Waste:
                 waste.objects.append((group, names))
             if group.declaration is not None and len(names) == len(group.objects) and not group.others:
                 waste.declarations[group.folder / "bands.json"] = group.declaration
+    for entry in work.runs:
+        waste.damaged |= _sizes((entry.folder / "items").glob("*.damaged"))
     waste.generations = _sizes(work.orphaned_generations)
     folders = dict.fromkeys(f for r in work.runs if r.run for f in written_folders(r.run))
     waste.in_runs = _sizes(p for folder in folders for p in folder.glob(".tmp-*") if is_leftover(p.name))

@@ -87,7 +87,16 @@ class _Counts:
         except StoreError:
             self.unreadable += 1
             return None
+        if "records" in receipt and self._size(receipt["records"]) != receipt["records"]["size"]:
+            self.unreadable += 1
+            return None
         return receipt if receipt.get("key") == key else None
+
+    def _size(self, record: dict) -> int | None:
+        try:
+            return os.stat(self.run.dir / record["path"]).st_size
+        except OSError:
+            return None
 
     def _count(self, stage: str, path: str, receipt: dict) -> None:
         failed = sum(row.get("status") in ("failed", "partial") for row in receipt["rows"])

@@ -232,19 +232,26 @@ class _Lost:
 
 
 def _files(entry: RunFolder, path: str, receipt: dict, report: Report) -> Iterator[Task]:
-    """The final files that a receipt records, with later repairs."""
+    """The final files that a receipt records, with later repairs, and the records of a chunk."""
     run, step = entry.run, path.split("/")[0].removesuffix(".json")
     base, records = run.dir, receipt["rows"] if step == "merge" else []
     if step == "items" and run.plan.layout == "per_item":
         base = run.dir / run.plan.target
         records = [record for _, record in expected_files(run, Path(path).stem, receipt).values()]
-    for record in records:
-        report.files += 1
-        full = os.path.normpath(base / record["path"])
-        yield record["size"], lambda full=full, record=record: _file(entry, full, record, report)
+    found = [("final file", base, record) for record in records]
+    if step == "items":
+        if "records" in receipt:
+            found.append(("records", run.dir, receipt["records"]))
+        else:
+            what = "receipt: without the records it should vouch for"
+            report.add("receipt", run.dir / path, what, "the next start makes it anew", noticed=True)
+    for kind, folder, record in found:
+        report.files += kind == "final file"
+        full = os.path.normpath(folder / record["path"])
+        yield record["size"], lambda kind=kind, full=full, record=record: _file(entry, kind, full, record, report)
 
 
-def _file(entry: RunFolder, path: str, record: dict, report: Report) -> None:
+def _file(entry: RunFolder, kind: str, path: str, record: dict, report: Report) -> None:
     try:
         now = manifest.file_record(path)
     except OSError as error:
@@ -255,5 +262,5 @@ def _file(entry: RunFolder, path: str, record: dict, report: Report) -> None:
         what = "changed since it was written"
         noticed = (now["size"], now["mtime_ns"]) != (record["size"], record["mtime_ns"])
     advice = "the next start makes it anew" if noticed else "rs-embed verify --set-aside and another start make it anew"
-    report.add("file", path, f"final file of the run {entry.name}: {what}", advice, noticed=noticed)
+    report.add("file", path, f"{kind} of the run {entry.name}: {what}", advice, noticed=noticed)
     report.targets[entry.target] = None
