@@ -28,6 +28,7 @@ from rs_embed.store import Store
 from rs_embed.upkeep import text
 from rs_embed.upkeep.work import find_work
 
+from . import rasters
 from .conftest import WINDOW, combined, export, places, python, times
 
 RGB = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
@@ -51,7 +52,11 @@ def make(
         config=ExportConfig(**{"chunk_size": 2} | options),
     )
     folder.mkdir(exist_ok=True)
-    opened = open_run(request, str(folder))
+    return do(open_run(request, str(folder)), upto)
+
+
+def do(opened: Run, upto: str = "merge") -> Run:
+    """Freeze a run, and do its steps up to one."""
     opened.freeze()
     with contextlib.chdir(opened.dir):
         run = load_run(".")
@@ -165,6 +170,7 @@ def test_status_says_what_became_of_final_files(tmp_path, say):
     shutil.rmtree(run.dir)
     _, found = say("status", tmp_path)
     assert (found["runs"], found["prune"]["files"]) == ([], 9)
+    assert "there is no run in " in say("prune", tmp_path, plain=True)[1]
 
 
 def test_status_shows_failures_damage_and_who_is_running(tmp_path, say):
@@ -396,6 +402,32 @@ def test_snakemake_holds_the_store_for_its_life(tmp_path, say):
     for folder in (run.dir, run.store.root):
         locks._held.pop(folder).close()
     assert say("prune", tmp_path, "--yes")[0] == 0
+
+
+def test_pixels_of_files_that_were_replaced_go(tmp_path, say):
+    spots = [rasters.at(15, 15), rasters.at(45, 45)]
+    for corner, name in ((0, "a"), (300, "b")):
+        rasters.write(
+            tmp_path / "data" / f"{name}.tif",
+            rasters.noise(1, (2, 30, 30)),
+            corner=(rasters.ORIGIN[0] + corner, rasters.ORIGIN[1] - corner),
+        )
+    rasters.catalogue(tmp_path / "data", {"path": "a.tif"}, {"path": "b.tif"})
+    ask = {"models": [ONE], "target": combined(tmp_path / "run")}
+    do(rasters.run(tmp_path / "data", spots, **ask))
+    assert say("prune", tmp_path, "--yes")[1]["files"] == 0
+    rasters.write(tmp_path / "data" / "a.tif", rasters.noise(2, (2, 30, 30)))
+    os.utime(tmp_path / "data" / "a.tif", (1, 1))
+    assert say("prune", tmp_path, "--yes")[1]["files"] == 0, "the run as it was started last still means the old file"
+    do(rasters.run(tmp_path / "data", spots, **ask))
+    assert (len(objects(tmp_path)), say("prune", tmp_path, "--yes")[1]["files"], len(objects(tmp_path))) == (6, 2, 4)
+    assert say("verify", tmp_path)[0] == 0
+    shutil.rmtree(tmp_path / "data")
+    assert say("prune", tmp_path, "--yes")[1]["files"] == 0, "the files themselves are not asked"
+    (frozen,) = (tmp_path / ".rs_embed" / "runs").glob("*/imagery.json")
+    frozen.unlink()
+    code, said = say("prune", tmp_path, "--yes")
+    assert code == 1 and "imagery.json is missing" in said
 
 
 def test_what_is_not_ours_stays(tmp_path, say):

@@ -132,6 +132,8 @@ def prune(work: Work, waste: Waste, *, done: bool) -> Iterator[str]:
     """The lines of ``rs-embed prune``."""
     for folder in waste.gone:
         yield f"the work folder {folder} used this store and is gone: what only its runs referred to is not needed"
+    if not work.runs:
+        yield f"there is no run in {work.folder / 'runs'}, so this work folder refers to nothing"
     found = prune_json(work, waste, done=done)
     if not found["files"]:
         yield f"{work.folder}: nothing to remove"
