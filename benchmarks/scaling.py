@@ -12,14 +12,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from common import CHECKOUT, processor, rois, run
+
 SIZES = (16, 256, 2048)
 STAGES = ("fetch", "embed", "write", "merge")
 COLUMNS = (
@@ -34,38 +33,6 @@ COLUMNS = (
     "no-op rerun",
     "no-op, MB",
 )
-
-
-def rois(path: Path, n: int) -> None:
-    """n squares of 640 m (64 x 64 pixels) spread over the scene."""
-    from rs_embed import PointBuffer
-    from rs_embed.geometry import transformer
-    from rs_embed.providers.sample import SCENE
-    from rs_embed.rois import write_rois
-
-    to = transformer(SCENE.crs, "EPSG:4326")
-    left, bottom, right, top = SCENE.bounds
-    side = int(n**0.5) + 1
-    steps = [(i % side / side, i // side / side) for i in range(n)]
-    places = [
-        PointBuffer(*to.transform(left + 330 + (right - left - 660) * u, top - 330 - (top - bottom - 660) * v), 320)
-        for u, v in steps
-    ]
-    write_rois(str(path), places, [f"p{i:05d}" for i in range(n)])
-
-
-def run(folder: Path) -> tuple[float, float, float]:
-    """One `snakemake --cores 1`: wall seconds, CPU seconds of all processes, peak memory of the largest one, MB."""
-    command = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(CHECKOUT / "Snakefile")]
-    command += ["--cores", "1", "--configfile", "config.yaml"]
-    with open(folder / "log", "w") as log:
-        started = time.monotonic()
-        child = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = status
-    if status:
-        sys.exit((folder / "log").read_text()[-3000:])
-    return time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def stages(folder: Path) -> dict[str, tuple[int, float, float, float]]:
@@ -95,13 +62,13 @@ def main() -> None:
     for n in SIZES:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            rois(folder / "rois.csv", n)
+            rois(folder / "rois.csv", n, 320)
             config = "rois: rois.csv\nmodels: [mosaiks]\nbackend: sample\ndevice: cpu\ntarget: {layout: combined, path: run}\n"
             (folder / "config.yaml").write_text(config)
-            wall, cpu, memory = run(folder)
+            wall, cpu, memory = run(folder, "--cores", "1")
             found = stages(folder)
             jobs, job_wall, inside, job_cpu = (sum(f[i] for f in found.values()) for i in range(4))
-            again = [run(folder) for _ in range(3)]
+            again = [run(folder, "--cores", "1") for _ in range(3)]
             noop, noop_cpu, noop_memory = (statistics.median(r[i] for r in again) for i in range(3))
             if "Nothing to be done" not in (folder / "log").read_text():
                 sys.exit("the no-op did something")
@@ -115,7 +82,7 @@ def main() -> None:
     text = f"""# Benchmarks
 
 Written by `make bench` (`benchmarks/scaling.py`, which says how the shares are measured): N squares of 64 x 64 pixels of the sample
-scene, model `mosaiks` (512 features, 4 bands), combined npz with inputs, `snakemake --cores 1`, on {os.cpu_count()} x {_processor()},
+scene, model `mosaiks` (512 features, 4 bands), combined npz with inputs, `snakemake --cores 1`, on {os.cpu_count()} x {processor()},
 Python {platform.python_version()}, torch {version("torch")}, Snakemake {version("snakemake")}. Seconds are wall / CPU. The machine is
 shared: compare columns of one row, not runs of different days.
 
@@ -135,14 +102,6 @@ The no-op builds the plan, reads every receipt and stats the outputs.
 """
     (CHECKOUT / "docs" / "benchmarks.md").write_text(text)
     print("wrote docs/benchmarks.md")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Memory for the pixels of all scenes of a chip at once; a larger chip is made in strips of rows.
 _STRIP_BYTES = 64 << 20
+#: Headers read at a time.
+_OPENERS = 8
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class LocalProvider:
         """Refuse a collection, bands or a ROI that the catalogue has not; digests of the files each ROI is made of."""
         rows = self._collection(source)
         windows = set(r.temporal for r in rois)
-        files = [self._open(r) for r in rows if any(_in_window(r, w) for w in windows)]
+        files = self._open_all([r for r in rows if any(_in_window(r, w) for w in windows)])
         self._check_orbit(source, files)
         self._check_bands(source, [f for f in files if _within(f.row, source)])
         found, without = [], []
@@ -120,6 +123,14 @@ class LocalProvider:
                 return rows
         have = ", ".join(map(repr, dict.fromkeys(r.collection for r in self._rows)))
         raise ProviderError(f"sensor.collection: {wanted!r} is not in the catalogue {self.path}; allowed: {have}")
+
+    def _open_all(self, rows: Sequence[catalogue.Row]) -> list[File]:
+        """Rows with their files' headers; several at a time, because on shared storage each one waits."""
+        from tqdm import tqdm
+
+        with ThreadPoolExecutor(_OPENERS, thread_name_prefix="header") as pool:
+            opened = pool.map(self._open, rows)
+            return list(tqdm(opened, "catalogue", len(rows), unit="file", delay=2, disable=None, leave=False))
 
     def _open(self, row: catalogue.Row) -> File:
         """A row with its file's header, which is read again only where the file is another than it was."""

@@ -1,0 +1,56 @@
+"""What the benchmarks share: places on the sample scene, a measured `snakemake`, the machine's name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def rois(path: Path, n: int, buffer_m: float) -> None:
+    """A table of n squares spread over the scene."""
+    from rs_embed import PointBuffer
+    from rs_embed.geometry import transformer
+    from rs_embed.providers.sample import SCENE
+    from rs_embed.rois import rois_text
+
+    to = transformer(SCENE.crs, "EPSG:4326")
+    left, bottom, right, top = SCENE.bounds
+    side, edge = int(n**0.5) + 1, buffer_m + 10
+    steps = [(i % side / side, i // side / side) for i in range(n)]
+    places = [
+        PointBuffer(
+            *to.transform(left + edge + (right - left - 2 * edge) * u, top - edge - (top - bottom - 2 * edge) * v),
+            buffer_m,
+        )
+        for u, v in steps
+    ]
+    path.write_text(rois_text(places, [f"p{i:05d}" for i in range(n)]))
+
+
+def run(folder: Path, *arguments: str) -> tuple[float, float, float]:
+    """One `snakemake` with config.yaml of a folder: wall seconds, CPU seconds of all processes, peak memory of the largest one, MB."""
+    command = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(CHECKOUT / "Snakefile")]
+    command += [*arguments, "--configfile", "config.yaml"]
+    with open(folder / "log", "w") as log:
+        started = time.monotonic()
+        child = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = status
+    if status:
+        sys.exit((folder / "log").read_text()[-3000:])
+    return time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def processor() -> str:
+    """The model of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
