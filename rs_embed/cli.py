@@ -11,9 +11,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from .errors import RSEmbedError
+from .errors import RSEmbedError, StoreError
+
+_FOLDER = "work folder (.rs_embed), a folder that holds one, or the target of an export (default: the current folder)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +49,24 @@ def _parser() -> argparse.ArgumentParser:
     step("repair", "make the damaged files of one chunk again", "--chunk", "--number")
     step("merge", "the final files of the run")
 
+    def upkeep(name: str, summary: str, call: Callable, **flags: str) -> None:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("folder", nargs="?", default=".", help=_FOLDER)
+        for flag, text in (flags | {"json": "print one JSON object"}).items():
+            sub.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=text)
+        sub.set_defaults(call=lambda options: _permitted(call, options))
+
+    upkeep("status", "what is in a work folder", _status)
+    aside = "move damaged objects aside and withdraw the receipts of what is damaged or gone, so that one start makes it anew"
+    upkeep("verify", "read everything in a work folder and its exports; status 1 if anything is damaged or missing",
+           _verify, set_aside=aside)  # fmt: skip
+    upkeep(
+        "prune",
+        "remove from the store what no run refers to",
+        _prune,
+        yes="remove it (without this, only say what would be removed)",
+        ignore_broken="go on although the request of a run cannot be read; what it made is removed",
+    )
     models = commands.add_parser("models", help="list the models, or describe one")
     models.add_argument("model", nargs="?", help="model id or alias")
     models.set_defaults(call=_models)
@@ -89,6 +109,54 @@ def _step(options: argparse.Namespace) -> int:
 
         counts = merge(run)
     print(f"{options.command}: {json.dumps(counts)} in {time.monotonic() - started:.2f} s")
+    return 0
+
+
+def _permitted(call: Callable, options: argparse.Namespace) -> int:
+    try:
+        return call(options)
+    except PermissionError as error:
+        raise StoreError(
+            f"{options.command}: {error.filename} is not yours to use ({error.strerror}); allowed: files of your own"
+        ) from None
+
+
+def _status(options: argparse.Namespace) -> int:
+    from .upkeep import text
+    from .upkeep.status import status
+    from .upkeep.work import open_work
+
+    found = status(open_work(options.folder))
+    return _say(options, found, text.status(found))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .upkeep import text
+    from .upkeep.mend import mend
+    from .upkeep.verify import verify
+    from .upkeep.work import open_work
+
+    work = open_work(options.folder)
+    report = verify(work, text.progress)
+    try:
+        if options.set_aside and report.problems:
+            mend(work, report)
+    finally:  # a refusal to mend does not take back what was found
+        _say(options, text.verify_json(work, report), text.verify(report))
+    return int(not report.whole)
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from .upkeep import text
+    from .upkeep.prune import prune
+
+    work, waste = prune(options.folder, yes=options.yes, ignore_broken=options.ignore_broken)
+    said = text.prune_json(work, waste, done=options.yes)
+    return _say(options, said, text.prune(work, waste, done=options.yes))
+
+
+def _say(options: argparse.Namespace, found: dict, lines: Iterable[str]) -> int:
+    print(json.dumps(found, allow_nan=False) if options.json else "\n".join(lines))
     return 0
 
 

@@ -1,4 +1,5 @@
-"""One live run per target: a file lock that the kernel releases when its holder dies, so a stale one needs nobody."""
+"""One live run per target, and no pruning under live runs: file locks that the kernel releases when their holder dies,
+so a stale one needs nobody. A run holds its folder alone and its store together with other runs; jobs hold neither."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,8 @@ from .errors import RunLockedError
 
 #: The launcher passes the file descriptor of a lock it holds already to Snakemake in this variable.
 INHERITED = "RS_EMBED_LOCK_FD"
+#: Somebody who asks whether a folder is locked (``holder``) holds its lock for a moment: a second look is worth it.
+_LOOKS, _PAUSE_S = 5, 0.05
 _held: dict[Path, IO[str]] = {}
 
 
@@ -44,17 +48,71 @@ def acquire(folder: Path) -> IO[str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
+    for look in range(_LOOKS):
+        if _try(file, fcntl.LOCK_EX):
+            _sign(file)
+            return file
+        time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
+    said = _said(file)
+    file.close()
+    raise RunLockedError(
+        f"another run is working on this target ({said or 'it has just started'}); wait for it, or stop it and start again"
+    )
+
+
+def holder(folder: Path) -> dict | None:
+    """Who works on a run's folder now (``pid``, ``host``, ``since``; empty if it has just started), or None."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip()
+        with open(folder / ".lock") as file:
+            if _try(file, fcntl.LOCK_SH):
+                return None
+            said = json.loads(_said(file) or "{}")
+            return said if isinstance(said, dict) else {}
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+
+
+def hold(store: Path) -> None:
+    """Share a store for the life of this process; see :func:`share`."""
+    store = store.resolve()
+    if store not in _held:
+        _held[store] = share(store)
+
+
+def share(store: Path) -> IO[str]:
+    """Keep a store from being pruned until the returned file is closed; waits while that is being done."""
+    store.mkdir(parents=True, exist_ok=True)
+    # to read: the lock of a store that people share may be another's file
+    file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
+    if not _try(file, fcntl.LOCK_SH):
+        print(f"rs-embed: waiting, the store {store} is being pruned ({_said(file)})", file=sys.stderr, flush=True)
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def exclude(store: Path) -> IO[str] | None:
+    """Keep runs from using a store until the returned file is closed; None, at once, while one does."""
+    file = open(store / ".lock", "a+")  # noqa: SIM115 - held by the caller
+    if not _try(file, fcntl.LOCK_EX):
         file.close()
-        raise RunLockedError(
-            f"another run is working on this target ({holder or 'it has just started'}); wait for it, or stop it and start again"
-        ) from None
+        return None
     _sign(file)
     return file
+
+
+def _try(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _said(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip()
 
 
 def _sign(file: IO[str]) -> None:

@@ -79,6 +79,7 @@ class Run:
         import yaml
 
         self.dir.mkdir(parents=True, exist_ok=True)
+        self.store.register(self.work)
         request = self.request
         target = replace(request.target, path=self.plan.target)
         relative = {

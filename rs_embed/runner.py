@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from . import locks
 from .errors import ExportError
@@ -51,7 +52,11 @@ def execute(run: Run) -> None:
         ExportError: it failed; the text has the ROI, model and stage of the first failure and the log's path.
         KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept.
     """
-    lock = locks.acquire(run.dir)
+    with locks.acquire(run.dir) as lock, locks.share(run.store.root):
+        _execute(run, lock)
+
+
+def _execute(run: Run, lock: IO[str]) -> None:
     read, write = os.pipe()
     try:
         run.freeze()
@@ -83,7 +88,6 @@ def execute(run: Run) -> None:
         os.close(read)
         if write >= 0:
             os.close(write)
-        lock.close()
     if status:
         raise ExportError(_explain(run, failures, log, status), log=str(log))
 

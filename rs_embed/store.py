@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,15 +63,19 @@ def temporary_name(path: Path) -> Path:
 def clean(folder: Path) -> int:
     """Remove temporary files of dead processes of this machine directly in ``folder``; returns how many."""
     removed = 0
-    prefix = f"{TEMP_PREFIX}{socket.gethostname()}-"
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(prefix):
-                pid = entry.name[len(prefix) :].split("-", 1)[0]
-                if pid.isdigit() and not os.path.exists(f"/proc/{pid}") and not _alive(int(pid)):
-                    Path(entry.path).unlink(missing_ok=True)
-                    removed += 1
+            if is_leftover(entry.name):
+                Path(entry.path).unlink(missing_ok=True)
+                removed += 1
     return removed
+
+
+def is_leftover(name: str) -> bool:
+    """A file name is that of a temporary file of a dead process of this machine."""
+    prefix = f"{TEMP_PREFIX}{socket.gethostname()}-"
+    pid = name[len(prefix) :].split("-", 1)[0] if name.startswith(prefix) else ""
+    return pid.isdigit() and not os.path.exists(f"/proc/{pid}") and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:
@@ -127,10 +132,15 @@ class Store:
         """
         found = {tuple(sorted(wanted))} if wanted and self.chip_dir(source_id, wanted).is_dir() else set()
         for entry in (self.root / "chips" / source_id).glob("*/bands.json"):
-            bands = self._declared(entry)
-            if bands and self.chip_dir(source_id, bands) == entry.parent:
+            bands = self.declared(entry.parent)
+            if bands:
                 found.add(bands)
         return sorted(found, key=lambda b: (-len(b), b))
+
+    def declared(self, folder: Path) -> tuple[str, ...] | None:
+        """The bands that a chip folder says it holds; None where it says nothing that fits its name."""
+        bands = self._declared(folder / "bands.json")
+        return bands if bands and folder.name == self.chip_dir("", bands).name else None
 
     @staticmethod
     def _declared(path: Path) -> tuple[str, ...] | None:
@@ -155,6 +165,26 @@ class Store:
                 use.append(held)
                 missing -= set(held)
         return use, [b for b in bands if b in missing]
+
+    def register(self, work: Path) -> None:
+        """Say that runs of a work folder use this store: ``prune`` counts what they refer to, wherever it is started."""
+        path = os.path.relpath(os.path.realpath(work), os.path.realpath(self.root))
+        text = json.dumps({"path": path}).encode()
+        file = self.root / "works" / f"{digest(path, 16)}.json"
+        if not file.exists() or file.read_bytes() != text:
+            replace_file(file, text, durable=True)
+
+    def works(self) -> dict[Path, Path | None]:
+        """Registrations, and the work folder that each names; None for one that cannot be read."""
+        return {file: self._work(file) for file in sorted((self.root / "works").glob("[0-9a-f]*.json"))}
+
+    def _work(self, file: Path) -> Path | None:
+        try:
+            return Path(
+                os.path.normpath(os.path.join(os.path.realpath(self.root), json.loads(file.read_text())["path"]))
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
 
     def clean(self) -> int:
         """Remove temporary files that dead processes left anywhere in the store."""
@@ -184,6 +214,15 @@ def read_object(path: Path) -> Object:
     """
     import numpy as np
 
+    return _read(path, lambda data: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
+
+
+def verify_object(path: Path) -> Object:
+    """Verify all bytes of an object without making its array; raises like :func:`read_object`."""
+    return _read(path, lambda data: None)
+
+
+def _read(path: Path, decode: Callable[[bytes], np.ndarray | None]) -> Object:
     data = path.read_bytes()
     body = len(data) - _FOOTER.size
     try:
@@ -191,7 +230,7 @@ def read_object(path: Path) -> Object:
         if magic != _MAGIC or hashlib.sha256(memoryview(data)[:-32]).digest() != sha:
             raise ValueError("its digest does not fit its content")
         meta: dict[str, Any] = json.loads(data[body - length : body])
-        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        array = decode(data)
     except (ValueError, struct.error, EOFError) as error:
         raise StoreError(f"damaged object {path}: {error}") from None
     return Object(array, meta, sha.hex(), len(data))

@@ -7,6 +7,7 @@ manifest is written while it is made. The final files appear by a rename, when t
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,12 +104,16 @@ def _find_all_damage(run: Run, survey: Survey) -> int:
 def clean(run: Run) -> None:
     """Remove temporary files that killed jobs of this machine left; one pass, after everything else has succeeded."""
     run.store.clean()
-    target = Path(run.plan.target)
+    for folder in written_folders(run):
+        store.clean(folder)
+
+
+def written_folders(run: Run) -> list[Path]:
+    """The folders that jobs of a run write into, beside the store's."""
+    target = Path(os.path.normpath(run.dir / run.plan.target))
     folders = [target.parent, run.dir]
     if run.plan.layout == "per_item":
         folders.append(target)
     for name in ("fetch", "embed", "items", "repairs", "manifests"):
         folders += [run.dir / name, *(run.dir / name).glob("*/")]
-    for folder in folders:
-        if folder.is_dir():
-            store.clean(folder)
+    return [folder for folder in folders if folder.is_dir()]

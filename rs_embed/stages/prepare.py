@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .. import receipts
 from ..errors import ModelError
 from ..formats import manifest
-from ..locks import take
+from ..locks import hold, take
 from ..plan import Chunk
 from ..run import Run
 from . import records
@@ -40,6 +40,7 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         )
     if live:
         take(run.dir)
+        hold(run.store.root)
         _unlock(run)
         run.freeze()
     found = _examined(run)
@@ -89,7 +90,7 @@ def _withdrawn(run: Run, found: _Found) -> list[str]:
     bad = [path for path, state in found.states.items() if state in ("stale", "retry")]
     if found.repairs or any(state != "good" for state in found.states.values()):
         for chunk in run.plan.chunks:
-            bad += _lost(run, chunk, found.states)
+            bad += lost(run, chunk, found.states)
     return list(dict.fromkeys(bad))
 
 
@@ -102,15 +103,15 @@ def _merge_state(run: Run) -> str:
     return state
 
 
-def _lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
+def lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
     """Good receipts of a chunk whose objects are gone, and the chunk's write receipt with them."""
-    plan, store, lost = run.plan, run.store, []
+    plan, store, gone = run.plan, run.store, []
     for unit in plan.embedded:
         path = f"embed/{unit.id}/{chunk.name}.json"
         if state[path] == "good":
             rows = receipts.read(run.dir / path)["rows"]
             if not all(store.embedding(unit.id, r["object"]).exists() for r in rows if r["status"] != "failed"):
-                lost.append(path)
+                gone.append(path)
     for source in plan.sources:
         band_sets = store.band_sets(source.id, source.bands)
         for part in chunk.parts:
@@ -120,9 +121,9 @@ def _lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
             for row in receipts.read(run.dir / path)["rows"]:
                 need = needed_bands(run, source, row["object"])
                 if row["status"] != "failed" and store.covering(source.id, need, row["object"], band_sets)[1]:
-                    lost.append(path)
+                    gone.append(path)
                     break
-    return [*lost, f"items/{chunk.name}.json"] if lost else []
+    return [*gone, f"items/{chunk.name}.json"] if gone else []
 
 
 def _next_stamp(run: Run, chunk: Chunk) -> str:

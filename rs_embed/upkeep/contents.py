@@ -1,0 +1,160 @@
+"""What lies in a store: one pass over its folders, no file opened but the declarations of bands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..store import Store, is_leftover
+
+#: Files by path, with their bytes.
+Files = dict[Path, int]
+_OBJECT = ".npy"
+#: What objects are filed under: a digest. Anything else in a store is not ours to remove.
+_NAME = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass
+class Group:
+    """The chips of one source and band set, or the embeddings of one unit.
+
+    Attributes:
+        kind: ``chips`` or ``embeddings``. id: of the source or unit. folder: where they lie.
+        bands: the bands of chips as the folder declares them; None for embeddings, and where the declaration is not right.
+        declaration: bytes of ``bands.json``; None where there is none.
+        objects: name to bytes.
+        others: number of files that are neither objects nor waste; they are nobody's business here.
+    """
+
+    kind: str
+    id: str
+    folder: Path
+    bands: tuple[str, ...] | None = None
+    declaration: int | None = None
+    objects: dict[str, int] = field(default_factory=dict)
+    others: int = 0
+
+    def path(self, name: str) -> Path:
+        """File of an object."""
+        return self.folder / name[:2] / f"{name}{_OBJECT}"
+
+
+@dataclass
+class Contents:
+    """A store as it is now.
+
+    Attributes:
+        groups: what objects belong to.
+        damaged: objects that were set aside. leftovers: temporary files of dead processes.
+        others: everything else (temporary files of living processes or other machines, registrations, unknown files).
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    damaged: Files = field(default_factory=dict)
+    leftovers: Files = field(default_factory=dict)
+    others: Files = field(default_factory=dict)
+
+    @property
+    def files(self) -> int:
+        objects = sum(len(g.objects) + (g.declaration is not None) for g in self.groups)
+        return objects + len(self.damaged) + len(self.leftovers) + len(self.others)
+
+    @property
+    def bytes(self) -> int:
+        objects = sum(sum(g.objects.values()) + (g.declaration or 0) for g in self.groups)
+        return objects + sum(sum(f.values()) for f in (self.damaged, self.leftovers, self.others))
+
+
+def survey(store: Store) -> Contents:
+    """Look through a store. Files that vanish meanwhile are not there."""
+    found = Contents()
+    for entry in _entries(store.root):
+        if entry.name == "chips" and _is_folder(entry):
+            for source in _folders(entry.path, found):
+                for folder in _folders(source.path, found):
+                    _group(Group("chips", source.name, Path(folder.path)), store, found)
+        elif entry.name == "embeddings" and _is_folder(entry):
+            for unit in _folders(entry.path, found):
+                _group(Group("embeddings", unit.name, Path(unit.path)), store, found)
+        elif _is_folder(entry):
+            for path, size in walk(Path(entry.path)):
+                found.others[path] = size
+        else:
+            _waste(entry, found)
+    return found
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Every file below a folder and its bytes; links are not followed."""
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            yield from walk(Path(entry.path))
+        else:
+            size = _size(entry)
+            if size is not None:
+                yield Path(entry.path), size
+
+
+def _group(group: Group, store: Store, found: Contents) -> None:
+    for entry in _entries(group.folder):
+        if _is_folder(entry):
+            for file in _entries(entry.path):
+                name = file.name.removesuffix(_OBJECT)
+                size = _size(file)
+                if size is None:
+                    continue
+                if file.name.endswith(_OBJECT) and name[:2] == entry.name and _NAME.fullmatch(name):
+                    group.objects[name] = size
+                else:
+                    group.others += _waste(file, found)
+        elif entry.name == "bands.json" and group.kind == "chips":
+            group.declaration = _size(entry)
+        else:
+            group.others += _waste(entry, found)
+    if group.declaration is not None:
+        group.bands = store.declared(group.folder)
+    found.groups.append(group)
+
+
+def _waste(entry: os.DirEntry, found: Contents) -> bool:
+    """File a stray file where it belongs; True if it is none of ours to remove."""
+    size = _size(entry)
+    if size is None:
+        return False
+    kind = found.others
+    if entry.name.endswith(".damaged"):
+        kind = found.damaged
+    elif is_leftover(entry.name):
+        kind = found.leftovers
+    kind[Path(entry.path)] = size
+    return kind is found.others
+
+
+def _folders(path: str, found: Contents) -> Iterator[os.DirEntry]:
+    for entry in _entries(path):
+        if _is_folder(entry):
+            yield entry
+        else:
+            _waste(entry, found)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _size(entry: os.DirEntry) -> int | None:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,175 @@
+"""What no run refers to: found, and removed under a lock that keeps every run out of the store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import locks
+from ..errors import RunLockedError, StoreError
+from ..stages.merge import written_folders
+from ..store import is_leftover
+from .contents import Contents, Files, Group, survey
+from .references import References
+from .work import RunFolder, Shared, Work, open_work
+
+
+@dataclass
+class Waste:
+    """What can go.
+
+    Attributes:
+        objects: objects that no run refers to, by group.
+        declarations: ``bands.json`` of folders that have no objects then.
+        damaged: objects that were set aside. leftovers: temporary files of dead processes in the stores.
+        in_runs: temporary files of dead processes in the folders of runs and beside final files.
+        generations: generation files of runs that are gone.
+        registrations: those of work folders that are gone, in a store.
+        gone: these work folders. groups: every group of every store, to remove folders that are empty then.
+    """
+
+    objects: list[tuple[Group, dict[str, int]]] = field(default_factory=list)
+    declarations: Files = field(default_factory=dict)
+    damaged: Files = field(default_factory=dict)
+    leftovers: Files = field(default_factory=dict)
+    in_runs: Files = field(default_factory=dict)
+    generations: Files = field(default_factory=dict)
+    registrations: Files = field(default_factory=dict)
+    gone: list[Path] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+
+    @property
+    def small(self) -> Files:
+        """Everything but the objects."""
+        return self.declarations | self.damaged | self.leftovers | self.in_runs | self.generations | self.registrations
+
+    @property
+    def files(self) -> int:
+        return len(self.small) + sum(len(names) for _, names in self.objects)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.small.values()) + sum(sum(names.values()) for _, names in self.objects)
+
+
+def prune(given: str | Path, *, yes: bool = False, ignore_broken: bool = False) -> tuple[Work, Waste]:
+    """Find what no run refers to and, with ``yes``, remove it.
+
+    Raises:
+        StoreError: no work folder, or a run whose request cannot be read. RunLockedError: a run is live.
+    """
+    work = open_work(given)
+    with contextlib.ExitStack() as held:
+        if yes:
+            _refuse_live(work)
+            for shared in work.stores:
+                held.enter_context(_exclude(work, shared))
+            work = open_work(work.folder)  # what was read before the lock may have changed
+            _refuse_live(work)
+        broken = _broken(work)
+        if broken and not ignore_broken:
+            raise StoreError(broken)
+        waste = find(work, {shared.store.root: survey(shared.store) for shared in work.stores})
+        if yes:
+            _remove(waste)
+    return work, waste
+
+
+def refusal(work: Work) -> str | None:
+    """Why ``prune --yes`` would refuse now, or None."""
+    try:
+        _refuse_live(work)
+    except RunLockedError as error:
+        return str(error)
+    return _broken(work)
+
+
+def find(work: Work, found: Mapping[Path, Contents]) -> Waste:
+    """What can go.
+
+    Args:
+        found: what lies in the stores of the work folder, by their path.
+    """
+    waste = Waste()
+    for shared in work.stores:
+        contents, references = found[shared.store.root], References(shared.runs)
+        waste.groups += contents.groups
+        waste.damaged |= contents.damaged
+        waste.leftovers |= contents.leftovers
+        waste.registrations |= _sizes(shared.gone)
+        waste.gone += shared.gone.values()
+        for group in contents.groups:
+            names = references.unreferenced(group)
+            if names:
+                waste.objects.append((group, names))
+            if group.declaration is not None and len(names) == len(group.objects) and not group.others:
+                waste.declarations[group.folder / "bands.json"] = group.declaration
+    for entry in work.runs:
+        waste.damaged |= _sizes((entry.folder / "items").glob("*.damaged"))
+    waste.generations = _sizes(work.orphaned_generations)
+    folders = dict.fromkeys(f for r in work.runs if r.run for f in written_folders(r.run))
+    waste.in_runs = _sizes(p for folder in folders for p in folder.glob(".tmp-*") if is_leftover(p.name))
+    return waste
+
+
+def _remove(waste: Waste) -> None:
+    for group, names in waste.objects:
+        for name in names:
+            group.path(name).unlink(missing_ok=True)
+    for path in waste.small:
+        path.unlink(missing_ok=True)
+    for group in waste.groups:
+        folders = [*group.folder.glob("*/"), group.folder, *([group.folder.parent] if group.kind == "chips" else [])]
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if it is empty
+
+
+def _sizes(paths: Iterable[Path]) -> Files:
+    return {path: path.stat().st_size for path in paths}
+
+
+def _exclude(work: Work, shared: Shared) -> contextlib.AbstractContextManager:
+    lock = locks.exclude(shared.store.root)
+    if lock is None:
+        _refuse_live(open_work(work.folder))
+        raise RunLockedError(
+            f"prune: the store {shared.store.root} is in use by a run that has just started or that is not known here; "
+            "wait for it, or stop it, and prune again"
+        )
+    return lock
+
+
+def _refuse_live(work: Work) -> None:
+    """Refuse while a run works with one of the stores; its lock alone would do, and names nobody."""
+    for entry in _all_runs(work):
+        if entry.running is not None:
+            who = ", ".join(f"{k} {v}" for k, v in entry.running.items()) or "it has just started"
+            raise RunLockedError(
+                f"prune: a run is working on {entry.target} ({who}); wait for it, or stop it, and prune again"
+            )
+
+
+def _broken(work: Work) -> str | None:
+    """The sentence about what keeps anybody from knowing what is referred to, or None."""
+    for entry in _all_runs(work):
+        if entry.error:
+            return (
+                f"prune: the request of the run {entry.folder} cannot be read ({entry.error}), so what it made would be "
+                "removed; allowed: start that request again, delete that folder, or give --ignore-broken"
+            )
+    for shared in work.stores:
+        if shared.unreadable:
+            return (
+                f"prune: {shared.unreadable[0]} names a work folder that uses this store and cannot be read, so what its "
+                "runs made would be removed; allowed: start one of its requests again, delete that file, or give --ignore-broken"
+            )
+    return None
+
+
+def _all_runs(work: Work) -> list[RunFolder]:
+    """The runs of this work folder, and those of others that use one of its stores."""
+    runs = [*work.runs, *(r for shared in work.stores for r in (*shared.runs, *shared.broken))]
+    return list({r.folder: r for r in runs}.values())
