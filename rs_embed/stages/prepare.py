@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from .. import receipts
 from ..errors import ModelError
@@ -42,6 +43,7 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         run.freeze()
     asked = repairs(run)
     withdrawn = _withdrawn(run, work_to_do=bool(asked))
+    asked = [s for s in asked if f"items/{Path(s).name.split('-')[0]}.json" not in withdrawn]  # written anew as a whole
     if live:
         receipts.withdraw(run.dir / path for path in withdrawn)
     elif withdrawn:
