@@ -13,6 +13,7 @@ from ..formats import manifest
 from ..locks import take
 from ..plan import Chunk
 from ..run import Run
+from ..store import clean
 from .common import needed_bands
 from .repair import damaged_rois, stamps
 
@@ -41,6 +42,9 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         take(run.dir)
         _unlock(run)
         run.freeze()
+        for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by
+            if folder.is_dir():
+                clean(folder)
     asked = repairs(run)
     withdrawn = _withdrawn(run, work_to_do=bool(asked))
     asked = [s for s in asked if f"items/{Path(s).name.split('-')[0]}.json" not in withdrawn]  # written anew as a whole
