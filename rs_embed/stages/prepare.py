@@ -20,9 +20,23 @@ from .repair import damaged_rois, stamps
 
 def check(run: Run) -> None:
     """Refuse a target that is somebody else's file."""
-    path = os.path.normpath(run.dir / run.plan.manifest_beside_target)
-    if run.request.config.save_manifest and os.path.exists(path) and not manifest.is_own(path):
+    path = _manifest(run)
+    if run.request.config.save_manifest and os.path.exists(path) and not (manifest.is_own(path) or _broken(run, path)):
         raise ModelError(f"target.path: {path} is there and is not a manifest of an export; allowed: another path")
+
+
+def _manifest(run: Run) -> str:
+    return os.path.normpath(run.dir / run.plan.manifest_beside_target)
+
+
+def _broken(run: Run, path: str) -> bool:
+    """What is there is no JSON, and this run has written its manifest there: it was damaged since."""
+    try:
+        rows = receipts.read(run.dir / run.plan.merge_receipt)["rows"]
+    except (FileNotFoundError, receipts.StoreError):
+        return False
+    written = any(os.path.normpath(run.dir / r["path"]) == path for r in rows)
+    return written and os.path.exists(path) and not manifest.is_json(path)
 
 
 def prepare(run: Run, *, live: bool) -> list[str]:
@@ -42,6 +56,8 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         take(run.dir)
         _unlock(run)
         run.freeze()
+        if _broken(run, path := _manifest(run)):
+            os.unlink(path)  # while the receipt is there that says whose it is
         for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by
             if folder.is_dir():
                 clean(folder)
