@@ -115,7 +115,9 @@ CHANGES = [
     Change("`num_workers`", option(num_workers=1), steps={}),
     Change("`cores`", option(cores=1), steps={}),
     Change("`continue_on_error`", option(continue_on_error=True), steps={}),
-    Change("`device` (said in manifests)", lambda r: r.update(device="cpu"), steps=of(0, 0, 0, 1), per_item=of(0, 0, 3, 1)),
+    Change(
+        "`device` (said in manifests)", lambda r: r.update(device="cpu"), steps=of(0, 0, 0, 1), per_item=of(0, 0, 3, 1)
+    ),
     Change("the folder moved elsewhere", lambda r: r.update(moved=True), steps={}),
     Change("the other layout, at another path", lambda r: r.update(relayout=True), steps=of(3, 6, 3, 1)),
 ]

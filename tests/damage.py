@@ -78,6 +78,7 @@ EMBED = After({"embed": 1, "write": 1, "merge": 1})
 FETCH = After({"fetch": 1, "embed": 2, "write": 1, "merge": 1})
 UNNEEDED = After({}, mended=False)
 UNSEEN = After({}, mended=False)
+MERGE_ALONE = After({"merge": 1}, mended=False)
 NEW_CHIP, NEW_VECTOR = After(FETCH.steps, chips=1), After(EMBED.steps, embeddings=1)
 SECOND_CHIP, SECOND_VECTOR = After(FETCH.steps, chips=1, starts=2), After(EMBED.steps, embeddings=1, starts=2)
 EVERY_STEP = {"fetch": 2, "embed": 4, "write": 2, "merge": 1}
@@ -108,8 +109,12 @@ THINGS = [
     Thing("the receipt of merge", "combined", f"{RUN}/merge.json", each(MERGE)),
     Thing("the receipt of a repair", "per_item", f"{ITEMS}/repairs/00001-0.json", each(UNNEEDED)),
     Thing("a chip", "combined", CHIP, each(UNNEEDED)),
-    Thing("a chip, and the combined `.npz` is gone", "combined", CHIP, seen_when_read(NEW_CHIP, SECOND_CHIP), "run.npz"),
-    Thing("a chip, and a file made of it is gone", "per_item", CHIP, seen_when_read(NEW_CHIP, SECOND_CHIP), "items/*.npz"),
+    Thing(
+        "a chip, and the combined `.npz` is gone", "combined", CHIP, seen_when_read(NEW_CHIP, SECOND_CHIP), "run.npz"
+    ),
+    Thing(
+        "a chip, and a file made of it is gone", "per_item", CHIP, seen_when_read(NEW_CHIP, SECOND_CHIP), "items/*.npz"
+    ),
     Thing("an embedding", "combined", VECTOR, each(UNNEEDED)),
     Thing(
         *("an embedding, and the combined `.npz` is gone", "combined", VECTOR),
@@ -118,7 +123,7 @@ THINGS = [
     Thing("`bands.json` of the chips", "combined", ".rs_embed/store/chips/*/*/bands.json", each(UNNEEDED)),
     Thing(
         *("`bands.json`, and the combined `.npz` is gone", "combined", ".rs_embed/store/chips/*/*/bands.json"),
-        *(each(MERGE), "run.npz"),
+        *(each(MERGE_ALONE), "run.npz"),
     ),
     Thing("the frozen `config.yaml`", "combined", f"{RUN}/config.yaml", each(NOTHING)),
     Thing("the frozen `rois.csv`", "combined", f"{RUN}/rois.csv", each(NOTHING)),
@@ -134,6 +139,8 @@ THINGS = [
     Thing("`.rs_embed/`", "combined", ".rs_embed", {DELETED: After(EVERY_STEP, 4, 8)}),
     Thing("`.rs_embed/`, one file per ROI", "per_item", ".rs_embed", {DELETED: After(EVERY_STEP, 4, 8)}),
 ]
+
+
 def _idle(thing: Thing, how: str) -> bool:
     """Nothing runs: such cases cannot hide each other, and share one start."""
     return not thing.cells[how].steps and not thing.besides

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from .conftest import CHECKOUT, content, steps, times
+from .conftest import CHECKOUT, times
 
 N, CHUNK = 8, 4  # two chunks of four places
 REQUEST = f"""
@@ -75,7 +75,9 @@ STAGES = {
     "merge, between the files": Stage(
         "combined", "merge", MERGED, "4 */run.json", ".tmp-*-run.json", "merge.json", 0, {"merge": 1}
     ),
-    "merge, its receipt": Stage("combined", "merge", MERGED, "4 *merge.json", f"{RUN}/.tmp-*-merge.json", "merge.json", 0, {"merge": 1}),
+    "merge, its receipt": Stage(
+        "combined", "merge", MERGED, "4 *merge.json", f"{RUN}/.tmp-*-merge.json", "merge.json", 0, {"merge": 1}
+    ),
     "repair": Stage(
         *("per_item", "repair", REPAIRED, "0.6 */p0000[4-7].npz", REPAIRED[1], "repairs/*.json", 1),
         {"repair": 1},
@@ -122,6 +124,18 @@ SHELL_WAYS: dict[str, Callable[[psutil.Process], None]] = {
 }
 
 
+CASES = [
+    (stage, way) for way in list(WAYS)[:3] for stage in STAGES if way == "SIGKILL to everything" or "," not in stage
+]
+CASES += [("embed", way) for way in list(WAYS)[3:]]
+
+
+def todo_after(stage: str, way: str) -> dict[str, int]:
+    """Jobs of the next start. Snakemake lets running jobs finish on SIGTERM, so the one in the middle is done."""
+    todo = STAGES[stage].todo
+    return todo | {stage: todo[stage] - 1} if way in ("SIGTERM to Snakemake", "SIGTERM") else todo
+
+
 def start(command: list[str], slow: str = "", cwd: Path = CHECKOUT) -> subprocess.Popen:
     """Start a process in a group of its own; ``slow`` is what the slow disk does."""
     slow_disk = os.pathsep.join([str(CHECKOUT / "tests" / "slow_disk"), str(CHECKOUT)])
@@ -146,7 +160,12 @@ def python_call(layout: str, folder: Path, *more: str) -> list[str]:
 
 def shell_call() -> list[str]:
     """The same request with the ``snakemake`` command, in the run's folder, where its frozen config lies."""
-    workflow = ["--snakefile", str(CHECKOUT / "Snakefile"), "--workflow-profile", str(CHECKOUT / "profiles" / "default")]
+    workflow = [
+        "--snakefile",
+        str(CHECKOUT / "Snakefile"),
+        "--workflow-profile",
+        str(CHECKOUT / "profiles" / "default"),
+    ]
     snakemake = str(Path(sys.executable).with_name("snakemake"))
     return [snakemake, *workflow, "--configfile", "config.yaml", "--cores", "2"]
 

@@ -104,7 +104,10 @@ def said(folder: Path, before: dict) -> dict[str, int]:
 def test_a_window_of_one_roi_in_a_table_on_the_command_line(done, tmp_path):
     folder = Path(shutil.copytree(done["combined"], tmp_path / "copy", symlinks=True))
     request = base() | {"rois": "places.csv", "target": {"layout": "combined", "path": "run"}}
-    cells = [[*(str(v) for v in r.values()), *(("2022-06-01", "2022-08-01") if r["name"] == "d" else ("", ""))] for r in base()["rois"]]
+    cells = [
+        [*(str(v) for v in r.values()), *(("2022-06-01", "2022-08-01") if r["name"] == "d" else ("", ""))]
+        for r in base()["rois"]
+    ]
     (folder / "places.csv").write_text("\n".join(["name,lon,lat,buffer_m,start,end", *map(",".join, cells)]) + "\n")
     (folder / "my.yaml").write_text(yaml.safe_dump(request))
     before = times(folder / ".rs_embed" / "store")

@@ -72,7 +72,7 @@ def test_the_next_start_puts_back_what_is_missing(both, copy, things, how):
     assert made_again(before, times(copy, STORED)) == {"chips": after.chips, "embeddings": after.embeddings}
     for thing, victim in zip(things, victims):
         assert (state(victim) != damaged[victim]) == thing.cells[how].mended, thing.what
-    if all(t.cells[how].mended for t in things):
+    if all(".rs_embed" in v.parts or t.cells[how].mended for t, v in zip(things, victims)):
         assert content(copy) == content(both)
     if after.steps == {"repair": 1}:
         touched = {k for k, v in user_files(copy).items() if files[k] != v}

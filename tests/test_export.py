@@ -22,7 +22,20 @@ from rs_embed import (
 )
 from rs_embed.rois import read_rois
 
-from .conftest import CHECKOUT, WINDOW, combined, export, jobs, log_of, made, places, python, run_folder, snakemake, times
+from .conftest import (
+    CHECKOUT,
+    WINDOW,
+    combined,
+    export,
+    jobs,
+    log_of,
+    made,
+    places,
+    python,
+    run_folder,
+    snakemake,
+    times,
+)
 
 RGB = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
 MODELS = [

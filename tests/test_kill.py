@@ -10,6 +10,7 @@ import pytest
 
 from .conftest import content, run_folder, steps
 from .killing import (
+    CASES,
     REQUEST,
     SHELL_WAYS,
     STAGES,
@@ -25,6 +26,7 @@ from .killing import (
     shell_call,
     start,
     there,
+    todo_after,
     tree,
     wait_until,
 )
@@ -63,16 +65,6 @@ def check_the_next_start(stage, folder: Path, reference: Path, todo: dict[str, i
     assert steps(the_run(stage, folder)) == todo
     assert not [p for p in folder.rglob(".tmp-*")], "half files are left"
     assert not list(folder.glob(".rs_embed/runs/*/.snakemake/locks/*")), "something would have to be unlocked"
-
-
-CASES = [(stage, way) for way in list(WAYS)[:3] for stage in STAGES if way == "SIGKILL to everything" or "," not in stage]
-CASES += [("embed", way) for way in list(WAYS)[3:]]
-
-
-def todo_after(stage: str, way: str) -> dict[str, int]:
-    """Jobs of the next start. Snakemake lets running jobs finish on SIGTERM, so the one in the middle is done."""
-    todo = STAGES[stage].todo
-    return todo | {stage: todo[stage] - 1} if way in ("SIGTERM to Snakemake", "SIGTERM") else todo
 
 
 @pytest.mark.parametrize(("name", "way"), CASES, ids=[f"{w} in {s}" for s, w in CASES])

@@ -77,7 +77,10 @@ def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tupl
     """
     import numpy as np
 
-    store, union = run.store, run.plan.source[source_id].bands  # what a fetch looks for, so nothing is missing only here
+    store, union = (
+        run.store,
+        run.plan.source[source_id].bands,
+    )  # what a fetch looks for, so nothing is missing only here
     use, missing = store.covering(source_id, tuple(bands), name, store.band_sets(source_id, union))
     if missing:
         raise StoreError(f"the chip {name} lacks the bands {', '.join(missing)}; run again to fetch them")
