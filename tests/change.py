@@ -99,14 +99,14 @@ CHANGES = [
         *(1, 2, of(1, 2, 1, 1)),
     ),
     Change("another window for all", lambda r: r["temporal"].update(end="2022-08-01"), 6, 12, of(3, 6, 3, 1)),
-    Change("a third model that reads the same bands", add_model(model("more", 3, sensor=RGB)), 0, 6, of(0, 3, 3, 1)),
-    Change("a third model with one more band", add_model(model("all", 3)), 6, 6, of(3, 9, 3, 1)),
+    Change("a third model that reads the same bands", add_model(model("more", 6, sensor=RGB)), 0, 6, of(0, 3, 3, 1)),
+    Change("a third model with one more band", add_model(model("all", 6)), 6, 6, of(3, 9, 3, 1)),
     Change(
-        "a third model with other pixels", add_model(model("coarse", 3, fetch={"scale_m": 20})), 6, 6, of(3, 3, 3, 1)
+        "a third model with other pixels", add_model(model("coarse", 6, fetch={"scale_m": 20})), 6, 6, of(3, 3, 3, 1)
     ),
     Change("a model removed", lambda r: r["models"].pop(), steps=of(0, 0, 3, 1)),
     Change("the order of the models", lambda r: r["models"].reverse(), steps=of(0, 0, 3, 1)),
-    Change("an option of one model", lambda r: r["models"][1]["model_config"].update(features=3), 0, 6, of(0, 3, 3, 1)),
+    Change("an option of one model", lambda r: r["models"][1]["model_config"].update(features=6), 0, 6, of(0, 3, 3, 1)),
     Change("a label", lambda r: r["models"][1].update(label="other"), steps=of(0, 0, 3, 1)),
     Change("a name", lambda r: r["rois"][3].update(name="other"), steps=of(0, 0, 0, 1), per_item=of(0, 0, 1, 1)),
     Change("another `chunk_size`", option(chunk_size=3), steps=of(2, 4, 2, 1)),

@@ -84,7 +84,9 @@ def test_only_what_changed_is_made(done, tmp_path, monkeypatch, change, layout):
     assert counts == {"fetched": change.chips, "embedded": change.embeddings}
     assert said(folder, receipts) == counts, "and receipts say so"
     found, wanted = content(folder), fresh(request, layout, tmp_path / "fresh", monkeypatch, path)
-    assert {k: found.get(k) for k in wanted} == wanted, "as a fresh run of the changed request"
+    assert {k: of_roi(k, found.get(k)) for k in wanted} == {k: of_roi(k, v) for k, v in wanted.items()}, (
+        "as a fresh run"
+    )
     gone = {k: v for k, v in files.items() if k not in wanted}
     assert {k: found.get(k) for k in gone} == gone, "files of places that are not asked for any more stay"
     start(request, layout, folder, path)
@@ -92,6 +94,13 @@ def test_only_what_changed_is_made(done, tmp_path, monkeypatch, change, layout):
     start(base(), OTHER[layout] if path else layout, folder)  # and back
     assert times(store) == after, "nothing is made on the way back"
     assert {k: v for k, v in content(folder).items() if k in files} == files
+
+
+def of_roi(name: str, held: object) -> object:
+    """A ROI's manifest has the fingerprint of the request that wrote it, which may have asked for other ROIs, too."""
+    if isinstance(held, dict) and name.startswith(("items/", "another/")) and not name.endswith("/manifest.json"):
+        return {k: v for k, v in held.items() if k != "request_fingerprint"}
+    return held
 
 
 def said(folder: Path, before: dict) -> dict[str, int]:

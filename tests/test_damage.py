@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 import rs_embed
-from rs_embed import ExportModelRequest, ExportTarget, SensorSpec
+from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, receipts
 
 from .conftest import combined, content, export, places, run_folder, steps, times
-from .damage import CASES, DAMAGES, DELETED, After, Thing
+from .damage import CASES, CUT, DAMAGES, DELETED, FLIPPED, After, Thing, cut
 
+STORED = ".rs_embed/store/**/[0-9a-f]*.npy"
 RGB = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
 MODELS = [
     ExportModelRequest("mosaiks", model_config={"features": 8}),
@@ -86,9 +87,6 @@ def state(path: Path) -> bytes | bool:
     return path.read_bytes() if path.is_file() else path.exists()
 
 
-STORED = ".rs_embed/store/**/[0-9a-f]*.npy"
-
-
 def user_files(folder: Path) -> dict[str, tuple]:
     return times(folder, "items/*") | times(folder, "run.*")
 
@@ -99,3 +97,41 @@ def lost(folder: Path, thing: Thing, victim: Path) -> Path:
         return folder / thing.besides
     index = json.loads((folder / "items" / "manifest.json").read_text())
     return folder / "items" / next(i["file"] for i in index["items"] if i["roi"] == victim.stem)
+
+
+def test_every_changed_byte_of_a_receipt_is_noticed(tmp_path):
+    path, row = tmp_path / "r.json", {"object": "0f", "status": "ok", "size": 3120, "sha256": "ab" * 32}
+    receipts.write(path, "embed", "a key", [row, row | {"status": "failed", "retryable": False}], seconds=0.25)
+    good = path.read_bytes()
+    assert receipts.state(path, "a key") == "good"
+    for at in range(len(good)):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        assert receipts.state(path, "a key") == "stale", f"byte {at}, {chr(good[at])!r}"
+        path.write_bytes(good[:at])
+        assert receipts.state(path, "a key") == "stale", f"cut at {at}"
+
+
+@pytest.mark.heavy
+def test_a_broken_manifest_is_told_from_somebody_elses_file(both, copy):
+    cut(copy / "run.json")
+    run = again(copy, "combined")
+    assert content(copy) == content(both)
+    (copy / "run.json").write_text('{"mine": 1}')  # JSON, and not ours: somebody wants it, whoever was here before
+    with pytest.raises(rs_embed.ModelError, match=r"run\.json is there and is not a manifest of an export"):
+        again(copy, "combined")
+    (copy / "run.json").write_text("{")
+    (run / "merge.json").unlink()  # nobody knows any more whose it is
+    with pytest.raises(rs_embed.ModelError, match=r"run\.json is there and is not a manifest of an export"):
+        again(copy, "combined")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("how", "chips", "embeddings"), [(DELETED, 0, 0), (CUT, 4, 8), (FLIPPED, 0, 8)])
+def test_a_damaged_generation_file_makes_things_anew(both, copy, how, chips, embeddings):
+    """Deleted, it brings back what was there before ``resume=False``: the honest limit."""
+    again(copy, "combined", resume=False)
+    before = times(copy, STORED)
+    DAMAGES[how](next((copy / ".rs_embed" / "generations").iterdir()))
+    again(copy, "combined")
+    assert made_again(before, times(copy, STORED)) == {"chips": chips, "embeddings": embeddings}
+    assert content(copy)["run.npz"] == content(both)["run.npz"]
