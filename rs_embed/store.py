@@ -67,13 +67,18 @@ def clean(folder: Path) -> int:
         for entry in entries:
             if entry.name.startswith(prefix):
                 pid = entry.name[len(prefix) :].split("-", 1)[0]
-                if pid.isdigit() and not os.path.exists(f"/proc/{pid}") and not _alive(int(pid)):
+                if pid.isdigit() and not _alive(int(pid)):
                     Path(entry.path).unlink(missing_ok=True)
                     removed += 1
     return removed
 
 
 def _alive(pid: int) -> bool:
+    """A process of this machine that can still write: one that only waits to be collected (in containers, for good) cannot."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:  # no such process, or no /proc
+        pass
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
