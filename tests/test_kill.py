@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from .conftest import content, run_folder, steps
 from .killing import (
     CASES,
+    CHIP,
     REQUEST,
     SHELL_WAYS,
     STAGES,
@@ -146,3 +148,18 @@ def test_at_full_speed(undisturbed, tmp_path):
     assert {k: after[k] for k in kept} == kept and len(after) == 120
     assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
     assert not [p for p in tmp_path.rglob(".tmp-*")]
+
+
+def test_ctrl_c_begins_no_new_requests(tmp_path):
+    code = REQUEST.replace("places(8)", "places(64)").replace("chunk_size=4", "chunk_size=64")
+    command = [sys.executable, "-c", code, "combined", str(tmp_path)]
+    victim = start(command, "fetch 0.4 *.npy")
+    wait_until(lambda: bool(there(tmp_path, CHIP)), victim, "in the middle of fetch")
+    family, before = tree(psutil.Process(victim.pid)), len(there(tmp_path, CHIP))
+    victim.send_signal(signal.SIGINT)
+    _, said = victim.communicate(timeout=40)
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert "KeyboardInterrupt" in said
+    assert len(there(tmp_path, CHIP)) <= before + 12, (
+        "two were under way; a quarter of a minute would have made them all"
+    )
