@@ -6,6 +6,7 @@ A receipt carries the key of the plan it was made for; another key means it vouc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from typing import Any
 from .errors import StoreError, can_pass
 from .store import replace_file
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def write(path: str | Path, step: str, key: str, rows: list[dict], **more: Any) -> None:
@@ -29,7 +30,12 @@ def write(path: str | Path, step: str, key: str, rows: list[dict], **more: Any) 
         more: counts and times of the job.
     """
     data = {"schema": SCHEMA, "step": step, "key": key, **more, "rows": rows}
-    replace_file(path, json.dumps(data, separators=(",", ":"), allow_nan=False).encode())
+    replace_file(path, _sealed(json.dumps(data, separators=(",", ":"), allow_nan=False)[:-1]).encode())
+
+
+def _sealed(body: str) -> str:
+    """A receipt with its digest at the end: one with a changed digit must not vouch for anything, or get into a manifest."""
+    return f'{body},"sha256":"{hashlib.sha256(body.encode()).hexdigest()}"}}'
 
 
 def read(path: str | Path, key: str | None = None) -> dict:
@@ -40,9 +46,12 @@ def read(path: str | Path, key: str | None = None) -> dict:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+            text = file.read()
+        data = json.loads(text)
         if data["schema"] != SCHEMA or not isinstance(data["rows"], list):
             raise ValueError("unknown form")
+        if text != _sealed(text.rpartition(",")[0]):
+            raise ValueError("its digest does not fit its content")
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"receipt {path} cannot be read ({error}); delete it and run again") from None
     if key is not None and data["key"] != key:

@@ -266,4 +266,4 @@ def _read_generation(work: Path, folder: Path) -> Generation:
     except FileNotFoundError:
         return Generation()
     except (ValueError, TypeError):  # damaged, so there was one: making things anew is the safe side
-        return Generation(secrets.token_hex(8), None)
+        return Generation(*[secrets.token_hex(8)] * 2)

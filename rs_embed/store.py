@@ -75,10 +75,15 @@ def is_leftover(name: str) -> bool:
     """A file name is that of a temporary file of a dead process of this machine."""
     prefix = f"{TEMP_PREFIX}{socket.gethostname()}-"
     pid = name[len(prefix) :].split("-", 1)[0] if name.startswith(prefix) else ""
-    return pid.isdigit() and not os.path.exists(f"/proc/{pid}") and not _alive(int(pid))
+    return pid.isdigit() and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:
+    """A process of this machine that can still write: one that only waits to be collected (in containers, for good) cannot."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:  # no such process, or no /proc
+        pass
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

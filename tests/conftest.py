@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,43 @@ def run_folder(target: Path, layout: str = "combined") -> Path:
 def times(folder: Path, pattern: str = "**/*.npy") -> dict[str, int]:
     """Modification time and inode of every file below a folder: equal means not made again."""
     return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(folder.glob(pattern))}
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "logs" / "snakemake.log").read_text()
+
+
+def steps(folder: Path) -> dict[str, int]:
+    """How many jobs of each rule the last start of a run has finished."""
+    rules = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", log_of(folder))
+    return dict(Counter(rule for rule in rules if rule != "all"))
+
+
+def jobs(folder: Path) -> set[str]:
+    """Rules of which the last start of a run has finished a job."""
+    return set(steps(folder))
+
+
+def made(folder: Path) -> dict[str, int]:
+    """What the receipts of a run say was fetched and embedded."""
+    read = [json.loads(p.read_text()) for p in folder.glob("[fe]*/*/*.json")]
+    return {"fetched": sum(r.get("fetched", 0) for r in read), "embedded": sum(r.get("embedded", 0) for r in read)}
+
+
+#: What manifests say of the clock.
+_CLOCK = ("created_at", "completed_at", "fetched")
+
+
+def content(folder: Path) -> dict[str, object]:
+    """The user's files below a folder: arrays as bytes, manifests without the times in them."""
+    files = [p for p in sorted(folder.rglob("*.*")) if ".rs_embed" not in p.parts and p.is_file()]
+    timeless = lambda pairs: {k: v for k, v in pairs if k not in _CLOCK}  # noqa: E731
+    return {
+        str(p.relative_to(folder)): (
+            json.loads(p.read_bytes(), object_pairs_hook=timeless) if p.suffix == ".json" else p.read_bytes()
+        )
+        for p in files
+    }
 
 
 def python(code: str, cwd: Path, **keywords) -> subprocess.CompletedProcess:

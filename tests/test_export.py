@@ -22,7 +22,20 @@ from rs_embed import (
 )
 from rs_embed.rois import read_rois
 
-from .conftest import CHECKOUT, WINDOW, combined, export, places, python, run_folder, snakemake, times
+from .conftest import (
+    CHECKOUT,
+    WINDOW,
+    combined,
+    export,
+    jobs,
+    log_of,
+    made,
+    places,
+    python,
+    run_folder,
+    snakemake,
+    times,
+)
 
 RGB = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
 MODELS = [
@@ -35,22 +48,6 @@ MODELS = [
 def work(finished, tmp_path) -> Path:
     """A copy of the finished export, to change."""
     return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
-
-
-def log_of(folder: Path) -> str:
-    return (folder / "logs" / "snakemake.log").read_text()
-
-
-def jobs(folder: Path) -> set[str]:
-    """Rules that Snakemake ran last time."""
-    names = ("fetch", "embed", "write", "merge", "repair")
-    return {n for n in names if f"(Rule: {n})" in log_of(folder)}
-
-
-def made(folder: Path) -> dict[str, int]:
-    """What the receipts of a run say was fetched and embedded."""
-    read = [json.loads(p.read_text()) for p in folder.glob("[fe]*/*/*.json")]
-    return {"fetched": sum(r.get("fetched", 0) for r in read), "embedded": sum(r.get("embedded", 0) for r in read)}
 
 
 def test_the_combined_file_has_the_documented_arrays_and_manifest(finished):

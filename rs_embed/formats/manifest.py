@@ -188,6 +188,16 @@ def remove_own(path: str | Path) -> None:
         os.unlink(path)
 
 
+def is_json(path: str | Path) -> bool:
+    """The file can be read as JSON, of anybody."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            json.load(file)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def is_own(path: str | Path) -> bool:
     """The file is a manifest of this package or of the reference library (of any request)."""
     try:

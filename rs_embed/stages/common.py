@@ -77,8 +77,11 @@ def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tupl
     """
     import numpy as np
 
-    store = run.store
-    use, missing = store.covering(source_id, tuple(bands), name, store.band_sets(source_id, tuple(bands)))
+    store, union = (
+        run.store,
+        run.plan.source[source_id].bands,
+    )  # what a fetch looks for, so nothing is missing only here
+    use, missing = store.covering(source_id, tuple(bands), name, store.band_sets(source_id, union))
     if missing:
         raise StoreError(f"the chip {name} lacks the bands {', '.join(missing)}; run again to fetch them")
     chips = [read_checked(store.chip(source_id, held, name)) for held in use]

@@ -72,16 +72,20 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
     with ThreadPoolExecutor(run.request.config.num_workers, thread_name_prefix="fetch") as pool:
         futures = {pool.submit(_fetch_one, run, source, roi, bands): roi for roi, bands in wanted}
         pending = set(futures)
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                roi = futures[future]
-                try:
-                    rows[run.plan.objects(source.id)[roi.index]] = future.result()
-                except Exception as error:
-                    errors.append((roi, error))
-            if errors and not run.request.config.continue_on_error:
-                pending = {f for f in pending if not f.cancel()}  # those under way are finished and kept
+        try:
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    roi = futures[future]
+                    try:
+                        rows[run.plan.objects(source.id)[roi.index]] = future.result()
+                    except Exception as error:
+                        errors.append((roi, error))
+                if errors and not run.request.config.continue_on_error:
+                    pending = {f for f in pending if not f.cancel()}  # those under way are finished and kept
+        except BaseException:  # Ctrl-C: do not begin what is still waiting
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return errors
 
 

@@ -13,6 +13,7 @@ from ..formats import manifest
 from ..locks import hold, take
 from ..plan import Chunk
 from ..run import Run
+from ..store import clean
 from . import records
 from .common import needed_bands
 from .repair import damaged_rois, stamps
@@ -20,9 +21,23 @@ from .repair import damaged_rois, stamps
 
 def check(run: Run) -> None:
     """Refuse a target that is somebody else's file."""
-    path = os.path.normpath(run.dir / run.plan.manifest_beside_target)
-    if run.request.config.save_manifest and os.path.exists(path) and not manifest.is_own(path):
+    path = _manifest(run)
+    if run.request.config.save_manifest and os.path.exists(path) and not (manifest.is_own(path) or _broken(run, path)):
         raise ModelError(f"target.path: {path} is there and is not a manifest of an export; allowed: another path")
+
+
+def _manifest(run: Run) -> str:
+    return os.path.normpath(run.dir / run.plan.manifest_beside_target)
+
+
+def _broken(run: Run, path: str) -> bool:
+    """What is there is no JSON, and this run has written its manifest there: it was damaged since."""
+    try:
+        rows = receipts.read(run.dir / run.plan.merge_receipt)["rows"]
+    except (FileNotFoundError, receipts.StoreError):
+        return False
+    written = any(os.path.normpath(run.dir / r["path"]) == path for r in rows)
+    return written and os.path.exists(path) and not manifest.is_json(path)
 
 
 def prepare(run: Run, *, live: bool) -> list[str]:
@@ -43,9 +58,16 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         hold(run.store.root)
         _unlock(run)
         run.freeze()
+        if _broken(run, path := _manifest(run)):
+            os.unlink(path)  # while the receipt is there that says whose it is
+        for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by
+            if folder.is_dir():
+                clean(folder)
     found = _examined(run)
     withdrawn = _withdrawn(run, found)
-    asked = [stamp for path, stamp in found.repairs.items() if path not in withdrawn]
+    asked = [
+        stamp for path, stamp in found.repairs.items() if path not in withdrawn
+    ]  # others are written anew as a whole
     if live:
         receipts.withdraw(run.dir / path for path in withdrawn)
     elif withdrawn:
