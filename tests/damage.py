@@ -106,6 +106,11 @@ THINGS = [
     Thing("a receipt of embed", "combined", f"{RUN}/embed/*/00001.json", each(EMBED)),
     Thing("a receipt of write, combined", "combined", f"{RUN}/items/00001.json", each(WRITE)),
     Thing("a receipt of write, per ROI", "per_item", f"{ITEMS}/items/00001.json", each(WRITE)),
+    Thing("the records of a chunk", "combined", f"{RUN}/items/00001.jsonl", each(WRITE, UNNEEDED)),
+    Thing(
+        *("the records of a chunk, and the combined `.npz` is gone", "combined", f"{RUN}/items/00001.jsonl"),
+        *(each(WRITE, After(WRITE.steps, starts=2)), "run.npz"),
+    ),
     Thing("the receipt of merge", "combined", f"{RUN}/merge.json", each(MERGE)),
     Thing("the receipt of a repair", "per_item", f"{ITEMS}/repairs/00001-0.json", each(UNNEEDED)),
     Thing("a chip", "combined", CHIP, each(UNNEEDED)),

@@ -54,4 +54,4 @@ def read(run: Run) -> Iterator[dict]:
         if sha.hexdigest() != said["sha256"]:
             if Path(_path(chunk)).exists():
                 set_aside(Path(_path(chunk)))
-            raise StoreError(f"the records {_path(chunk)} are damaged or gone; run again to make them anew")
+            raise StoreError(f"the file of records {_path(chunk)} is damaged or gone; run again to make it anew")
