@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=lambda options: _permitted(call, options))
 
     upkeep("status", "what is in a work folder", _status)
-    aside = "move damaged objects aside and withdraw the receipts of what is damaged or gone, so that one start makes it anew"
+    aside = "move damaged objects aside, and let the next start notice everything else that is damaged or gone"
     upkeep("verify", "read everything in a work folder and its exports; status 1 if anything is damaged or missing",
            _verify, set_aside=aside)  # fmt: skip
     upkeep(

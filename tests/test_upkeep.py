@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, StoreError, locks, receipts
@@ -22,13 +23,13 @@ from rs_embed.run import Run, load_run, open_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
-from rs_embed.stages.prepare import prepare
+from rs_embed.stages.prepare import _examined, check, prepare
 from rs_embed.stages.write import write
 from rs_embed.store import Store
 from rs_embed.upkeep import text
 from rs_embed.upkeep.work import find_work
 
-from . import rasters
+from . import killing, rasters
 from .conftest import WINDOW, combined, export, places, python, times
 
 RGB = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
@@ -98,6 +99,11 @@ def flip(path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def change(path: Path, **what) -> None:
+    """Write a receipt again, with other content."""
+    receipts.write(path, **({k: v for k, v in receipts.read(path).items() if k not in ("schema", "sha256")} | what))
 
 
 # which folder --------------------------------------------------------------------------------------------------
@@ -176,9 +182,9 @@ def test_status_says_what_became_of_final_files(tmp_path, say):
 def test_status_shows_failures_damage_and_who_is_running(tmp_path, say):
     run = make(tmp_path, models=(ONE, TWO))
     path = run.dir / f"items/{run.plan.chunks[0].name}.json"
-    data = json.loads(path.read_text())
-    data["rows"][0]["status"] = "partial"
-    path.write_text(json.dumps(data))
+    rows = receipts.read(path)["rows"]
+    rows[0]["status"] = "partial"
+    change(path, rows=rows)
     (run.dir / f"embed/{run.plan.units[0].id}/00001.json").write_text("{")
     _, found = say("status", tmp_path)
     (said,) = found["runs"]
@@ -528,7 +534,7 @@ def test_verify_finds_lost_objects_and_damaged_receipts(tmp_path, say):
     cut.write_text(cut.read_text()[:-20])
     (run.dir / "items/00000.json").unlink()
     other = run.dir / f"fetch/{run.plan.sources[0].id}/00000-00.json"
-    other.write_text(json.dumps(json.loads(other.read_text()) | {"key": "another"}))
+    change(other, key="another")
     _, found = say("verify", tmp_path)
     said = {p["path"]: p["what"] for p in found["problems"]}
     assert "gone" in said[str(lost[0])]
@@ -570,6 +576,26 @@ def test_a_chip_with_other_bands_than_its_folder_is_damaged(tmp_path, say):
     shutil.copy(few, whole)
     code, found = say("verify", tmp_path)
     assert code == 1 and "not those of its folder" in found["problems"][0]["what"]
+
+
+@pytest.mark.parametrize("layout", ["combined", "per_item"])
+def test_a_start_notices_damaged_files_after_setting_aside(tmp_path, say, layout):
+    run = make(tmp_path, layout=layout)
+    files = [tmp_path / "run.npz", tmp_path / "run.json"]
+    if layout == "per_item":
+        files = [tmp_path / "run" / name for name in ("p00001.npz", "p00002.json", "manifest.json")]
+    for path in files:
+        before = path.stat()
+        path.write_bytes(b"{" * before.st_size)  # not even JSON
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    code, found = say("verify", tmp_path, "--set-aside")
+    assert (code, sorted(found["touched"])) == (1, sorted(map(str, files)))
+    assert found["next"] == f"next: start the same request again ({run.dir.joinpath(run.plan.target).resolve()})"
+    with contextlib.chdir(run.dir):
+        check(run)
+        asked, found = prepare(run, live=False), _examined(run)
+    assert found.states["merge.json"] == "stale"
+    assert asked == (["repairs/00000-0.json", "repairs/00001-0.json"] if layout == "per_item" else [])
 
 
 def test_setting_aside_waits_for_nobody_and_refuses_under_a_run(tmp_path, say):
@@ -643,16 +669,24 @@ def test_one_start_mends_everything_that_was_set_aside(tmp_path, say):
 
 @pytest.mark.heavy
 def test_a_real_run_is_shown_as_running_and_keeps_prune_out(tmp_path, say):
-    from .test_kill import kill_all, request, start, wait_for
-
-    process = start(request(8192, 60, 30), tmp_path / "run")
-    wait_for(tmp_path / ".rs_embed" / "store", "embeddings/**/[0-9a-f]*.npy", 2, process)
+    code = """
+import sys
+from tests.conftest import *
+from rs_embed import ExportModelRequest
+model = ExportModelRequest("mosaiks", model_config={"features": 8192, "patch_size": 5})
+export(combined(Path(sys.argv[1])), places(60), [model], chunk_size=30)
+"""
+    process = killing.start([sys.executable, "-c", code, str(tmp_path / "run")])
+    killing.wait_until(lambda: len(objects(tmp_path, "embeddings")) > 2, process, "two embeddings")
     _, found = say("status", tmp_path)
     assert found["runs"][0]["state"] == "running" and found["runs"][0]["running"]["host"] == os.uname().nodename
     code, said = say("prune", tmp_path, "--yes")
     assert code == 1 and "a run is working on" in said
     assert locks.exclude(tmp_path / ".rs_embed" / "store") is None
-    kill_all(process)
+    family = killing.tree(psutil.Process(process.pid))
+    killing.kill_all(psutil.Process(process.pid))
+    process.communicate()
+    psutil.wait_procs(family, timeout=20)
     before = objects(tmp_path)
     _, found = say("prune", tmp_path, "--yes")
     assert objects(tmp_path) == before and found["groups"] == [], "everything is of the unfinished run"

@@ -12,13 +12,14 @@ from ..stages.prepare import lost
 from ..store import set_aside
 from .contents import survey
 from .report import Report
-from .verify import damage, held_receipts
+from .verify import damage
 from .work import RunFolder, Work
 
 
 def mend(work: Work, report: Report) -> None:
-    """Move damaged objects aside and withdraw the receipts that vouch for what is damaged or gone, so that one start
-    makes all of it anew: the receipts, too, because a start does not look for the objects of a finished export.
+    """Move damaged objects aside, withdraw the receipts that vouch for objects that are gone (a start does not look for the
+    objects of a finished export), and give damaged final files, which stay where they are, the time of now (a start reads
+    only files whose time has changed): so one start makes all of it anew.
 
     Raises:
         RunLockedError: a run is using a store.
@@ -40,20 +41,15 @@ def mend(work: Work, report: Report) -> None:
                     report.aside.append(set_aside(group.folder / "bands.json"))
         for entry in work.runs:
             if entry.run is not None and locks.holder(entry.folder) is None:
-                report.withdrawn += receipts.withdraw(_void(entry, bad))
+                report.withdrawn += receipts.withdraw(_void(entry))
+        for path in bad & {p.path for p in report.problems if p.kind == "file"}:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
+                report.touched.append(path)
 
 
-def _void(entry: RunFolder, bad: set[str]) -> list[Path]:
-    """Receipts of a run that vouch for something that is damaged or gone."""
-    run, plan, void = entry.run, entry.run.plan, []
+def _void(entry: RunFolder) -> list[Path]:
+    """Receipts of a run that vouch for objects that are gone."""
+    run, plan = entry.run, entry.run.plan
     state = {path: receipts.examine(run.dir / path, key)[0] for path, key in plan.receipts().items()}
-    for chunk in plan.chunks:
-        void += lost(run, chunk, state)
-    for path, receipt in held_receipts(entry, Report()):
-        merged = path == plan.merge_receipt
-        records = receipt["rows"] if merged else [r for row in receipt["rows"] for r in row.get("files", ())]
-        base = run.dir if merged else run.dir / plan.target
-        files = [base / r["path"] for r in records] + [run.dir / r["path"] for r in (receipt.get("records"),) if r]
-        if any(os.path.normpath(file) in bad for file in files):
-            void.append(path)
-    return [run.dir / path for path in void]
+    return [run.dir / path for chunk in plan.chunks for path in lost(run, chunk, state)]

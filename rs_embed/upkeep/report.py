@@ -30,6 +30,7 @@ class Report:
     Attributes:
         notes: what was passed over, and why.
         aside: damaged objects that were moved aside. withdrawn: receipts that were withdrawn.
+        touched: damaged final files that were given a new time, so that the next start reads them.
         targets: targets of the runs that are concerned. elsewhere: other work folders that are.
     """
 
@@ -41,6 +42,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     aside: list[Path] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
+    touched: list[str] = field(default_factory=list)
     targets: dict[str, None] = field(default_factory=dict)
     elsewhere: dict[str, None] = field(default_factory=dict)
 
@@ -57,7 +59,7 @@ class Report:
         if self.whole:
             return "everything is whole, there is nothing to do"
         start = f"start the same request again ({', '.join(self.targets)})"
-        mended = self.aside or self.withdrawn or all(p.noticed for p in self.problems)
+        mended = self.aside or self.withdrawn or self.touched or all(p.noticed for p in self.problems)
         if self.targets:
             return f"next: {start}" if mended else f"next: rs-embed verify --set-aside, then {start}"
         if self.elsewhere:

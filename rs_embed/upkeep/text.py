@@ -202,9 +202,9 @@ def verify(report: Report) -> Iterator[str]:
         yield f"... and {len(report.problems) - SHOWN:,} more (--json has all)"
     if report.problems:
         yield f"{_count(len(report.problems), 'thing')} damaged or missing"
-    if report.aside or report.withdrawn:
-        said = f"{_count(len(report.aside), 'damaged file')} moved aside, {_count(len(report.withdrawn), 'receipt')} withdrawn"
-        yield said
+    if report.aside or report.withdrawn or report.touched:
+        aside, withdrawn = _count(len(report.aside), "damaged file"), _count(len(report.withdrawn), "receipt")
+        yield f"{aside} moved aside, {withdrawn} withdrawn, {_count(len(report.touched), 'final file')} marked for the next start"
     yield report.next
 
 
@@ -218,6 +218,7 @@ def verify_json(work: Work, report: Report) -> dict:
         "notes": report.notes,
         "set_aside": list(map(str, report.aside)),
         "withdrawn": report.withdrawn,
+        "touched": report.touched,
         "next": report.next,
     }
 
