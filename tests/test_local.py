@@ -356,3 +356,26 @@ def test_a_place_outside_all_imagery_is_no_data_where_errors_are_tolerated(tmp_p
     assert manifest["models"][0]["no_data_indices"] == [1]
     assert manifest["status"] == "ok"
     assert np.isnan(load_export(tmp_path / "out" / "run.npz").embedding("mosaiks")[1]).all()
+
+
+def test_many_windows_find_their_files_and_open_no_others(tmp_path, monkeypatch):
+    days = [f"2022-{month:02d}-{day:02d}" for month in range(1, 13) for day in (1, 15)]
+    for i in range(len(days)):
+        write(tmp_path / f"{i}.tif", noise(i, (2, 20, 20)), corner=(ORIGIN[0] + 200 * (i % 3), ORIGIN[1]))
+    catalogue(tmp_path, *({"path": f"{i}.tif", "datetime": day} for i, day in enumerate(days)))
+    windows = [("2022-01-10", "2022-02-02"), ("2022-01-01", "2022-01-16"), ("2022-12-15", "2023-01-01")]
+    windows = [TemporalSpec.range(*w) for w in windows] + [None]
+    opened, header = [], rasters.header
+    monkeypatch.setattr(rasters, "header", lambda path: opened.append(Path(path).stem) or header(path))
+    places = [at(10 + 20 * i, 10, 50) for i in range(3)] + [at(10, 10, 40)]
+    late = TemporalSpec.range("2022-03-14", "2022-04-20")
+    made = run(tmp_path, places, windows=windows, temporal=late, config=_config("utm", continue_on_error=True))
+    source = made.plan.sources[0]
+    chosen = [
+        made.provider.fetch(source, source.bands, r, made.grid(source, r)).provenance for r in map(made.roi, range(4))
+    ]
+    for roi, found in zip(map(made.roi, range(4)), chosen):
+        column = [0, 1, 2, 0][roi.index]
+        inside = [i for i, d in enumerate(days) if roi.temporal.start <= d < roi.temporal.end and i % 3 == column]
+        assert [s["scene"] for s in found["scenes"]] == [f"{i}.tif" for i in inside]
+    assert sorted(map(int, opened)) == [0, 1, 2, 5, 6, 7, 23]
