@@ -99,7 +99,8 @@ def main() -> None:
 {TAIL}"""
     path = CHECKOUT / "docs" / "reliability.md"
     page = path.read_text()
-    path.write_text(page[: page.index(HEAD)] + text + page[page.index(TAIL) + len(TAIL) :])
+    begin = page.index(HEAD)
+    path.write_text(page[:begin] + text + page[page.index(TAIL, begin) + len(TAIL) :])
     print("wrote docs/reliability.md")
 
 

@@ -122,3 +122,19 @@ def finished(tmp_path_factory) -> Path:
     ]
     export(combined(folder / "run"), places(9), models)
     return folder
+
+
+@pytest.fixture
+def say(capsys):
+    """Run a command with ``--json`` (or without); returns the exit status and what it said."""
+
+    def said(command: str, folder: Path, *flags: str, plain: bool = False):
+        from rs_embed.cli import main
+
+        code = main([command, str(folder), *flags, *([] if plain else ["--json"])])
+        out, err = capsys.readouterr()
+        if plain or not out:
+            return code, out + err
+        return code, json.loads(out, parse_constant=lambda c: pytest.fail(c))
+
+    return said

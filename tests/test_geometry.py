@@ -20,11 +20,8 @@ from rs_embed.geometry import (
     MERCATOR_MAX_LAT,
     Grid,
     centre_lonlat,
-    crop,
-    lonlat_boxes,
     make_grid,
     mercator,
-    roi_in_square,
     utm_crs,
 )
 from rs_embed.specs import EARTH_RADIUS_M
@@ -119,39 +116,6 @@ def test_a_squared_box_is_square_and_centred_and_contains_the_box(box, projectio
     assert bottom <= min(y) + slack and top >= max(y) - slack
     middle = (min(x) + max(x)) / 2, (min(y) + max(y)) / 2
     assert np.allclose(((left + right) / 2, (bottom + top) / 2), middle, rtol=0, atol=scale)
-
-
-@PROPERTY
-@given(boxes, st.sampled_from(["utm", "web_mercator"]), st.integers(1, 40))
-def test_cropping_a_squared_box_back_gives_the_cells_that_it_touches(box, projection, n):
-    own, grid = make_grid(box, projection, 10.0), make_grid(box, projection, 10.0, square=True)
-    window = roi_in_square(box, projection, grid)
-    if own == grid:
-        assert window is None
-        return
-    y0, y1, x0, x1 = window
-    left, bottom, right, top = grid.bounds
-    ours = (
-        left + x0 * (right - left),
-        top - y1 * (top - bottom),
-        left + x1 * (right - left),
-        top - y0 * (top - bottom),
-    )
-    assert np.allclose(ours, own.bounds, rtol=0, atol=1e-6 * (right - left))
-    rows, columns = crop((n, n), window)
-    for span, low, high in ((rows, y0, y1), (columns, x0, x1)):
-        assert 0 <= span.start < span.stop <= n
-        assert span.start <= low * n + 1e-6 and high * n - 1e-6 <= span.stop  # covers the ROI ...
-        assert low * n < span.start + 1 + 1e-6 and high * n > span.stop - 1 - 1e-6  # ... and no cell more
-    pixels = crop((grid.height, grid.width), window)  # cells of one pixel: exactly the ROI's own
-    assert (pixels[0].stop - pixels[0].start, pixels[1].stop - pixels[1].start) == (own.height, own.width)
-
-
-def test_a_square_that_would_leave_web_mercator_is_not_made():
-    box = BBox(-179.999, 0, -179.99, 0.1)
-    grid = make_grid(box, "web_mercator", 10, square=True)
-    assert grid == make_grid(box, "web_mercator", 10)
-    assert roi_in_square(box, "web_mercator", grid) is None
 
 
 def test_squaring_leaves_a_point_alone():
@@ -383,28 +347,3 @@ def test_an_absurd_scale_is_refused_and_numpy_numbers_are_numbers():
         make_grid(PointBuffer(12.4, 51.3, 320), "utm", 1e-320)
     assert PointBuffer(np.float32(12.5), np.float64(51.5), np.int64(320)) == PointBuffer(12.5, 51.5, 320)
     assert ExportConfig(chunk_size=np.int64(7)) == ExportConfig(chunk_size=7)
-
-
-@PROPERTY
-@given(st.one_of(boxes, st.builds(PointBuffer, st.floats(-179, 179), st.floats(-84, 84), st.floats(5, 9000))))
-def test_a_box_in_degrees_holds_its_grid(spatial):
-    for projection in ("utm", "web_mercator"):
-        grid = make_grid(spatial, projection, 10.0)
-        west, south, east, north = lonlat_boxes([grid])[0]
-        left, bottom, right, top = grid.bounds
-        t = np.linspace(0, 1, 41)
-        x = np.concatenate([left + (right - left) * t] * 2 + [np.full(41, left), np.full(41, right)])
-        y = np.concatenate([np.full(41, bottom), np.full(41, top)] + [bottom + (top - bottom) * t] * 2)
-        lon, lat = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x, y)
-        assert west <= min(lon) and max(lon) <= east and south <= min(lat) and max(lat) <= north
-        if east - west < 180:
-            assert (east - west) <= 1.05 * (max(lon) - min(lon)) and (north - south) <= 1.05 * (max(lat) - min(lat))
-
-
-def test_a_box_in_degrees_of_a_grid_at_a_pole_or_over_180_degrees_has_all_longitudes():
-    pole = Grid("EPSG:5041", (10.0, 0.0, 1999000.0, 0.0, -10.0, 2001000.0), 200, 200)
-    west, south, east, north = lonlat_boxes([pole])[0]
-    assert (west, east, north) == (-180, 180, 90) and 89.98 < south < 90
-    over = Grid("EPSG:32660", (10.0, 0.0, 820000.0, 0.0, -10.0, 1000000.0), 2000, 10)
-    west, _, east, _ = lonlat_boxes([over])[0]
-    assert (west, east) == (-180, 180)

@@ -7,9 +7,11 @@ modification time of their files, are part of what the ROI's chip is filed under
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -80,7 +82,7 @@ class LocalProvider:
         self.folder = os.path.dirname(self.path)
         self._files = {(f.row.path, f.row.collection): f for f in map(_thaw, (known or {}).get("files", ()))}
         self._rows = [f.row for f in self._files.values()] if job else catalogue.read(self.path)
-        self._used: dict[tuple, tuple[list[File], np.ndarray]] = {}
+        self._used: dict[str, tuple[list[File], list[str], np.ndarray]] = {}  # by source
 
     def identity(self) -> dict:
         """The name alone: which files a chip was made of is said for each ROI."""
@@ -100,8 +102,8 @@ class LocalProvider:
     ) -> Sequence[str] | None:
         """Refuse a collection, bands or a ROI that the catalogue has not; digests of the files each ROI is made of."""
         rows = self._collection(source)
-        windows = set(r.temporal for r in rois)
-        files = self._open_all([r for r in rows if any(_in_window(r, w) for w in windows)])
+        wanted = _in_any({r.temporal for r in rois})
+        files = self._open_all([r for r in rows if wanted(r.date)])
         self._check_orbit(source, files)
         self._check_bands(source, [f for f in files if _within(f.row, source)])
         found, without = [], []
@@ -177,13 +179,16 @@ class LocalProvider:
         """The files of a ROI, in the order in which they cover each other."""
         import numpy as np
 
-        key = source.id, roi.temporal
-        if key not in self._used:
-            rows = [r for r in self._collection(source) if _in_window(r, roi.temporal) and _within(r, source)]
-            files = sorted((self._files[r.path, r.collection] for r in rows), key=lambda f: f.order)
-            self._used[key] = files, np.array([f.header.box for f in files]).reshape(-1, 4)
-        files, outlines = self._used[key]
-        return [files[i] for i in np.flatnonzero(_touch(outlines, box))]
+        if source.id not in self._used:  # sorted by time: a window is a slice
+            known = (self._files.get((r.path, r.collection)) for r in self._collection(source) if _within(r, source))
+            files = sorted((f for f in known if f), key=lambda f: f.order)
+            outlines = np.array([f.header.box for f in files]).reshape(-1, 4)
+            self._used[source.id] = files, [f.row.date for f in files], outlines
+        files, dates, outlines = self._used[source.id]
+        window = roi.temporal
+        first = bisect.bisect_left(dates, window.start) if window else 0
+        last = bisect.bisect_left(dates, window.end) if window else len(files)
+        return [files[first + i] for i in np.flatnonzero(_touch(outlines[first:last], box))]
 
     def _nothing(self, source: Source, without: Sequence[Roi], rows: Sequence, files: Sequence[File]) -> str:
         """The sentence about ROIs without imagery: what was searched, and how far it got."""
@@ -329,6 +334,22 @@ def _scenes(files: Sequence[File]) -> list[list[File]]:
     for file in sorted(files, key=lambda f: f.order):
         scenes.setdefault(file.row.scene, []).append(file)
     return list(scenes.values())
+
+
+def _in_any(windows: Iterable[TemporalSpec | None]) -> Callable[[str], bool]:
+    """Whether a date lies in one of many windows."""
+    windows = list(windows)
+    if None in windows:
+        return lambda date: True
+    windows.sort(key=lambda w: w.start)
+    starts = [w.start for w in windows]
+    ends = list(itertools.accumulate((w.end for w in windows), max))  # the latest end of those that began until then
+
+    def inside(date: str) -> bool:
+        begun = bisect.bisect_right(starts, date)
+        return begun > 0 and ends[begun - 1] > date
+
+    return inside
 
 
 def _in_window(row: catalogue.Row, window: TemporalSpec | None) -> bool:
