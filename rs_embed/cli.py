@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     for flag in ("--collection", "--bands", "--datetime"):
         catalogue.add_argument(flag, action="append", default=[], help=f"{flag[2:]} {text}")
     catalogue.add_argument("--replace", action="store_true", help="overwrite a catalogue that is there")
-    catalogue.set_defaults(call=_catalogue)
+    catalogue.set_defaults(call=lambda options: _permitted(_catalogue, options))
     schema = commands.add_parser("schema", help="print the JSON schema of the config file")
     schema.set_defaults(call=_schema)
     return parser

@@ -8,10 +8,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .errors import ProviderError
 from .providers import catalogue
 from .providers.scan import Found, scan
+from .store import temporary_name
 
 #: Offered, never assumed: the bands of Sentinel-2 and Sentinel-1 products with so many bands, in their usual order.
 _S2 = "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12"
@@ -50,9 +52,10 @@ def make_catalogue(
         print(f"left out: {sentence}", file=sys.stderr)
     kinds: dict[tuple, list[Found]] = {}
     for file in found:
-        kinds.setdefault(file.kind, []).append(file)
+        answers = [_fitting(a, file.path) for a in (collections, bands, datetimes)]
+        kinds.setdefault((*file.kind, *answers), []).append(file)
     rows = []
-    for (_, count, named), files in kinds.items():
+    for (_, count, named, *_), files in kinds.items():
         what = f"{len(files)} file{'s' * (len(files) > 1)} like {files[0].path} ({count} band{'s' * (count > 1)})"
         offered = _OFFERED.get(count, ("", ""))
         collection = _answer("collection", collections, files, what, offered[0], ask)
@@ -67,14 +70,13 @@ def make_catalogue(
             time = _fitting(datetimes, file.path) if file.datetime is None else file.datetime
             names = file.bands if file.named else given
             rows.append(catalogue.Row(0, file.path, collection, time or when, names, file.scene))
-    temporary = target + ".part"
+    temporary = temporary_name(Path(target))
     try:
-        catalogue.write(temporary, sorted(rows, key=lambda r: r.path))
-        read = catalogue.read(temporary)
+        catalogue.write(str(temporary), sorted(rows, key=lambda r: r.path))
+        read = catalogue.read(str(temporary))
         os.replace(temporary, target)
     finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
     print(f"wrote {target}: {len(read)} files")
     for collection in dict.fromkeys(r.collection for r in read):
         days = sorted(r.date for r in read if r.collection == collection)
@@ -111,6 +113,9 @@ def _answer(
             f"catalogue: --{key} is missing for {what}, and the files do not say it; allowed: --{key} VALUE, or --{key} FOLDER=VALUE"
         )
     while True:
-        said = ask(f"{key} of {what}{f' [{offered}]' if offered else ''}: ").strip() or offered
+        try:
+            said = ask(f"{key} of {what}{f' [{offered}]' if offered else ''}: ").strip() or offered
+        except EOFError:
+            raise ProviderError(f"catalogue: no {key} was given for {what}; allowed: an answer, or --{key}") from None
         if said:
             return said

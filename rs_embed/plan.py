@@ -125,8 +125,8 @@ class Plan:
 
     def _windows(self, start: int = 0, stop: int | None = None) -> list:
         """Which ROIs have a window of their own; its dates are in their ids already."""
-        windows = self.request.windows
-        return [[w is not None for w in windows[start:stop]]] if windows else []
+        own = [w is not None for w in (self.request.windows or ())[start:stop]]
+        return [own] if any(own) else []
 
     def items_key(self, chunk: Chunk) -> str:
         """Digest of what a write job makes; names and wording matter only where it writes the files."""

@@ -123,6 +123,8 @@ def read_table(path: str) -> Iterable[tuple[int, dict[str, str]]]:
                 yield reader.line_num, row
     except UnicodeDecodeError as error:
         raise SpecError(f"rois: {path} is not UTF-8 ({error.reason} at byte {error.start}); allowed: UTF-8") from None
+    except OSError as error:
+        raise SpecError(f"rois: {path} cannot be read: {error.strerror}; allowed: a table that can be read") from None
     except csv.Error as error:
         raise SpecError(f"rois: {path} is not a CSV table ({error}); allowed: comma-separated values") from None
 

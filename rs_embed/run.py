@@ -101,7 +101,8 @@ class Run:
         }
         known = self.provider.freeze()
         if known is not None or self.plan.keys:
-            texts[IMAGERY] = json.dumps({"provider": known, "keys": self.plan.keys})
+            found = {"provider": known, "keys": {k: list(v) for k, v in self.plan.keys.items()}}
+            texts[IMAGERY] = json.dumps(found | {"sha256": digest(found)})
         else:
             (self.dir / IMAGERY).unlink(missing_ok=True)
         for name, text in texts.items():
@@ -205,12 +206,19 @@ def _grid(source: Source, roi: Roi) -> Grid:
         raise SpecError(f"ROI {roi.name!r}: {str(error).removeprefix('ROI: ')}") from None
 
 
-def _imagery(folder: Path) -> dict:
-    """What the provider found when the run was frozen last."""
+def _imagery(folder: Path, *, job: bool = False) -> dict:
+    """What the provider found when the run was frozen last. Where that is damaged, a start looks again and a job stops."""
     try:
-        return json.loads((folder / IMAGERY).read_text())
-    except (FileNotFoundError, ValueError):
-        return {"provider": None, "keys": {}}
+        said = json.loads((folder / IMAGERY).read_text())
+        if said.pop("sha256") != digest(said):
+            raise ValueError
+        return said
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, AttributeError, TypeError):
+        if job:
+            raise StoreError(f"{folder / IMAGERY} is damaged; start the run again") from None
+    return {"provider": None, "keys": {}}
 
 
 def open_config(config: Any, base: str) -> Run:
@@ -238,7 +246,7 @@ def load_run(folder: str | Path) -> Run:
     first = table.RoiTable([table.spatial(rows[0], "rois")])
     windows = table.windows(rows)
     request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows), windows=windows)
-    imagery = _imagery(folder)
+    imagery = _imagery(folder, job=True)
     provider = get_provider(request.backend, str(folder), imagery["provider"], job=True)
     work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
     generation = _read_generation(work, folder)

@@ -17,7 +17,7 @@ from .request import Request
 from .specs import SensorSpec, TemporalSpec
 
 #: Raised by hand when the meaning of a stored chip changes (grid rule, resampling, units).
-CHIP_VERSION = 1
+CHIP_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,6 @@ HEAD = "path,collection,datetime,bands,scene,cloud_cover,scale,nodata,orbit\n"
         (HEAD + "a.tif,S2,2022-07-01,,,,,,UP\n", ("orbit: 'UP' is not valid",)),
         (HEAD + "a.tif,S2,2022-07-01,,,,,,,,\n", ("more cells than columns",)),
         (HEAD + "a.tif,S2,2022-07-01\n./a.tif,S2,2022-07-02\n", ("lines 2 and 3 are the same file",)),
-        (HEAD + "a,S2,2022-07-01,,s\nb,S1,2022-07-01,,s\n", ("one scene 's' with different collection (S2 and S1)",)),
         (HEAD + "a,S2,2022-07-01,,s\nb,S2,2022-07-02,,s\n", ("with different date",)),
         (HEAD + "a,S2,2022-07-01,,s,3\nb,S2,2022-07-01,,s,4\n", ("with different cloud_cover",)),
         (b"path,collection,datetime\n\xff,a,b\n", ("is not UTF-8",)),
@@ -176,3 +175,47 @@ def test_a_folder_without_rasters_says_so(tmp_path, capsys):
     assert "has no raster that can be used (looked for .tif" in capsys.readouterr().err
     assert main(["catalogue", str(tmp_path / "x")]) == 1
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_folder_per_date_with_a_file_per_band_is_a_scene_per_date(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    for day in ("20220701", "20220711"):
+        for band in ("B02", "B03"):
+            raster(tmp_path / "real" / day / f"{band}.tif", noise(0, (1, 60, 60)))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "linked").symlink_to(tmp_path / "real")
+    assert main(["catalogue", str(tmp_path / "folder"), "--collection", "S2"]) == 0
+    rows = read(str(tmp_path / "folder" / "catalogue.csv"))
+    assert [(r.scene, r.bands, r.date) for r in rows] == [
+        (f"linked/2022{d}", (b,), f"2022-{d[:2]}-{d[2:]}") for d in ("0701", "0711") for b in ("B2", "B3")
+    ]
+    got, _ = chip(tmp_path / "folder", at(30, 30), bands=("B2", "B3"))
+    assert len(got.provenance["scenes"]) == 2
+
+
+def test_answers_are_matched_file_by_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    for name in ("a_1", "a_2", "b_1"):
+        raster(tmp_path / f"{name}.tif", noise(0), names=("B2", "B3"))
+    answers = ["--collection", "a_*=A", "--collection", "b_*=B", "--datetime", "a_*=2022-07-01"]
+    assert main(["catalogue", str(tmp_path), *answers]) == 1
+    assert "--datetime is missing for 1 file like b_1.tif" in capsys.readouterr().err
+    assert main(["catalogue", str(tmp_path), *answers, "--datetime", "2022-08-01"]) == 0
+    rows = {r.path: (r.collection, r.date) for r in read(str(tmp_path / "catalogue.csv"))}
+    assert rows == {
+        "a_1.tif": ("A", "2022-07-01"),
+        "a_2.tif": ("A", "2022-07-01"),
+        "b_1.tif": ("B", "2022-08-01"),
+    }
+
+
+def test_a_person_who_gives_no_answer_gets_a_sentence(tmp_path, monkeypatch, capsys):
+    def nothing(prompt=""):
+        raise EOFError
+
+    raster(tmp_path / "a.tif", noise(0))
+    monkeypatch.setattr("builtins.input", nothing)
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    assert main(["catalogue", str(tmp_path)]) == 1
+    assert "no collection was given for 1 file like a.tif" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif"]

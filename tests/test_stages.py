@@ -47,7 +47,9 @@ class Fake:
         if isinstance(todo, Exception):
             raise todo
         if todo == "empty":
-            return Chip(np.zeros((len(bands), grid.height, grid.width), np.uint16), 0.0, (), {"scenes": []})
+            return Chip(
+                np.zeros((len(bands), grid.height, grid.width), np.uint16), (0.0,) * len(bands), (), {"scenes": []}
+            )
         seed = int(roi.id[:8], 16)
         planes = [
             np.random.default_rng([seed, *b.encode()]).integers(1, 5000, (grid.height, grid.width)) for b in bands
@@ -55,7 +57,7 @@ class Fake:
         if todo == "flat":
             planes = [np.full_like(p, 7) for p in planes]
         valid = 0.75 if todo == "partial" else 1.0
-        return Chip(np.stack(planes).astype(np.uint16), valid, ("2022-07-15",), {"scenes": ["fake"]})
+        return Chip(np.stack(planes).astype(np.uint16), (valid,) * len(bands), ("2022-07-15",), {"scenes": ["fake"]})
 
 
 @pytest.fixture

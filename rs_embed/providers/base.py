@@ -39,17 +39,28 @@ class Chip:
 
     Attributes:
         pixels: (C, H, W), or (T, C, H, W) for several frames; the collection's dtype and units; row-major, north-up.
-        valid: share of values with data, 0..1. 0 means there is no imagery: an answer, not an error.
+        coverage: share of values with data, 0..1, of each band. 0 in all of them means there is no imagery: an answer, not an
+            error. By band, like ``said``, because another model of a run may read these bands together with others.
         dates: ISO date of each frame (of the window's midpoint for a composite), T entries; empty if unknown.
         provenance: scenes, dates, request, and whatever else says where the pixels came from (JSON values).
-        warnings: sentences for the quality record, for example about a frame without imagery of its own.
+        said: sentences about each band for the quality record, for example about a frame without imagery of its own.
     """
 
     pixels: np.ndarray
-    valid: float
+    coverage: tuple[float, ...]
     dates: tuple[str, ...]
     provenance: dict
-    warnings: tuple[str, ...] = ()
+    said: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def valid(self) -> float:
+        """Share of values with data over all bands."""
+        return sum(self.coverage) / len(self.coverage)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The sentences about any band, each once."""
+        return tuple(dict.fromkeys(s for band in self.said for s in band))
 
 
 class Provider(Protocol):

@@ -169,27 +169,27 @@ def _utc(text: str, where: str) -> str:
     """A date or date-time as UTC text of one form, whose order is that of time; without an offset it is UTC."""
     try:
         time = dt.datetime.fromisoformat(text)
-    except ValueError:
+        if time.tzinfo is not None:
+            time = time.astimezone(dt.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
         raise ProviderError(
             f"{where}: datetime: {text!r} is not valid; allowed: a date YYYY-MM-DD or a date-time YYYY-MM-DDTHH:MM:SS"
         ) from None
-    if time.tzinfo is not None:
-        time = time.astimezone(dt.UTC).replace(tzinfo=None)
     return time.isoformat(timespec="seconds") + "Z"
 
 
 def _check_scenes(path: str, rows: Iterable[Row]) -> None:
     """Refuse rows that contradict each other."""
     files: dict[tuple[str, str], Row] = {}
-    scenes: dict[str, Row] = {}
+    scenes: dict[tuple[str, str], Row] = {}
     for row in rows:
         known = files.setdefault((os.path.normpath(row.path), row.collection), row)
         if known is not row:
             raise ProviderError(
                 f"catalogue {path}: lines {known.line} and {row.line} are the same file {row.path!r}; allowed: one row a file"
             )
-        first = scenes.setdefault(row.scene, row)
-        for key in ("collection", "date", "cloud_cover", "orbit"):
+        first = scenes.setdefault((row.collection, row.scene), row)
+        for key in ("date", "cloud_cover", "orbit"):
             if getattr(first, key) != getattr(row, key):
                 raise ProviderError(
                     f"catalogue {path}: lines {first.line} and {row.line} are of one scene {row.scene!r} with different "

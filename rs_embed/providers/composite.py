@@ -53,6 +53,8 @@ def stored_dtype(dtypes: Sequence[np.dtype], images: int, how: str, fill_value: 
         limits = np.iinfo(own)
         if fill_value != int(fill_value) or not limits.min <= fill_value <= limits.max:
             own = np.dtype(np.float32 if own.itemsize <= 2 else np.float64)
+    if own == np.float32 and abs(fill_value) > np.finfo(np.float32).max:
+        own = np.dtype(np.float64)
     return own
 
 
@@ -84,6 +86,16 @@ def combine(
         out[band] = _median(stack, dtype)
     out[~any_valid] = fill_value
     return out, any_valid
+
+
+def replace_bands(
+    made: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], which: Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(values, valid) with some bands of another image."""
+    import numpy as np
+
+    choose = np.asarray(which)[:, None, None]
+    return np.where(choose, other[0], made[0]), np.where(choose, other[1], made[1])
 
 
 def _median(stack: np.ma.MaskedArray, dtype: np.dtype) -> np.ndarray:

@@ -8,65 +8,29 @@ modification time of their files, are part of what the ROI's chip is filed under
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..errors import ModelError, ProviderError, SpecError
+from ..errors import ModelError, ProviderError, SpecError, StoreError
 from ..geometry import Grid, lonlat_boxes
 from ..identity import digest
-from . import catalogue, composite, rasters
+from . import catalogue, choice, composite, rasters
 from .base import Chip, Roi
-from .forms import UNITS, convert, other_form
+from .choice import File
+from .forms import convert, other_form
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..specs import TemporalSpec
     from ..units import Source
 
 #: Memory for the pixels of all scenes of a chip at once; a larger chip is made in strips of rows.
 _STRIP_BYTES = 64 << 20
 #: Headers read at a time.
 _OPENERS = 8
-
-
-@dataclass(frozen=True)
-class File:
-    """A row of the catalogue with what its file says: everything that decides what is read from it."""
-
-    row: catalogue.Row
-    size: int
-    mtime_ns: int
-    header: rasters.Header
-
-    @cached_property
-    def bands(self) -> tuple[str, ...]:
-        """Band names in file order: the catalogue's, or the file's own descriptions."""
-        return self.row.bands or tuple(map(str, self.header.bands))
-
-    @cached_property
-    def nodata(self) -> tuple[float | None, ...]:
-        """Number of each band that means no data: the catalogue's, or the file's."""
-        said = self.row.nodata
-        return self.header.nodata if said is None else (float(said),) * len(self.header.bands)
-
-    @cached_property
-    def digest(self) -> str:
-        """Digest of what changes pixels: not cloud cover and orbit, which only choose the file."""
-        r = self.row
-        how = [r.path, r.collection, r.datetime, r.scene, self.bands, r.scale, r.offset, list(map(str, self.nodata))]
-        return digest([*how, self.size, self.mtime_ns])
-
-    @property
-    def order(self) -> tuple:
-        """By time, scene and path: the order in which files cover each other, whatever their order in the table."""
-        return self.row.datetime, self.row.scene, self.row.path
 
 
 class LocalProvider:
@@ -78,11 +42,15 @@ class LocalProvider:
         if not argument.strip():
             raise ModelError("backend: 'local:' names no folder; allowed: 'local:<folder or catalogue file>'")
         path = os.path.realpath(os.path.join(base, os.path.expanduser(argument)))
-        self.path = path if job else catalogue.find(path)
+        self.path = path if job else os.path.realpath(catalogue.find(path))
         self.folder = os.path.dirname(self.path)
-        self._files = {(f.row.path, f.row.collection): f for f in map(_thaw, (known or {}).get("files", ()))}
+        if job and known is None:
+            raise StoreError("imagery.json is missing, which says what the run found in its catalogue; start the run again")
+        # headers of an earlier start of the run: looked up where the catalogue is the same file, and its rows are not believed
+        self._known = choice.thawed(known) if known and (job or known.get("catalogue") == self.path) else {}
+        self._files = dict(self._known) if job else {}
         self._rows = [f.row for f in self._files.values()] if job else catalogue.read(self.path)
-        self._used: dict[str, tuple[list[File], list[str], np.ndarray]] = {}  # by source
+        self._used: dict[tuple, tuple[list[File], list[str], np.ndarray]] = {}  # by source and collection
 
     def identity(self) -> dict:
         """The name alone: which files a chip was made of is said for each ROI."""
@@ -93,7 +61,7 @@ class LocalProvider:
 
     def freeze(self) -> dict:
         """Rows and headers of the files that this request may read."""
-        return {"files": [_frozen(f) for f in self._files.values()]}
+        return {"catalogue": self.path, "files": [choice.frozen(f) for f in self._files.values()]}
 
     # before anything runs --------------------------------------------------------------------------------------
 
@@ -102,10 +70,16 @@ class LocalProvider:
     ) -> Sequence[str] | None:
         """Refuse a collection, bands or a ROI that the catalogue has not; digests of the files each ROI is made of."""
         rows = self._collection(source)
-        wanted = _in_any({r.temporal for r in rois})
+        if not rows:
+            have = ", ".join(map(repr, dict.fromkeys(r.collection for r in self._rows)))
+            collection = source.identity["collection"]
+            raise ProviderError(
+                f"sensor.collection: {collection!r} is not in the catalogue {self.path}; allowed: {have}"
+            )
+        wanted = choice.in_any({r.temporal for r in rois})
         files = self._open_all([r for r in rows if wanted(r.date)])
         self._check_orbit(source, files)
-        self._check_bands(source, [f for f in files if _within(f.row, source)])
+        self._check_bands(source, [f for f in files if choice.within(f.row, source)])
         found, without = [], []
         for roi, box in zip(rois, lonlat_boxes(grids)):
             touching = self._touching(source, roi, box)
@@ -117,14 +91,9 @@ class LocalProvider:
         return found
 
     def _collection(self, source: Source) -> list[catalogue.Row]:
-        """Rows of the source's collection; where there are none, of another form of it."""
+        """Rows of the source's collection, and of another form of it."""
         wanted = source.identity["collection"]
-        for collection in (wanted, other_form(wanted)):
-            rows = [r for r in self._rows if r.collection == collection]
-            if rows:
-                return rows
-        have = ", ".join(map(repr, dict.fromkeys(r.collection for r in self._rows)))
-        raise ProviderError(f"sensor.collection: {wanted!r} is not in the catalogue {self.path}; allowed: {have}")
+        return [r for r in self._rows if r.collection in (wanted, other_form(wanted))]
 
     def _open_all(self, rows: Sequence[catalogue.Row]) -> list[File]:
         """Rows with their files' headers; several at a time, because on shared storage each one waits."""
@@ -137,10 +106,12 @@ class LocalProvider:
     def _open(self, row: catalogue.Row) -> File:
         """A row with its file's header, which is read again only where the file is another than it was."""
         path, key = os.path.join(self.folder, row.path), (row.path, row.collection)
-        size, mtime_ns = rasters.stamp(path)
-        known = self._files.get(key)
-        same = known is not None and (known.size, known.mtime_ns) == (size, mtime_ns)
-        header = known.header if same else rasters.header(path)
+        known = self._files.get(key) or self._known.get(key)
+        if known is not None and rasters.stamps(path, known.header.parts) == known.stamps:
+            header, stamps = known.header, known.stamps
+        else:
+            header = rasters.header(path)
+            stamps = rasters.stamps(path, header.parts)
         where = f"catalogue {self.path} line {row.line}: bands"
         if row.bands and len(row.bands) != len(header.bands):
             raise ProviderError(
@@ -152,11 +123,11 @@ class LocalProvider:
                 f"{where} is missing, and the band descriptions of {row.path} do not name them all differently; "
                 "allowed: band names in file order, separated by spaces"
             )
-        self._files[key] = File(row, size, mtime_ns, header)
+        self._files[key] = File(row, stamps, header)
         return self._files[key]
 
     def _check_bands(self, source: Source, files: Sequence[File]) -> None:
-        for scene in _scenes(files):
+        for scene in choice.scenes(files):
             have = list(dict.fromkeys(b for f in scene for b in f.bands))
             missing = [b for b in source.bands if b not in have]
             if missing:
@@ -167,7 +138,7 @@ class LocalProvider:
                 )
 
     def _check_orbit(self, source: Source, files: Sequence[File]) -> None:
-        wanted = _orbit(source)
+        wanted = choice.orbit(source)
         unknown = [f.row for f in files if f.row.orbit is None]
         if wanted and unknown:
             raise ProviderError(
@@ -176,32 +147,38 @@ class LocalProvider:
             )
 
     def _touching(self, source: Source, roi: Roi, box: Sequence[float]) -> list[File]:
-        """The files of a ROI, in the order in which they cover each other."""
+        """The files of a ROI, in the order in which they cover each other: those of the collection; where none touches the
+        ROI, those of another form of it."""
+        wanted = source.identity["collection"]
+        return self._of_form(source, wanted, roi, box) or self._of_form(source, other_form(wanted), roi, box)
+
+    def _of_form(self, source: Source, collection: str | None, roi: Roi, box: Sequence[float]) -> list[File]:
         import numpy as np
 
-        if source.id not in self._used:  # sorted by time: a window is a slice
-            known = (self._files.get((r.path, r.collection)) for r in self._collection(source) if _within(r, source))
+        key = source.id, collection
+        if key not in self._used:  # sorted by time: a window is a slice
+            rows = [r for r in self._rows if r.collection == collection and choice.within(r, source)]
+            known = (self._files.get((r.path, r.collection)) for r in rows)
             files = sorted((f for f in known if f), key=lambda f: f.order)
             outlines = np.array([f.header.box for f in files]).reshape(-1, 4)
-            self._used[source.id] = files, [f.row.date for f in files], outlines
-        files, dates, outlines = self._used[source.id]
+            self._used[key] = files, [f.row.date for f in files], outlines
+        files, dates, outlines = self._used[key]
         window = roi.temporal
         first = bisect.bisect_left(dates, window.start) if window else 0
         last = bisect.bisect_left(dates, window.end) if window else len(files)
-        return [files[first + i] for i in np.flatnonzero(_touch(outlines[first:last], box))]
+        return [files[first + i] for i in np.flatnonzero(choice.touch(outlines[first:last], box))]
 
     def _nothing(self, source: Source, without: Sequence[Roi], rows: Sequence, files: Sequence[File]) -> str:
         """The sentence about ROIs without imagery: what was searched, and how far it got."""
         roi, more = without[0], f" and {len(without) - 1} more" if len(without) > 1 else ""
         window = f"{roi.temporal.start}..{roi.temporal.end}" if roi.temporal else "any time"
-        in_window = [f for f in files if _in_window(f.row, roi.temporal)]
-        clear = [f for f in in_window if _within(f.row, source)]
+        in_window = [f for f in files if choice.in_window(f.row, roi.temporal)]
+        clear = [f for f in in_window if choice.within(f.row, source)]
         days = sorted(r.date for r in rows)
-        counts = (
-            f"{len(rows)} files of {rows[0].collection}, {days[0]} to {days[-1]}, {len(in_window)} of them in {window}"
-        )
+        kinds = " and ".join(dict.fromkeys(r.collection for r in rows))
+        counts = f"{len(rows)} files of {kinds}, {days[0]} to {days[-1]}, {len(in_window)} of them in {window}"
         if len(clear) < len(in_window):
-            orbit = f" and orbit {_orbit(source)}" if _orbit(source) else ""
+            orbit = f" and orbit {choice.orbit(source)}" if choice.orbit(source) else ""
             counts += f", {len(clear)} of those with at most {source.identity['cloudy_pct']:g} % cloud{orbit}"
         if clear:
             boxes = [f.header.box for f in clear]
@@ -219,37 +196,40 @@ class LocalProvider:
         """Composite of the ROI's scenes, or one of each time bin."""
         import numpy as np
 
-        scenes = _scenes(self._touching(source, roi, lonlat_boxes([grid])[0]))
-        provenance: dict = {"scenes": [_provenance(s) for s in scenes]}
+        scenes = choice.scenes(self._touching(source, roi, lonlat_boxes([grid])[0]))
+        provenance: dict = {"scenes": [choice.provenance(s) for s in scenes]}
         if not scenes:
-            return Chip(np.zeros((len(bands), 0, 0), np.uint8), 0.0, (), provenance)
+            return Chip(np.zeros((len(bands), 0, 0), np.uint8), (0.0,) * len(bands), (), provenance)
         spans = composite.bins(roi.temporal, source.frames) if roi.temporal else []
         dates = tuple(composite.midpoint(*span) for span in spans)
         if source.frames.mode == "composite":
             pixels, valid = self._composite(scenes, bands, grid, source)
-            return Chip(pixels, float(valid.mean()), dates, provenance)
+            return Chip(pixels, _coverage(valid), dates, provenance)
         whole: tuple | None = None
-        frames, covered, warnings = [], [], []
+        frames, covered = [], []
+        said: list[list[str]] = [[] for _ in bands]
         provenance["frames"] = []
         for number, (start, end) in enumerate(spans):
             inside = [s for s in scenes if start <= s[0].row.date < end]
             made = self._composite(inside, bands, grid, source) if inside else None
-            empty = made is None or not made[1].any()
-            if empty:
+            empty = [made is None or not made[1][i].any() for i in range(len(bands))]
+            if any(empty):
                 whole = whole or self._composite(scenes, bands, grid, source)
-                made = whole
-                warnings.append(
-                    f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
-                )
+                made = whole if made is None else composite.replace_bands(made, whole, empty)
+                for i in np.flatnonzero(empty):
+                    said[i].append(
+                        f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
+                    )
             frames.append(made[0])
-            covered.append(made[1].mean())
+            covered.append(_coverage(made[1]))
             names = [s[0].row.scene for s in inside]
             provenance["frames"].append(
-                {"start": start, "end": end, "scenes": names, **({"empty": True} if empty else {})}
+                {"start": start, "end": end, "scenes": names, **({"empty": True} if all(empty) else {})}
             )
         kind = np.result_type(*(f.dtype for f in frames))
         pixels = np.stack([f.astype(kind, copy=False) for f in frames])
-        return Chip(pixels, float(np.mean(covered)), dates, provenance, tuple(warnings))
+        coverage = tuple(float(v) for v in np.mean(covered, axis=0))
+        return Chip(pixels, coverage, dates, provenance, tuple(map(tuple, said)))
 
     def _composite(
         self, scenes: Sequence[Sequence[File]], bands: Sequence[str], grid: Grid, source: Source
@@ -269,7 +249,7 @@ class LocalProvider:
         return np.concatenate([v for v, _ in strips], axis=1), np.concatenate([m for _, m in strips], axis=1)
 
     def _image(
-        self, files: Iterable[File], bands: Sequence[str], grid: Grid, source: Source
+        self, files: Sequence[File], bands: Sequence[str], grid: Grid, source: Source
     ) -> tuple[np.ndarray, np.ndarray]:
         """One scene: (values, valid) (C, H, W) each, in the request's units; where files overlap, the last one's."""
         import numpy as np
@@ -281,6 +261,9 @@ class LocalProvider:
                 parts.append((held, *self._read(file, held, grid, source.identity["collection"])))
         if len(parts) == 1 and parts[0][0] == list(bands):
             return parts[0][1:]
+        if not parts:  # the files of the scene that touch the ROI hold other bands
+            shape = (len(bands), grid.height, grid.width)
+            return np.zeros(shape, files[0].header.dtype), np.zeros(shape, bool)
         values = np.zeros((len(bands), grid.height, grid.width), np.result_type(*(v.dtype for _, v, _ in parts)))
         valid = np.zeros(values.shape, bool)
         for held, pixels, good in parts:
@@ -294,10 +277,10 @@ class LocalProvider:
         import numpy as np
 
         row, path = file.row, os.path.join(self.folder, file.row.path)
-        if rasters.stamp(path) != (file.size, file.mtime_ns):
-            raise ProviderError(f"raster {path} has changed since this run was started; start it again")
         indexes = [file.bands.index(b) for b in bands]
         values, inside = rasters.read(path, indexes, grid)
+        if rasters.stamps(path, file.header.parts) != file.stamps:  # looked at after reading: what was read may be new
+            raise ProviderError(f"raster {path} has changed since this run was started; start it again")
         valid = np.repeat(inside[None], len(bands), axis=0)
         for i, index in enumerate(indexes):
             nodata = file.nodata[index]
@@ -314,73 +297,6 @@ class LocalProvider:
         return values, valid
 
 
-def _frozen(file: File) -> dict:
-    said = asdict(file)
-    said["header"]["nodata"] = [None if v is None else str(v) for v in file.header.nodata]  # JSON has no NaN
-    del said["header"]["tags"]
-    return said
-
-
-def _thaw(frozen: dict) -> File:
-    row, header = frozen["row"], frozen["header"]
-    nodata = tuple(None if v is None else float(v) for v in header["nodata"])
-    found = rasters.Header(tuple(header["bands"]), tuple(header["box"]), nodata, header["dtype"], {})
-    return File(catalogue.Row(**(row | {"bands": tuple(row["bands"])})), frozen["size"], frozen["mtime_ns"], found)
-
-
-def _scenes(files: Sequence[File]) -> list[list[File]]:
-    """Files by scene, scenes by the time of their first file."""
-    scenes: dict[str, list[File]] = {}
-    for file in sorted(files, key=lambda f: f.order):
-        scenes.setdefault(file.row.scene, []).append(file)
-    return list(scenes.values())
-
-
-def _in_any(windows: Iterable[TemporalSpec | None]) -> Callable[[str], bool]:
-    """Whether a date lies in one of many windows."""
-    windows = list(windows)
-    if None in windows:
-        return lambda date: True
-    windows.sort(key=lambda w: w.start)
-    starts = [w.start for w in windows]
-    ends = list(itertools.accumulate((w.end for w in windows), max))  # the latest end of those that began until then
-
-    def inside(date: str) -> bool:
-        begun = bisect.bisect_right(starts, date)
-        return begun > 0 and ends[begun - 1] > date
-
-    return inside
-
-
-def _in_window(row: catalogue.Row, window: TemporalSpec | None) -> bool:
-    return window is None or window.start <= row.date < window.end
-
-
-def _orbit(source: Source) -> str | None:
-    return source.identity.get("s1", {}).get("orbit")
-
-
-def _within(row: catalogue.Row, source: Source) -> bool:
-    """Within the cloud limit, where the cloud cover is known, and of the orbit, where one is asked for."""
-    cloudy = row.cloud_cover is not None and row.cloud_cover > source.identity["cloudy_pct"]
-    return not cloudy and _orbit(source) in (None, row.orbit)
-
-
-def _touch(outlines: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """Which outlines (R, 4) overlap a box; an outline with west > east lies across the antimeridian."""
-    import numpy as np
-
-    west, south, east, north = outlines.T
-    over, under = west <= box[2], east >= box[0]
-    return np.where(west > east, over | under, over & under) & (south <= box[3]) & (north >= box[1])
-
-
-def _provenance(scene: Sequence[File]) -> dict:
-    """What the manifest says of a scene."""
-    first = scene[0].row
-    said = {"scene": first.scene, "datetime": first.datetime, "collection": first.collection}
-    if first.cloud_cover is not None:
-        said["cloud_cover"] = first.cloud_cover
-    if first.collection in UNITS:
-        said["units"] = UNITS[first.collection]
-    return said | {"files": [f.row.path for f in scene]}
+def _coverage(valid: np.ndarray) -> tuple[float, ...]:
+    """Share of valid pixels of each band."""
+    return tuple(float(v) for v in valid.mean(axis=(1, 2)))

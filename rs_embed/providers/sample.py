@@ -112,7 +112,7 @@ class SampleProvider:
             "package": f"spyndex {importlib.metadata.version('spyndex')}",
             "note": "the scene's place and date are nominal, not where and when it was taken",
         }
-        return Chip(pixels, 1.0, (DATE,), provenance)
+        return Chip(pixels, (1.0,) * len(bands), (DATE,), provenance)
 
 
 def _indices(grid: Grid) -> tuple[np.ndarray, np.ndarray]:

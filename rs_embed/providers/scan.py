@@ -87,7 +87,9 @@ def _band(path: str) -> tuple[str, str] | None:
         return None
     word = match.group(1).upper()
     band = re.sub(r"^B0(?=\d)", "B", word)
-    return band, re.sub(_SIZE, "", stem[: match.start()] + stem[match.end() :]).strip("_.-")
+    rest = re.sub(_SIZE, "", stem[: match.start()] + stem[match.end() :]).strip("_.-")
+    folders = [f for f in os.path.dirname(path).split("/") if f and not re.fullmatch(r"R\d+m", f)]
+    return band, "/".join([*folders, rest]).rstrip("/") or os.path.dirname(path) or "."
 
 
 def _finest(found: list[Found], refused: list[str]) -> list[Found]:
@@ -106,7 +108,13 @@ def _finest(found: list[Found], refused: list[str]) -> list[Found]:
 
 
 def _files(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # links can lead in circles
+            folders[:] = []
+            continue
+        seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):

@@ -77,21 +77,25 @@ def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tupl
     """
     import numpy as np
 
-    store, union = (
-        run.store,
-        run.plan.source[source_id].bands,
-    )  # what a fetch looks for, so nothing is missing only here
+    store, union = run.store, run.plan.source[source_id].bands  # what a fetch looks for: nothing is missing only here
     use, missing = store.covering(source_id, tuple(bands), name, store.band_sets(source_id, union))
     if missing:
         raise StoreError(f"the chip {name} lacks the bands {', '.join(missing)}; run again to fetch them")
     chips = [read_checked(store.chip(source_id, held, name)) for held in use]
-    meta = chips[0].meta
-    if any(c.meta["status"] == "no_data" for c in chips):
-        return None, meta
+    holder = {b: c for c in reversed(chips) for b in c.meta["bands"]}
+    # of the bands that were asked for, whatever they were fetched together with
+    coverage = [holder[b].meta["coverage"][b] for b in bands]
+    said = dict.fromkeys(s for b in bands for s in holder[b].meta.get("said", {}).get(b, ()))
+    meta = chips[0].meta | {"valid": sum(coverage) / len(coverage), "warnings": list(said)}
+    if not any(coverage):
+        return None, meta | {"status": "no_data"}
+    meta["status"] = "ok"
     if len(chips) == 1 and list(bands) == meta["bands"]:
         return chips[0].array, meta
-    planes = {b: c.array[..., i, :, :] for c in reversed(chips) for i, b in enumerate(c.meta["bands"])}
-    return np.stack([planes[b] for b in bands], axis=-3), meta
+    planes = {b: c.array[..., c.meta["bands"].index(b), :, :] for b, c in holder.items() if c.array.size}
+    shape, fill = next(iter(planes.values())).shape, run.plan.source[source_id].identity["fill_value"]
+    empty = {b: np.full(shape, fill, c.array.dtype) for b, c in holder.items() if b not in planes}
+    return np.stack([(planes | empty)[b] for b in bands], axis=-3), meta
 
 
 def needed_bands(run: Run, source: Source, name: str) -> tuple[str, ...]:

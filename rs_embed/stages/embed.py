@@ -156,7 +156,7 @@ def _image(run: Run, unit: Unit, roi: Roi) -> tuple[Any, dict]:
     meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance", "roi") if k in chip}
     if pixels is None:
         return None, meta | {"quality": {"valid": 0.0}}
-    quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip.get("warnings", ()))
+    quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip["warnings"])
     bad = _bad_input(run, quality)
     if bad:
         raise bad

@@ -105,7 +105,7 @@ def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...]) -> di
         "bands": list(bands),
         "crs": grid.crs,
         "affine": list(grid.affine),
-        "valid": round(chip.valid, 6),
+        "coverage": {band: round(share, 6) for band, share in zip(bands, chip.coverage)},
         "dates": list(chip.dates),
         "provenance": chip.provenance,
         "fetched": now(),
@@ -114,7 +114,7 @@ def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...]) -> di
     if roi_window:
         meta["roi"] = list(roi_window)
     if chip.warnings:
-        meta["warnings"] = list(chip.warnings)
+        meta["said"] = {band: list(sentences) for band, sentences in zip(bands, chip.said)}
     pixels = chip.pixels if status == "ok" else chip.pixels[..., :0, :0]
     stored = write_object(run.store.chip(source.id, bands, run.plan.objects(source.id)[roi.index]), pixels, meta)
     return {"status": status, "size": stored.size, "sha256": stored.sha256}

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import receipts
+from ..description import ModelInfo
 from ..formats import manifest
 from ..models import describe
+from ..providers.forms import UNITS
 from ..run import Run
 from ..units import Unit
 from .common import now
@@ -55,7 +57,7 @@ def _item_entry(unit: Unit, record: dict) -> dict:
         entry["input"] = {
             "npz_key": single_key("input", taken.get("same_as", unit.key)),
             **{k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates", "roi") if k in taken},
-            "units": info.modalities[unit.modality].units,
+            "units": _units(unit, info),
             "bands": list(unit.sensor.bands),
             **({"dedup_reused": True} if "same_as" in taken else {}),
         }
@@ -78,8 +80,8 @@ def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
     for unit in plan.units:
         info, outcome = describe(unit.model), survey.outcomes[unit.key]
         entry = {**manifest.model_entry(unit, info), "status": model_status(survey, unit)}
-        units = info.modalities[unit.modality].units
-        entry["inputs"] = _arrays(run, survey, unit, "input", {"units": units, "bands": list(unit.sensor.bands)})
+        more = {"units": _units(unit, info), "bands": list(unit.sensor.bands)}
+        entry["inputs"] = _arrays(run, survey, unit, "input", more)
         entry["embeddings"] = _arrays(run, survey, unit, "embedding", {})
         entry["weights"] = outcome.weights
         if outcome.errors:
@@ -115,6 +117,12 @@ def _windows(run: Run) -> dict:
     """The windows of ROIs that have one of their own, null for the others; nothing where none has."""
     windows = run.request.windows
     return {"windows": manifest.Stream(map(manifest.window, windows))} if windows else {}
+
+
+def _units(unit: Unit, info: ModelInfo) -> str | None:
+    """Units of the pixels: those of the model's own collection, or what is known of another one."""
+    own = info.modalities[unit.modality]
+    return own.units if unit.sensor.collection == own.sensor.collection else UNITS.get(unit.sensor.collection)
 
 
 def _arrays(run: Run, survey: Survey, unit: Unit, kind: str, more: dict) -> dict | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from .. import receipts
@@ -46,6 +46,11 @@ def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> l
     workers = config.writer_workers if config.async_write and run.plan.layout == "per_item" else 1
     with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
         futures = [pool.submit(_row, run, i, status, created) for i in indices]
+        try:
+            wait(futures)
+        except BaseException:  # Ctrl-C: do not begin what is still waiting
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     errors = [f.exception() for f in futures if f.exception()]
     for error in errors:
         if not isinstance(error, StoreError):
