@@ -96,7 +96,7 @@ def test_a_damaged_note_of_what_was_found_is_looked_up_again(tmp_path, damage):
     again.freeze()
     assert load_run(made.dir).plan.keys == made.plan.keys
     note.unlink()
-    with pytest.raises(StoreError, match="is missing; start the run again"):
+    with pytest.raises(StoreError, match=r"imagery\.json is missing"):
         load_run(made.dir)
 
 
