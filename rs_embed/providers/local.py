@@ -45,8 +45,10 @@ class LocalProvider:
         self.path = path if job else os.path.realpath(catalogue.find(path))
         self.folder = os.path.dirname(self.path)
         if job and known is None:
-            raise StoreError("imagery.json is missing, which says what the run found in its catalogue; start the run again")
-        # headers of an earlier start of the run: looked up where the catalogue is the same file, and its rows are not believed
+            raise StoreError(
+                "imagery.json is missing, which says what the run found in its catalogue; start the run again"
+            )
+        # headers of an earlier start, where the catalogue is the same file; its rows are not believed
         self._known = choice.thawed(known) if known and (job or known.get("catalogue") == self.path) else {}
         self._files = dict(self._known) if job else {}
         self._rows = [f.row for f in self._files.values()] if job else catalogue.read(self.path)
