@@ -191,6 +191,7 @@ def test_only_what_changed_is_made(work, change, expected):
     assert jobs(run_folder(target)) == set(), "and then there is nothing to do"
 
 
+@pytest.mark.heavy
 def test_bits_do_not_depend_on_cores_or_chunks(tmp_path):
     seen = {}
     for cores, chunk_size in ((1, 7), (4, 7), (1, 1), (4, 64)):

@@ -15,6 +15,8 @@ from rs_embed.geometry import transformer
 
 from .conftest import combined, export, places, run_folder, times
 
+pytestmark = pytest.mark.heavy  # three or four real runs each
+
 SMALL = [ExportModelRequest("mosaiks", model_config={"features": 16})]
 TWO = [*SMALL, ExportModelRequest("mosaiks", label="other", model_config={"features": 8, "seed": 1})]
 
