@@ -63,21 +63,21 @@ def frozen(file: File) -> dict:
 def thawed(known: dict) -> dict[tuple[str, str], File]:
     """Frozen files by path and collection."""
     files = {}
-    for frozen in known["files"]:
-        row = catalogue.Row(**(frozen["row"] | {"bands": tuple(frozen["row"]["bands"])}))
-        header = {k: tuple(v) if isinstance(v, list) else v for k, v in frozen["header"].items()}
+    for said in known["files"]:
+        row = catalogue.Row(**(said["row"] | {"bands": tuple(said["row"]["bands"])}))
+        header = {k: tuple(v) if isinstance(v, list) else v for k, v in said["header"].items()}
         header["nodata"] = tuple(None if v is None else float(v) for v in header["nodata"])
-        stamps = tuple(None if s is None else tuple(s) for s in frozen["stamps"])
+        stamps = tuple(None if s is None else tuple(s) for s in said["stamps"])
         files[row.path, row.collection] = File(row, stamps, rasters.Header(**header, tags={}))
     return files
 
 
 def scenes(files: Sequence[File]) -> list[list[File]]:
     """Files by scene, scenes by the time of their first file."""
-    scenes: dict[tuple[str, str], list[File]] = {}
+    found: dict[tuple[str, str], list[File]] = {}
     for file in sorted(files, key=lambda f: f.order):
-        scenes.setdefault((file.row.collection, file.row.scene), []).append(file)
-    return list(scenes.values())
+        found.setdefault((file.row.collection, file.row.scene), []).append(file)
+    return list(found.values())
 
 
 def in_any(windows: Iterable[TemporalSpec | None]) -> Callable[[str], bool]:

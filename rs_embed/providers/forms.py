@@ -21,14 +21,12 @@ def other_form(collection: str) -> str | None:
     return _OTHER.get(collection)
 
 
-def convert(values: np.ndarray, have: str, want: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of one form in the units of another, float32 (float64 stays), and where they have one: a power of 0 has no dB."""
+def convert(values: np.ndarray, want: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the other form in the units of ``want``, float32 (float64 stays), and where they have one: a power of 0 has no dB."""
     import numpy as np
 
     kind = values.dtype if values.dtype == np.float64 else np.dtype(np.float32)
     numbers = values.astype(kind)
-    if have == want:
-        return values, np.ones(values.shape, bool)
     if UNITS[want] == "dB":
         defined = numbers > 0
         return (10 * np.log10(np.where(defined, numbers, 1))).astype(kind), defined

@@ -294,7 +294,7 @@ class LocalProvider:
             kind = np.promote_types(values.dtype, np.float32)
             values = values.astype(kind) * kind.type(row.scale) + kind.type(row.offset)
         if row.collection != collection:
-            values, defined = convert(values, row.collection, collection)
+            values, defined = convert(values, collection)
             valid &= defined
         return values, valid
 
