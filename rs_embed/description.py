@@ -94,6 +94,10 @@ class ModelInfo:
         frames: how the window becomes frames, from options and window.
         needs_window: refuses ``temporal=None``.
         weights: published file, from the options; None for models without weights.
+        any_bands: takes any bands in any order; otherwise a request has as many bands as the modality, in its order.
+        smallest: shortest side of an image that the model can say something of, pixels.
+        of_rectangle: how a vector of a ROI is made whose image was enlarged to a square: ``"cells"``, the mean (or max) of the
+            grid's cells in the ROI, or ``"own"``, the model's own vector of the square (where cells have another dimension).
         batch: default images per forward pass by device type.
     """
 
@@ -112,4 +116,7 @@ class ModelInfo:
     frames: Callable[[Any, TemporalSpec | None], Frames] = _composite
     needs_window: bool = True
     weights: Callable[[Any], Weights | None] = _no_weights
+    any_bands: bool = False
+    smallest: Callable[[Any], int] = lambda options: 1
+    of_rectangle: str = "cells"
     batch: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 64, "mps": 16})

@@ -22,13 +22,13 @@ BANDS = ("B2", "B3", "B4", "B8")
 
 def image(seed: int, height: int = 24, width: int = 20, frames: int = 1) -> Image:
     pixels = np.random.default_rng(seed).integers(0, 6000, (frames, 4, height, width)).astype(np.float32)
-    return Image(pixels, BANDS, 10.0, 12.4 + seed / 100, 51.3, tuple(f"2022-0{i + 1}-15" for i in range(frames)))
+    return Image("s2", pixels, BANDS, 10.0, 12.4 + seed / 100, 51.3, tuple(f"2022-0{i + 1}-15" for i in range(frames)))
 
 
 def run(images, options=None, output=None, adapter=ADAPTER, batch=None, threads=1, device="cpu"):
     options = options or Options(features=32)
     how = settings(adapter, device, batch, threads)
-    with Engine(adapter, options, BANDS, output or OutputSpec.pooled(), how) as engine:
+    with Engine(adapter, options, "s2", BANDS, output or OutputSpec.pooled(), how) as engine:
         return dict(engine.run(enumerate(images)))
 
 
@@ -176,7 +176,7 @@ class Toy:
         batch={"cpu": 4},
     )
 
-    def load(self, options, bands, weights):
+    def load(self, options, modality, bands, weights):
         import torch
 
         generator = torch.Generator().manual_seed(0)

@@ -152,7 +152,7 @@ def test_imports_point_down_only():
             "plan",
             "geometry",
         },
-        {"store", "receipts", "devices", "locks"},
+        {"store", "receipts", "devices", "locks", "weights"},
         {"providers", "models", "formats"},
         {"run"},
         {"stages"},
@@ -172,7 +172,7 @@ def test_imports_point_down_only():
                 name = name.split(" as ")[0].strip()
                 assert level.get(name, 0) <= level[parts[0]], f"{path} imports {name}"
     below = re.compile(r"^(import|from) (torch|snakemake|ee|numpy|rasterio|pyogrio)\b", re.MULTILINE)
-    allowed = {"_run.py"}
+    allowed = {"_run.py", "vit.py"}  # a job; a module that is imported where a network is made
     for path in (CHECKOUT / "rs_embed").rglob("*.py"):
         if path.name not in allowed:
             assert not below.search(path.read_text()), f"{path} imports something heavy at module level"

@@ -7,11 +7,11 @@ or a grid of the tokens. Batches, devices, threads, tiles and metadata are the e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..description import ModelInfo
 from ..specs import OutputSpec
+from ..weights import Checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,7 @@ class Image:
     """One image as an adapter sees it: a whole ROI, or one tile of it.
 
     Attributes:
+        modality: name of the model's modality that the pixels are of.
         pixels: (T, C, H, W) float32 in the modality's units, C in the order of ``bands``, north-up.
         bands: band names.
         scale_m: pixel size, metres.
@@ -31,8 +32,10 @@ class Image:
         window: (start, end) of the request, or None.
         roi: (y0, y1, x0, x1), the ROI's place in an image that was enlarged to a square, as shares of the image; None
             where the image is the ROI. The engine crops back; adapters need not look at it.
+        tile: the request is for tiles: this is one, or an image that fits into one.
     """
 
+    modality: str
     pixels: np.ndarray
     bands: tuple[str, ...]
     scale_m: float
@@ -41,6 +44,7 @@ class Image:
     dates: tuple[str, ...] = ()
     window: tuple[str, str] | None = None
     roi: tuple[float, float, float, float] | None = None
+    tile: bool = False
 
 
 class Adapter(Protocol):
@@ -48,18 +52,19 @@ class Adapter(Protocol):
 
     info: ModelInfo
 
-    def load(self, options: Any, bands: tuple[str, ...], weights: Path | None) -> Any:
-        """The network (a ``torch.nn.Module`` in eval mode, on the CPU) and nothing global.
+    def load(self, options: Any, modality: str, bands: tuple[str, ...], weights: Checkpoint | None) -> Any:
+        """The network (a ``torch.nn.Module`` in eval mode, on the CPU, float32) and nothing global.
 
         Args:
             bands: the request's bands, for models whose stem depends on them.
-            weights: checked local weights file, None where ``info.weights`` gives none.
+            weights: where the weights are, None where ``info.weights`` gives none.
         """
         ...
 
     def preprocess(self, image: Image, options: Any) -> dict[str, np.ndarray]:
         """The network's inputs for one image, without a batch axis. Images whose inputs have equal shapes are
-        batched together. Conditioning (place, time, scale) goes in as arrays beside the pixels.
+        batched together. Conditioning (place, time, scale) goes in as arrays beside the pixels. Called from several
+        threads; must not change ``image``.
 
         Raises:
             ModelError: the image cannot be embedded; the engine adds ROI and model.

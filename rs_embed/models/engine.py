@@ -11,12 +11,12 @@ import collections
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..devices import resolve
 from ..geometry import crop
 from ..specs import OutputSpec
+from ..weights import Checkpoint
 from .base import Adapter, Image
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ class Engine:
         self,
         adapter: Adapter,
         options: Any,
+        modality: str,
         bands: tuple[str, ...],
         output: OutputSpec,
         how: Settings,
-        weights: Path | None = None,
+        weights: Checkpoint | None = None,
     ) -> None:
         import torch
 
@@ -66,7 +67,7 @@ class Engine:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         self.adapter, self.options, self.output, self.how = adapter, options, output, how
-        self.network = adapter.load(options, bands, weights).to(how.device)
+        self.network = adapter.load(options, modality, bands, weights).to(how.device)
 
     def __enter__(self) -> Engine:
         return self

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..description import Modality, ModelInfo
 from ..errors import ModelError
 from ..fields import option
 from ..specs import OutputSpec, SensorSpec
+from ..weights import Checkpoint
 from .base import Image
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ INFO = ModelInfo(
     dim=lambda options: options.features,
     aliases=("rcf",),
     needs_window=False,
+    any_bands=True,
+    smallest=lambda options: options.patch_size,
     batch={"cpu": 1, "cuda": 32, "mps": 8},  # one image fills a core, and images of every size batch without padding
 )
 
@@ -99,7 +101,9 @@ class Mosaiks:
 
     info = INFO
 
-    def load(self, options: Options, bands: tuple[str, ...], weights: Path | None) -> torch.nn.Module:
+    def load(
+        self, options: Options, modality: str, bands: tuple[str, ...], weights: Checkpoint | None
+    ) -> torch.nn.Module:
         """One convolution with frozen random patches."""
         import torch
 

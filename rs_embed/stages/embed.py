@@ -122,7 +122,7 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
 
     try:
         how = settings(adapter, run.request.device, config.infer_batch_size, threads)
-        engine = Engine(adapter, unit.options, unit.sensor.bands, run.request.output, how)
+        engine = Engine(adapter, unit.options, unit.modality, unit.sensor.bands, run.request.output, how)
     except Exception as error:
         if not config.continue_on_error:
             raise stop("loading the model", run.plan.names[lacking[0]], unit.label, error) from error
@@ -165,5 +165,7 @@ def _image(run: Run, unit: Unit, roi: Roi) -> tuple[Any, dict]:
     frames = pixels.astype(np.float32) if pixels.ndim == 4 else pixels[None].astype(np.float32)
     window = None if roi.temporal is None else (roi.temporal.start, roi.temporal.end)
     square = tuple(chip["roi"]) if "roi" in chip else None
-    image = Image(frames, unit.sensor.bands, unit.sensor.scale_m, lon, lat, tuple(chip["dates"]), window, square)
+    image = Image(
+        unit.modality, frames, unit.sensor.bands, unit.sensor.scale_m, lon, lat, tuple(chip["dates"]), window, square
+    )
     return image, meta | {"quality": quality, "shape": [height, width]}
