@@ -1,0 +1,113 @@
+"""From a provider's pixels to numbers that networks take: checks, units and sizes that several families share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError
+from .base import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: Surface reflectance of Sentinel-2 is stored as DN = reflectance x 10000 (Sentinel-2 L2A product definition).
+DN_PER_REFLECTANCE = 10000.0
+#: Power below this is taken as this before a logarithm: -100 dB, far below the noise floor of Sentinel-1 (about -22 dB).
+POWER_FLOOR = 1e-10
+#: Share of negative values from which pixels are taken for decibel rather than power.
+NEGATIVE_SHARE = 0.1
+
+
+def values(image: Image) -> np.ndarray:
+    """The image's pixels, (T, C, H, W) float32, with 0 for what is not finite.
+
+    Raises:
+        ModelError: as many channels as bands are missing, a dtype that is no number, or no finite value at all.
+    """
+    import numpy as np
+
+    pixels = image.pixels
+    if pixels.ndim != 4 or pixels.shape[1] != len(image.bands):
+        raise ModelError(
+            f"pixels of shape {pixels.shape} are not valid for {len(image.bands)} bands; allowed: (T, {len(image.bands)}, H, W)"
+        )
+    if pixels.dtype.kind not in "iuf":
+        raise ModelError(f"pixels of dtype {pixels.dtype} are not valid; allowed: integers or floats")
+    pixels = pixels.astype(np.float32, copy=False)
+    finite = np.isfinite(pixels)
+    if finite.all():
+        return pixels
+    if not finite.any():
+        raise ModelError("the image has no finite value; allowed: imagery with data")
+    return np.where(finite, pixels, np.float32(0))
+
+
+def digital_numbers(image: Image) -> np.ndarray:
+    """Sentinel-2 pixels as DN, (T, C, H, W) float32.
+
+    Raises:
+        ModelError: nothing but 0 (no data), or values that look like reflectance 0..1.
+    """
+    pixels = values(image)
+    highest = float(pixels.max())
+    if highest == 0 and float(pixels.min()) == 0:
+        raise ModelError("every value of the image is 0, which is Sentinel-2's no data; allowed: imagery with data")
+    if highest <= 2:
+        raise ModelError(
+            f"the highest value of the image is {highest:g}, which looks like reflectance; allowed: DN (reflectance x 10000)"
+        )
+    return pixels
+
+
+def reflectance(image: Image) -> np.ndarray:
+    """Sentinel-2 pixels as reflectance, clipped to 0..1: (T, C, H, W) float32."""
+    import numpy as np
+
+    return np.clip(digital_numbers(image) / np.float32(DN_PER_REFLECTANCE), 0, 1)
+
+
+def linear_power(image: Image) -> np.ndarray:
+    """Sentinel-1 pixels as linear power, >= 0: (T, C, H, W) float32.
+
+    Raises:
+        ModelError: many negative values (decibel), or nothing but 0.
+    """
+    import numpy as np
+
+    pixels = values(image)
+    negative = float((pixels < 0).mean())
+    if negative > NEGATIVE_SHARE:
+        raise ModelError(
+            f"{100 * negative:.0f} % of the values are negative, which looks like decibel; allowed: linear power "
+            "(collection COPERNICUS/S1_GRD_FLOAT)"
+        )
+    if not pixels.any():
+        raise ModelError("every value of the image is 0; allowed: imagery with data")
+    return np.maximum(pixels, 0)
+
+
+def decibel(power: np.ndarray) -> np.ndarray:
+    """10 log10 of linear power, which is taken as :data:`POWER_FLOOR` at least."""
+    import numpy as np
+
+    return np.float32(10) * np.log10(np.maximum(power, np.float32(POWER_FLOOR)))
+
+
+def log_scaled(power: np.ndarray) -> np.ndarray:
+    """log1p of linear power over its 99th percentile in both channels together, clipped to 0..1: what rs-embed 0.3.1
+    feeds terrafm and thor. The percentile is that of this image, so tiles of one place differ in brightness."""
+    import numpy as np
+
+    logs = np.log1p(power)
+    top = float(np.percentile(logs, 99))
+    return np.clip(logs / np.float32(top), 0, 1) if top > 0 else np.zeros_like(logs)
+
+
+def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(T, C, H, W) float32 to another size: bilinear, half-pixel centres, no antialiasing (``align_corners=False``)."""
+    import torch
+    import torch.nn.functional as F
+
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    return F.interpolate(torch.from_numpy(pixels), (height, width), mode="bilinear", align_corners=False).numpy()
