@@ -114,11 +114,15 @@ class ExportConfig:
     writer_workers: int = option(2, "per_item: number of writing threads", minimum=1)
     resume: bool = option(True, "reuse what is already there; false computes embeddings and outputs again")
     show_progress: bool = option(True, "progress bars on stderr")
-    input_prep: str = option("resize", "large-ROI policy", choices=("resize", "tile", "auto"))
+    input_prep: str | InputPrepSpec = option(
+        "resize",
+        "large-ROI policy: one pass, tiles, or tiles for grids; or an InputPrepSpec",
+        choices=("resize", "tile", "auto"),
+    )
     projection: str = option(
         "utm", "pixel grid: true ground metres, or the reference library's lattice", choices=("utm", "web_mercator")
     )
-    precision: str = option("fp32", "arithmetic of the models", choices=("fp32", "bf16"), not_yet=lambda v: v == "bf16")
+    precision: str = option("fp32", "arithmetic of the models", choices=("fp32", "bf16"))
     cores: int | None = option(None, "export_batch: CPU cores for Snakemake; null: all", minimum=1)
     profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name or a folder", not_yet=bool)
     work_dir: str | None = option(None, "work folder; null: .rs_embed beside the target")
@@ -132,13 +136,9 @@ class ExportConfig:
     refetch: bool = option(False, "with resume=false: fetch the pixels again, too")
 
     def __post_init__(self) -> None:
-        if isinstance(self.input_prep, InputPrepSpec):
-            if self.input_prep != InputPrepSpec(self.input_prep.mode):
-                raise ModelError(
-                    f"config.input_prep: {self.input_prep!r} is not supported by this version; "
-                    "allowed: InputPrepSpec(mode) with its other fields at their defaults"
-                )
-            object.__setattr__(self, "input_prep", self.input_prep.mode)
+        prep = self.input_prep
+        if isinstance(prep, InputPrepSpec) and prep == InputPrepSpec(prep.mode):  # one value, one spelling
+            object.__setattr__(self, "input_prep", prep.mode)
         check(self, "config", ModelError)
         if not self.save_inputs and not self.save_embeddings:
             raise ModelError(

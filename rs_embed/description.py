@@ -11,6 +11,14 @@ from typing import Any
 
 from .specs import SensorSpec, TemporalSpec
 
+#: Units of Sentinel-1's numbers.
+LINEAR, DECIBEL = "linear power", "dB"
+#: Collections of one product in different units (Earth Engine's description of both).
+UNITS = {"COPERNICUS/S1_GRD": DECIBEL, "COPERNICUS/S1_GRD_FLOAT": LINEAR}
+
+#: Value of the option ``weights`` for random weights.
+RANDOM = "random"
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -47,6 +55,25 @@ class Modality:
 
     sensor: SensorSpec
     units: str
+
+
+@dataclass(frozen=True)
+class Prep:
+    """The large-image policy of a unit, resolved for its model.
+
+    Attributes:
+        mode: ``"native"`` (the model takes any size), ``"resize"`` (one pass), ``"tile"`` or ``"auto"`` (tiles for grids of up
+            to ``max_tiles`` tiles, else one pass).
+        tile_size: side of a tile, pixels.
+        max_tiles, max_tiles_hard: number of tiles that is worth a warning, or refused.
+        snap: how far an axis may be scaled down to whole tiles, share of a tile.
+    """
+
+    mode: str
+    tile_size: int = 0
+    max_tiles: int = 64
+    max_tiles_hard: int = 1024
+    snap: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -94,6 +121,8 @@ class ModelInfo:
         frames: how the window becomes frames, from options and window.
         needs_window: refuses ``temporal=None``.
         weights: published file, from the options; None for models without weights.
+        precisions: arithmetic it can run in.
+        limits: values are clipped to these before an image is scaled to whole tiles; from options, modality and frames.
         any_bands: takes any bands in any order; otherwise a request has as many bands as the modality, in its order.
         smallest: shortest side of an image that the model can say something of, pixels.
         of_rectangle: how a vector of a ROI is made whose image was enlarged to a square: ``"cells"``, the mean (or max) of the
@@ -116,6 +145,8 @@ class ModelInfo:
     frames: Callable[[Any, TemporalSpec | None], Frames] = _composite
     needs_window: bool = True
     weights: Callable[[Any], Weights | None] = _no_weights
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+    limits: Callable[[Any, str, int], tuple[float, float] | None] = lambda options, modality, frames: None
     any_bands: bool = False
     smallest: Callable[[Any], int] = lambda options: 1
     of_rectangle: str = "cells"

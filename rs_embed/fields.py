@@ -212,6 +212,8 @@ def to_mapping(obj: Any, *, defaults: bool = False) -> dict:
     for f in dataclasses.fields(obj):
         value = getattr(obj, f.name)
         if defaults or f.default is dataclasses.MISSING or value != f.default:
+            if dataclasses.is_dataclass(value):
+                value = to_mapping(value)
             out[f.name] = list(value) if isinstance(value, tuple) else value
     return out
 

@@ -112,9 +112,8 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
         bounds = _projected_bounds(spatial, crs)
     square = square and isinstance(spatial, BBox)
     squared = _squared(bounds) if square else bounds
-    edge = math.pi * EARTH_RADIUS_M
-    if projection == "web_mercator" and max(map(abs, squared)) > edge * (1 + 1e-12):  # there are no pixels out there
-        square, squared = False, bounds
+    if projection == "web_mercator":
+        squared = _reached(bounds, square=square)
     left, bottom, right, top = squared
     if max(right - left, top - bottom) > 2 * MAX_SIDE * scale_m:  # before any division: a scale can be absurdly small
         raise SpecError(f"ROI: {spatial} at {scale_m:g} m is too large; allowed: {MAX_SIDE} pixels a side")
@@ -125,7 +124,9 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
         col0, col1 = math.floor(left / scale_m + _EPS), math.ceil(right / scale_m - _EPS)
         row0, row1 = math.floor(-top / scale_m + _EPS), math.ceil(-bottom / scale_m - _EPS)
         width, height = max(1, col1 - col0), max(1, row1 - row0)
-        if square:  # snapping can give one side a pixel more
+        if (
+            square and projection == "utm"
+        ):  # snapping can give one side a pixel more, and the reference library leaves it so
             width = height = max(width, height)
     if max(width, height) > MAX_SIDE:
         raise SpecError(f"ROI: {width} x {height} pixels at {scale_m:g} m are too many; allowed: {MAX_SIDE} a side")
@@ -134,15 +135,22 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
 
 def roi_in_square(spatial: SpatialSpec, projection: str, grid: Grid) -> tuple[float, float, float, float] | None:
     """Where a box lies in the square that it was enlarged to: (y0, y1, x0, x1) as shares of the grid, from its upper left
-    corner; None where the grid is the ROI's own."""
-    own = make_grid(spatial, projection, grid.affine[0])
-    if own == grid:
+    corner; None where the grid is the ROI's own. On the reference library's lattice as it has them: of the bounds before they are
+    snapped to pixels, rounded to six decimals (``tools/spatial.py``)."""
+    if isinstance(spatial, PointBuffer):
         return None
-    left, bottom, right, top = own.bounds
-    west, south, east, north = grid.bounds
+    if projection == "web_mercator":
+        inner = _mercator_bounds(spatial)
+        outer, digits = _reached(inner, square=True), 6
+    else:
+        inner, outer, digits = make_grid(spatial, projection, grid.affine[0]).bounds, grid.bounds, 15
+    if inner == outer:
+        return None
+    left, bottom, right, top = inner
+    west, south, east, north = outer
     high, wide = north - south, east - west
     shares = ((north - top) / high, (north - bottom) / high, (left - west) / wide, (right - west) / wide)
-    return tuple(min(max(s, 0.0), 1.0) for s in shares)  # type: ignore[return-value]
+    return tuple(round(min(max(s, 0.0), 1.0), digits) for s in shares)  # type: ignore[return-value]
 
 
 def crop(shape: tuple[int, int], window: tuple[float, float, float, float]) -> tuple[slice, slice]:
@@ -211,6 +219,12 @@ def _squared(bounds: tuple[float, float, float, float]) -> tuple[float, float, f
     return x - side / 2, y - side / 2, x + side / 2, y + side / 2
 
 
+def _reached(bounds: tuple[float, float, float, float], *, square: bool) -> tuple[float, float, float, float]:
+    """Bounds on Web Mercator, enlarged to a square unless that would leave its world: there are no pixels out there."""
+    squared = _squared(bounds) if square else bounds
+    return bounds if max(map(abs, squared)) > math.pi * EARTH_RADIUS_M * (1 + 1e-12) else squared
+
+
 def lonlat_boxes(grids: Sequence[Grid]) -> np.ndarray:
     """Boxes in degrees that hold the grids: (N, 4) float64, west, south, east, north; a little too large rather than too small.
 
@@ -242,5 +256,27 @@ def lonlat_boxes(grids: Sequence[Grid]) -> np.ndarray:
 
 def centre_lonlat(grid: Grid) -> tuple[float, float]:
     """Centre of a grid as (lon, lat), degrees."""
+    return centre_of(grid, (0.0, 1.0, 0.0, 1.0))
+
+
+def centre_of(grid: Grid, shares: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Centre of a part of a grid, (y0, y1, x0, x1) as shares from its upper left corner, as (lon, lat), degrees."""
     left, bottom, right, top = grid.bounds
-    return transformer(grid.crs, "EPSG:4326").transform((left + right) / 2, (bottom + top) / 2)
+    y0, y1, x0, x1 = shares
+    x, y = left + (right - left) * (x0 + x1) / 2, top - (top - bottom) * (y0 + y1) / 2
+    return transformer(grid.crs, "EPSG:4326").transform(x, y)
+
+
+def centre_of_request(spatial: SpatialSpec, projection: str, grid: Grid) -> tuple[float, float]:
+    """The place that models are told, (lon, lat), degrees: of a point the point itself, of a box the centre of the image.
+
+    On the lattice of the reference library that is the mean of the image's bounds in degrees, before they are snapped to pixels.
+    """
+    if isinstance(spatial, PointBuffer):
+        return spatial.lon, spatial.lat
+    if projection != "web_mercator":
+        return centre_lonlat(grid)
+    west, south, east, north = _reached(_mercator_bounds(spatial), square=True)
+    to = transformer("EPSG:3857", "EPSG:4326")
+    (lon0, lat0), (lon1, lat1) = to.transform(west, south), to.transform(east, north)
+    return (lon0 + lon1) / 2, (lat0 + lat1) / 2

@@ -202,6 +202,7 @@ def make_plan(
     target: str,
     generation: Generation = Generation(),
     keys: Callable[[Source], Sequence[str] | None] = lambda source: None,
+    digest_of: Callable[[str], str] = lambda path: path,
 ) -> Plan:
     """Plan a request.
 
@@ -212,6 +213,7 @@ def make_plan(
         provider: identity of the provider, with at least ``name``.
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
+        digest_of: sha256 of a local weights file, from its path in the request.
         keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
     Raises:
@@ -220,7 +222,7 @@ def make_plan(
     units: list[Unit] = []
     sources: dict[str, Source] = {}
     for model in request.models:
-        unit, source = resolve_unit(model, request, describe(model.name), provider, generation)
+        unit, source = resolve_unit(model, request, describe(model.name), provider, generation, digest_of)
         taken = {u.key: u for u in units}
         if unit.key in taken:
             raise ModelError(

@@ -22,7 +22,7 @@ from .config import (
 from .errors import ModelError, SpecError
 from .fields import from_mapping, refuse_unknown, to_mapping
 from .rois import RoiTable
-from .specs import BBox, FetchSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
+from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
 
 #: Keys of a config file, in the order they are written.
 KEYS = ("rois", "temporal", "models", "target", "backend", "device", "output", "sensor", "fetch", "modality", "export")
@@ -164,9 +164,7 @@ class Request:
             temporal=None if temporal is None else TemporalSpec.from_dict(temporal),
             models=[_model_request(m) for m in _items(config["models"], "models", "a non-empty list of models")],
             target=_target(config["target"]),
-            config=from_mapping(
-                ExportConfig, {} if config.get("export") is None else config["export"], "export", ModelError
-            ),
+            config=_options(config.get("export")),
             backend="auto" if config.get("backend") is None else config["backend"],
             device=config.get("device"),
             output=OutputSpec() if output is None else from_mapping(OutputSpec, output, "output", SpecError),
@@ -226,6 +224,13 @@ def _source_override(given: Mapping, where: str) -> dict:
         key: None if given.get(key) is None else from_mapping(cls, given[key], where + key, SpecError)
         for key, cls in (("sensor", SensorSpec), ("fetch", FetchSpec))
     }
+
+
+def _options(given: Any) -> ExportConfig:
+    if isinstance(given, Mapping) and isinstance(given.get("input_prep"), Mapping):
+        prep = from_mapping(InputPrepSpec, {"mode": "tile"} | dict(given["input_prep"]), "export.input_prep", SpecError)
+        given = dict(given) | {"input_prep": prep}
+    return from_mapping(ExportConfig, {} if given is None else given, "export", ModelError)
 
 
 def _target(given: Any) -> ExportTarget:

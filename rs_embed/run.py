@@ -1,8 +1,8 @@
 """One run: a plan, its folders, its provider. Opened from a request, or loaded from the folder a run froze it in.
 
 ``<work>/runs/<run id>/`` is Snakemake's working directory of one target; ``config.yaml`` and ``rois.csv`` in it are the
-whole validated request, and ``imagery.json`` is what the provider found for it: from these every job plans again. Every
-path in them is relative, so a folder can be moved.
+whole validated request, ``imagery.json`` is what the provider found for it, and ``weights.json`` the digests of local weights:
+from these every job plans again. Every path in them is relative, so a folder can be moved.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import rois as table
-from .config import SUFFIX
+from .config import SUFFIX, ExportModelRequest
+from .description import RANDOM
 from .errors import ModelError, SpecError, StoreError
 from .geometry import Grid, make_grid
 from .identity import digest
-from .models import describe
+from .models import describe, tiles
+from .models.pieces import too_small
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
 from .store import Store, replace_file
-from .units import Generation, Source
+from .units import Generation, Source, Unit
+from .weights import Checkpoint, Digests, locate
 
-CONFIG, ROIS, IMAGERY = "config.yaml", "rois.csv", "imagery.json"
+CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "weights.json"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
 #: site-packages would hide the packages of a job's own software environment.
 PACKAGE = ".package"
@@ -45,6 +49,7 @@ class Run:
         dir: the run's folder. work: the work folder. store: fetched pixels and embeddings.
         provider: where pixels come from.
         generation: tokens of the last ``resume=False``.
+        digests: of local weights files.
         rows: ROI rows of the frozen table, for a run loaded from its folder.
     """
 
@@ -54,6 +59,7 @@ class Run:
     store: Store
     provider: Provider
     generation: Generation
+    digests: Digests
     rows: tuple[Mapping, ...] | None = None
 
     @property
@@ -65,6 +71,18 @@ class Run:
         name = self.plan.names[index]
         spatial = table.spatial(self.rows[index], f"ROI {name}") if self.rows else self.request.spatials[index]
         return Roi(index, self.plan.roi_ids[index], name, spatial, self.request.window(index))
+
+    def checkpoint(self, unit: Unit) -> Checkpoint | None:
+        """The weights of a unit, checked; downloads the published file where it is not in the hub's cache.
+
+        Raises:
+            ModelError: there is no such file, or it is another one than it was.
+        """
+        published = describe(unit.model).weights(unit.options)
+        if published is None:
+            return None
+        where = {"base": str(self.dir), "records": self.store.root / "weights"}
+        return locate(published, unit.options.weights, unit.options.seed, digests=self.digests, **where)
 
     def grid(self, source: Source, roi: Roi) -> Grid:
         """The pixel grid of a ROI in a source.
@@ -102,9 +120,13 @@ class Run:
         known = self.provider.freeze()
         if known is not None or self.plan.keys:
             found = {"provider": known, "keys": {k: list(v) for k, v in self.plan.keys.items()}}
-            texts[IMAGERY] = json.dumps(found | {"sha256": digest(found)})
+            texts[IMAGERY] = _sealed(found)
         else:
             (self.dir / IMAGERY).unlink(missing_ok=True)
+        if digests := self.digests.frozen():
+            texts[WEIGHTS] = _sealed({"digests": digests})
+        else:
+            (self.dir / WEIGHTS).unlink(missing_ok=True)
         for name, text in texts.items():
             path = self.dir / name
             if not path.exists() or path.read_bytes() != text.encode():
@@ -113,6 +135,10 @@ class Run:
             replace_file(
                 _generation_file(self.work, self.dir), json.dumps(asdict(self.generation)).encode(), durable=True
             )
+
+
+def _sealed(found: dict) -> str:
+    return json.dumps(found | {"sha256": digest(found)})
 
 
 def target_path(request: Request, base: str) -> str:
@@ -177,8 +203,10 @@ def open_run(request: Request, base: str) -> Run:
     """
     target = target_path(request, base)
     work, store, folder = _folders(request, target, base)
-    provider = get_provider(request.backend, base, _imagery(folder)["provider"])
-    request = replace(request, backend=provider.backend(str(folder)))
+    provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"))
+    models = tuple(_relative(m, base, str(folder)) for m in request.models)
+    request = replace(request, backend=provider.backend(str(folder)), models=models)
+    digests = Digests(_found(folder, WEIGHTS).get("digests"), str(folder))
     target = os.path.relpath(target, folder)
     generation = _read_generation(work, folder)
     if not request.config.resume:
@@ -188,15 +216,53 @@ def open_run(request: Request, base: str) -> Run:
     ids = [table.roi_id(s, w) for s, w in zip(request.spatials, windows)]
     rois = [Roi(i, *about) for i, about in enumerate(zip(ids, request.names, request.spatials, windows))]
 
+    grids_of: dict[str, list[Grid]] = {}
+
     def keys(source: Source) -> list[str] | None:
-        grids = [_grid(source, roi) for roi in rois]
+        grids = grids_of[source.id] = [_grid(source, roi) for roi in rois]
         more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
         return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
 
     plan = make_plan(
-        request, ids, describe=describe, provider=provider.identity(), target=target, generation=generation, keys=keys
+        request,
+        ids,
+        describe=describe,
+        provider=provider.identity(),
+        target=target,
+        generation=generation,
+        keys=keys,
+        digest_of=digests.of,
     )
-    return Run(plan, folder, work, Store(store), provider, generation)
+    for unit in plan.embedded:
+        _check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
+    return Run(plan, folder, work, Store(store), provider, generation, digests)
+
+
+def _relative(model: ExportModelRequest, base: str, folder: str) -> ExportModelRequest:
+    """A model request whose weights file is given relative to the run's folder."""
+    given = (model.model_config or {}).get("weights")
+    if not isinstance(given, str) or given == RANDOM:
+        return model
+    path = os.path.join(base, os.path.expanduser(given))
+    return replace(model, model_config=model.model_config | {"weights": os.path.relpath(path, folder)})
+
+
+def _check_sizes(unit: Unit, names: Sequence[str], grids: Sequence[Grid], *, strict: bool) -> None:
+    """Refuse, or warn of, images that are too small for a model or become too many tiles; without ``strict`` they fail
+    alone."""
+    smallest = describe(unit.model).smallest(unit.options)
+    first: dict[tuple[int, int], str] = {}
+    for name, grid in zip(names, grids, strict=True):
+        first.setdefault((grid.height, grid.width), name)
+    for (height, width), name in first.items():
+        count = tiles.count(height, width, unit.prep) if unit.prep.mode == "tile" else 1
+        if strict and min(height, width) < smallest:
+            raise ModelError(f"ROI {name!r}, model {unit.label}: {too_small(height, width, smallest)}")
+        if strict and count > unit.prep.max_tiles_hard:
+            raise ModelError(f"ROI {name!r}, model {unit.label}: {tiles.too_many(height, width, count, unit.prep)}")
+        if count > unit.prep.max_tiles:
+            text = f"ROI {name!r}, model {unit.label}: an image of {width} x {height} pixels is {count} tiles; this can take long"
+            warnings.warn(text, stacklevel=2)
 
 
 def _grid(source: Source, roi: Roi) -> Grid:
@@ -206,10 +272,10 @@ def _grid(source: Source, roi: Roi) -> Grid:
         raise SpecError(f"ROI {roi.name!r}: {str(error).removeprefix('ROI: ')}") from None
 
 
-def _imagery(folder: Path, *, job: bool = False) -> dict:
-    """What the provider found when the run was frozen last. Where that is damaged, a start looks again and a job stops."""
+def _found(folder: Path, name: str, *, job: bool = False) -> dict:
+    """What was found out when the run was frozen last. Where that is damaged, a start looks again and a job stops."""
     try:
-        said = json.loads((folder / IMAGERY).read_text())
+        said = json.loads((folder / name).read_text())
         if said.pop("sha256") != digest(said):
             raise ValueError
         return said
@@ -217,8 +283,8 @@ def _imagery(folder: Path, *, job: bool = False) -> dict:
         pass
     except (ValueError, KeyError, AttributeError, TypeError):
         if job:
-            raise StoreError(f"{folder / IMAGERY} is damaged; start the run again") from None
-    return {"provider": None, "keys": {}}
+            raise StoreError(f"{folder / name} is damaged; start the run again") from None
+    return {}
 
 
 def open_config(config: Any, base: str) -> Run:
@@ -246,8 +312,9 @@ def load_run(folder: str | Path) -> Run:
     first = table.RoiTable([table.spatial(rows[0], "rois")])
     windows = table.windows(rows)
     request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows), windows=windows)
-    imagery = _imagery(folder, job=True)
-    provider = get_provider(request.backend, str(folder), imagery["provider"], job=True)
+    imagery = _found(folder, IMAGERY, job=True)
+    provider = get_provider(request.backend, str(folder), imagery.get("provider"), job=True)
+    digests = Digests(_found(folder, WEIGHTS, job=True).get("digests"), str(folder), job=True)
     work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
     generation = _read_generation(work, folder)
     ids = [r["id"] for r in rows]
@@ -258,9 +325,10 @@ def load_run(folder: str | Path) -> Run:
         provider=provider.identity(),
         target=request.target.path,
         generation=generation,
-        keys=lambda source: imagery["keys"].get(source.id),
+        keys=lambda source: imagery.get("keys", {}).get(source.id),
+        digest_of=digests.of,
     )
-    return Run(plan, folder, work, Store(store), provider, generation, rows)
+    return Run(plan, folder, work, Store(store), provider, generation, digests, rows)
 
 
 def _generation_file(work: Path, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from .config import LABEL, LAYOUTS, NAME, ExportConfig
 from .fields import json_schema
 from .request import DEVICES, REQUIRED
-from .specs import BBox, FetchSpec, OutputSpec, PointBuffer, SensorSpec
+from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec
 
 _TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}
 _LABEL_OR_NULL = {"type": ["string", "null"], "pattern": f"^{LABEL.pattern}$"}
@@ -121,7 +121,10 @@ def _export() -> dict:
     nothing = {"save_inputs": {"const": False}, "save_embeddings": {"const": False}}
     refetch = {"required": ["refetch"], "properties": {"refetch": {"const": True}}}
     again = {"required": ["resume"], "properties": {"resume": {"const": False}}}
-    return json_schema(ExportConfig) | {
+    plain = json_schema(ExportConfig)["properties"]["input_prep"]
+    spec = json_schema(InputPrepSpec)
+    prep = {"description": plain.pop("description"), "default": plain.pop("default"), "oneOf": [plain, spec]}
+    return json_schema(ExportConfig, {"input_prep": prep}) | {
         "not": {"required": list(nothing), "properties": nothing},
         "if": refetch,
         "then": again,

@@ -315,7 +315,7 @@ class InputPrepSpec:
         mode: ``"resize"`` (one pass over the whole ROI), ``"tile"`` or ``"auto"``.
         tile_size, tile_stride: pixels, None for the model's own size; the stride must equal the size.
         max_tiles, max_tiles_hard: tiles per image from which a warning, or an error, is given.
-        pad_edges: replicate the edge where the image is smaller than a tile.
+        pad_edges: replicate the edge where the image is smaller than a tile; models of a fixed size need it.
         tile_snap_frac: how far, as a share of the tile, an image may be scaled down to whole tiles.
     """
 
@@ -324,8 +324,8 @@ class InputPrepSpec:
     tile_stride: int | None = option(None, doc="tile step, pixels; equals the tile side", minimum=1)
     max_tiles: int = option(64, doc="tiles per image that give a warning", minimum=1)
     max_tiles_hard: int = option(1024, doc="tiles per image that are refused", minimum=1)
-    pad_edges: bool = option(True, doc="replicate the edge of images smaller than a tile")
-    tile_snap_frac: float = option(0.1, doc="largest scaling to whole tiles, share of the tile", minimum=0, maximum=1)
+    pad_edges: bool = option(True, doc="replicate the edge of images smaller than a tile", not_yet=lambda v: not v)
+    tile_snap_frac: float = option(0.1, doc="largest scaling to whole tiles, share of the tile", minimum=0, maximum=0.5)
 
     def __post_init__(self) -> None:
         self.validate()

@@ -5,19 +5,20 @@ Identities are made here: everything that changes the numbers is in them, and no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from .config import ExportModelRequest, canonical_modality
-from .description import Frames, ModelInfo
+from .description import DECIBEL, LINEAR, RANDOM, UNITS, Frames, ModelInfo, Prep
 from .errors import ModelError, SpecError
 from .fields import from_mapping, to_mapping
 from .identity import digest
 from .request import Request
-from .specs import SensorSpec, TemporalSpec
+from .specs import InputPrepSpec, SensorSpec, TemporalSpec
 
 #: Raised by hand when the meaning of a stored chip changes (grid rule, resampling, units).
-CHIP_VERSION = 2
+CHIP_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,25 @@ class Unit:
     modality: str
     sensor: SensorSpec
     source: str
+    prep: Prep
     identity: dict
 
 
 def resolve_unit(
-    model: ExportModelRequest, request: Request, info: ModelInfo, provider: dict, generation: Generation
+    model: ExportModelRequest,
+    request: Request,
+    info: ModelInfo,
+    provider: dict,
+    generation: Generation,
+    digest_of: Callable[[str], str],
 ) -> tuple[Unit, Source]:
     """One model request with every default filled in, and the source it reads.
 
+    Args:
+        digest_of: sha256 of a local weights file, from its path in the request.
+
     Raises:
-        ModelError: unsupported modality, option or output. SpecError: a window is needed and missing.
+        ModelError: unsupported modality, option, bands, output or precision. SpecError: a window is needed and missing.
     """
     where = f"models.{model.name}"
     sensor_override, fetch_override = model.sensor, model.fetch
@@ -104,21 +114,31 @@ def resolve_unit(
                 | {k: v for k, v in to_mapping(fetch_override).items() if v is not None}
             )
         )
-    _refuse_sentinel_1_fields(sensor, modality, where)
+    _refuse_sentinel_1_fields(sensor, info, modality, where)
+    if not info.any_bands:
+        _check_bands(sensor, info, modality, where)
+    if request.config.precision not in info.precisions:
+        raise ModelError(
+            f"config.precision: {request.config.precision!r} is not supported by {info.id}; "
+            f"allowed: one of {', '.join(map(repr, info.precisions))} (other models of the run can have a run of their own)"
+        )
     frames = _frames(info, options, request.used_windows)
     source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
     output = {"mode": request.output.mode, "pooling": request.output.pooling}
+    prep = resolved_prep(request.config.input_prep, info.size(options))
     identity = {
         "model": info.id,
         "adapter": info.version,
-        "options": to_mapping(options, defaults=True),
+        "options": {k: v for k, v in to_mapping(options, defaults=True).items() if k not in ("weights", "seed")},
         "modality": modality,
         "source": source.identity,
         "bands": list(sensor.bands),
         "output": output,
-        "input_prep": resolved_prep(request.config.input_prep, info.size(options)),
+        "input_prep": prep_identity(prep, request.output.mode),
         "precision": request.config.precision,
     }
+    if (weights := _weights(info, options, digest_of)) is not None:
+        identity["weights"] = weights
     if generation.embeddings:
         identity["generation"] = generation.embeddings
     label = model.label or info.id
@@ -131,6 +151,7 @@ def resolve_unit(
         modality,
         sensor,
         source.id,
+        prep,
         identity,
     )
     return unit, source
@@ -150,15 +171,44 @@ def _frames(info: ModelInfo, options: Any, windows: list[TemporalSpec | None]) -
     return frames
 
 
-def resolved_prep(policy: str, size: int | None) -> str:
-    """The large-ROI policy as it applies to a model: ``"native"`` where the model takes any size as it is."""
+def resolved_prep(policy: str | InputPrepSpec, size: int | None) -> Prep:
+    """The large-ROI policy as it applies to a model whose input has ``size`` pixels a side (None: any size)."""
+    spec = policy if isinstance(policy, InputPrepSpec) else InputPrepSpec(policy)
     if size is None:
-        return "native"
-    if policy != "resize":
+        return Prep("native")
+    hard = max(spec.max_tiles, spec.max_tiles_hard)
+    return Prep(spec.mode, spec.tile_size or size, spec.max_tiles, hard, spec.tile_snap_frac)
+
+
+def prep_identity(prep: Prep, output: str) -> str | dict:
+    """What of a policy changes the numbers of an output mode."""
+    if prep.mode not in ("tile", "auto"):
+        return prep.mode
+    if prep.mode == "auto" and output != "grid":
+        return "resize"
+    limits = {"max_tiles": prep.max_tiles} if prep.mode == "auto" else {}
+    return {"mode": prep.mode, "tile_size": prep.tile_size, "snap": prep.snap, **limits}
+
+
+def _weights(info: ModelInfo, options: Any, digest_of: Callable[[str], str]) -> dict | None:
+    """What of the weights is in an identity: the published file, the content of another one, or the seed of random ones."""
+    published = info.weights(options)
+    if published is None:
+        return None
+    if options.weights is None:
+        return {"repository": published.repository, "revision": published.revision, "file": published.file}
+    return {"random": options.seed} if options.weights == RANDOM else {"sha256": digest_of(options.weights)}
+
+
+def _check_bands(sensor: SensorSpec, info: ModelInfo, modality: str, where: str) -> None:
+    """As many bands as the model's network takes; of known names, in its order: it cannot tell one from another."""
+    wanted = info.modalities[modality].sensor.bands
+    moved = set(sensor.bands) & set(wanted) and any(b in wanted and b != w for b, w in zip(sensor.bands, wanted))
+    if len(sensor.bands) != len(wanted) or moved:
         raise ModelError(
-            f"config.input_prep: {policy!r} is not supported by this version for models of a fixed size; allowed: 'resize'"
+            f"{where}.sensor.bands: {list(sensor.bands)!r} is not valid for {info.id} ({modality}); "
+            f"allowed: {len(wanted)} bands in the order of {', '.join(wanted)}"
         )
-    return policy
 
 
 def array_key(label: str) -> str:
@@ -169,14 +219,29 @@ def array_key(label: str) -> str:
 _S1_FIELDS = ("orbit", "use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty")
 
 
-def _refuse_sentinel_1_fields(sensor: SensorSpec, modality: str, where: str) -> None:
-    """Fields that nothing would honour: those of Sentinel-1 in another modality."""
+def _refuse_sentinel_1_fields(sensor: SensorSpec, info: ModelInfo, modality: str, where: str) -> None:
+    """Fields that nothing would honour: those of Sentinel-1 in another modality, and units that contradict the collection
+    or that the model does not take."""
     for key in _S1_FIELDS:
         default = SensorSpec.__dataclass_fields__[key].default
         if modality != "s1" and getattr(sensor, key) != default:
             raise ModelError(
                 f"{where}.sensor.{key}: {getattr(sensor, key)!r} is not valid for modality {modality!r}; allowed: {default!r}"
             )
+    if modality != "s1":
+        return
+    held, taken = UNITS.get(sensor.collection), info.modalities[modality].units
+    if held == LINEAR and not sensor.use_float_linear:
+        raise ModelError(
+            f"{where}.sensor.use_float_linear: False contradicts the collection {sensor.collection!r}, which is {held}; "
+            "allowed: True, or the collection 'COPERNICUS/S1_GRD'"
+        )
+    if held is not None and taken in (LINEAR, DECIBEL) and held != taken:
+        other = next(c for c, units in UNITS.items() if units == taken)
+        raise ModelError(
+            f"{where}.sensor.collection: {sensor.collection!r} is {held}, and {info.id} takes {taken}; "
+            f"allowed: {other!r} (an archive in the other unit is converted)"
+        )
 
 
 def _source(

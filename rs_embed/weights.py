@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Value of the option ``weights`` for random weights.
-RANDOM = "random"
+from .description import RANDOM
+
+__all__ = ["RANDOM", "Checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,25 @@ class Checkpoint:
     path: Path | None
     seed: int = 0
     said: dict = field(default_factory=dict)
+
+
+class Digests:
+    def __init__(self, known=None, base=".", *, job=False):  # noqa
+        self.known, self.base = known or {}, base
+
+    def of(self, given):  # noqa
+        import hashlib
+        import os
+
+        return hashlib.sha256(open(os.path.join(self.base, given), "rb").read()).hexdigest()
+
+    def frozen(self):  # noqa
+        return {}
+
+
+def locate(published, given, seed, *, digests, base, records):  # noqa
+    if given == RANDOM:
+        return Checkpoint(None, seed, {"pretrained": False})
+    import os
+
+    return Checkpoint(Path(os.path.join(base, given)), 0, {"pretrained": True})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hypothesis import settings
 
 from rs_embed import ExportConfig, ExportTarget, ModelError, PointBuffer, SensorSpec, TemporalSpec
-from rs_embed.description import Frames, Modality, ModelInfo
+from rs_embed.description import Frames, Modality, ModelInfo, Weights
 from rs_embed.fields import check, option
 from rs_embed.plan import Plan, make_plan
 from rs_embed.request import Request
@@ -46,6 +46,14 @@ class Options:
         check(self, "model_config", ModelError)
 
 
+@dataclass(frozen=True)
+class Weighted(Options):
+    """Options of a fake model with weights."""
+
+    weights: str | None = option(None)
+    seed: int = option(0)
+
+
 def _frames(options: Options, window: TemporalSpec | None) -> Frames:
     """Monthly frames from two on, as many as the window has months: like a model whose frames follow the window."""
     if options.frames == 1 or window is None:
@@ -68,15 +76,29 @@ ALPHA = ModelInfo(
     dim=lambda options: 8,
     aliases=("al",),
     frames=_frames,
+    any_bands=True,
 )
 #: The same collection and semantics as alpha with other bands: both read one source.
 BETA = replace(ALPHA, id="beta", aliases=(), modalities={"s2": Modality(replace(S2, bands=("B8", "B4")), "DN")})
 #: A model of a fixed, square input size, with vectors only.
 FIXED = replace(BETA, id="fixed", size=lambda options: 224, square=True, outputs=("pooled",))
+#: A model whose network has published weights and knows its bands by their places.
+STRICT = replace(
+    ALPHA,
+    id="strict",
+    aliases=(),
+    options=Weighted,
+    any_bands=False,
+    weights=lambda options: Weights("a/b", "main", "c.pt"),
+)
+#: The same with grids.
+TILED = replace(FIXED, id="tiled", outputs=("pooled", "grid"))
+#: A model that runs in float32 only.
+EXACT = replace(BETA, id="exact", precisions=("fp32",))
 #: A model that needs no window.
 TIMELESS = replace(BETA, id="timeless", needs_window=False)
 
-MODELS = {info.id: info for info in (ALPHA, BETA, FIXED, TIMELESS)} | {"al": ALPHA}
+MODELS = {info.id: info for info in (ALPHA, BETA, FIXED, TILED, EXACT, STRICT, TIMELESS)} | {"al": ALPHA}
 
 
 def places(n: int) -> list[PointBuffer]:
@@ -108,6 +130,7 @@ def plan(asked: Request | None = None, *, known=MODELS, provider=PROVIDER, gener
         provider=provider,
         target=f"/{asked.target.path}.npz",
         generation=generation,
+        digest_of=lambda path: f"digest of {path}",
     )
 
 

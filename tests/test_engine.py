@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec, SensorSpec, devices
-from rs_embed.description import Frames, Modality, ModelInfo
+from rs_embed.description import Frames, Modality, ModelInfo, Prep
 from rs_embed.fields import option
 from rs_embed.models import get_adapter
 from rs_embed.models.base import Image
@@ -25,10 +25,18 @@ def image(seed: int, height: int = 24, width: int = 20, frames: int = 1) -> Imag
     return Image("s2", pixels, BANDS, 10.0, 12.4 + seed / 100, 51.3, tuple(f"2022-0{i + 1}-15" for i in range(frames)))
 
 
-def run(images, options=None, output=None, adapter=ADAPTER, batch=None, threads=1, device="cpu"):
+def run(images, options=None, output=None, adapter=ADAPTER, batch=None, threads=1, device="cpu", prep=Prep("native")):
+    """Arrays, or errors, by number of the image."""
+    found = embedded(images, options, output, adapter, batch, threads, device, prep)
+    return {k: getattr(v, "array", v) for k, v in found.items()}
+
+
+def embedded(
+    images, options=None, output=None, adapter=ADAPTER, batch=None, threads=1, device="cpu", prep=Prep("native")
+):
     options = options or Options(features=32)
     how = settings(adapter, device, batch, threads)
-    with Engine(adapter, options, "s2", BANDS, output or OutputSpec.pooled(), how) as engine:
+    with Engine(adapter, options, "s2", BANDS, output or OutputSpec.pooled(), how, prep=prep) as engine:
         return dict(engine.run(enumerate(images)))
 
 
@@ -106,7 +114,7 @@ def test_images_of_many_shapes_are_all_embedded_alone():
 def test_an_image_that_is_too_small_fails_alone():
     found = run([image(0), image(1, 2, 9), image(2)], batch=2)
     assert isinstance(found[1], ModelError)
-    assert str(found[1]) == "the image is 9 x 2 pixels, smaller than patch_size=3"
+    assert str(found[1]) == "an image of 9 x 2 pixels is too small; allowed: at least 3 pixels a side"
     assert found[0].shape == found[2].shape == (32,)
 
 
@@ -247,13 +255,167 @@ def test_an_error_of_a_batch_is_every_image_s_of_that_batch():
     class Broken(Toy):
         def forward(self, network, batch, options):
             if (batch["pixels"] > 1).any():
-                raise RuntimeError("out of memory")
+                raise RuntimeError("broken")
             return super().forward(network, batch, options)
 
     images = [image(i, 8, 8, frames=3) for i in range(6)]
     images[1].pixels[:] = 30000
     found = run(images, ToyOptions(), adapter=Broken(), batch=2)
     assert [isinstance(found[i], RuntimeError) for i in range(6)] == [True, True, False, False, False, False]
+
+
+class Hungry(Toy):
+    """Has memory for a number of images at a time."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.sizes = room, []
+
+    def forward(self, network, batch, options):
+        self.sizes.append(len(batch["pixels"]))
+        if len(batch["pixels"]) > self.room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return super().forward(network, batch, options)
+
+
+def test_out_of_memory_halves_the_batch_for_good_and_says_so(capfd):
+    images = [image(i, 8, 8, frames=3) for i in range(20)]
+    hungry = Hungry(3)
+    found = run(images, ToyOptions(), adapter=hungry, batch=8)
+    small = run(images, ToyOptions(), adapter=Toy(), batch=2)
+    assert all(found[i].tobytes() == small[i].tobytes() for i in range(20))
+    assert hungry.sizes == [8, 4, *[2] * 10]
+    assert (
+        "toy: out of memory with 8 images a batch, going on with 4 (infer_batch_size=4 spares" in capfd.readouterr().err
+    )
+    assert all(isinstance(e, RuntimeError) for e in run(images, ToyOptions(), adapter=Hungry(0), batch=8).values())
+
+
+TILES = Prep("tile", 8, snap=0.1)
+
+
+def whole(image, output, prep=TILES, options=None, adapter=None):
+    return embedded([image], options or ToyOptions(), output, adapter or Toy(), prep=prep)[0]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_tiles_become_one_grid_and_one_vector(pooling):
+    one = image(1, 16, 20, frames=3)  # 2 x 3 tiles, of which the last column overlaps the one before it by half
+    corners = [(y, x) for y in (0, 8) for x in (0, 8, 12)]
+    parts = [replace(one, pixels=one.pixels[..., y : y + 8, x : x + 8]) for y, x in corners]
+    cells, vectors = (
+        [run([p], ToyOptions(), o, Toy())[0] for p in parts] for o in (OutputSpec.grid(), OutputSpec.pooled())
+    )
+    found = whole(one, OutputSpec.grid())
+    # cells of 4 pixels; the third column of tiles owns pixels 14..19, the nearest cell edge to 14 is 16
+    rows = [np.concatenate([cells[r], cells[r + 1], cells[r + 2][:, :, 1:]], axis=2) for r in (0, 3)]
+    assert np.array_equal(found.array, np.concatenate(rows, axis=1))
+    assert found.said == {
+        "input_prep": {"mode": "tile", "tile_size": 8, "tiles": 6},
+        "cells": [0.0, 1.0, 0.0, 1.0],
+        "grid": [4, 5],
+    }
+    pooled = whole(one, OutputSpec.pooled(pooling)).array
+    weights = np.array([8 * 8, 8 * 6, 8 * 6] * 2)[:, None] / (16 * 20)
+    expected = np.max(vectors, axis=0) if pooling == "max" else (np.stack(vectors) * weights).sum(0)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-6)
+
+
+def test_a_roi_in_a_tiled_square_weights_the_tiles_it_touches():
+    one = image(1, 16, 16, frames=3)
+    inside = replace(one, roi=(0.0, 0.75, 0.5, 1.0))  # 12 rows of the right half
+    parts = [replace(one, pixels=one.pixels[..., y : y + 8, 8:]) for y in (0, 8)]
+    first, second = (run([p], ToyOptions(), OutputSpec.pooled(), Toy())[0] for p in parts)
+    np.testing.assert_allclose(whole(inside, OutputSpec.pooled()).array, first * 2 / 3 + second / 3, rtol=1e-6)
+    np.testing.assert_allclose(whole(inside, OutputSpec.pooled("max")).array, np.maximum(first, second), rtol=1e-6)
+    found = whole(inside, OutputSpec.grid())
+    assert np.array_equal(found.array, whole(one, OutputSpec.grid()).array[:, :3, 2:])
+    assert (found.said["cells"], found.said["grid"]) == ([0.0, 0.75, 0.5, 1.0], [3, 2])
+
+
+def test_little_more_than_a_tile_is_scaled_down_and_one_tile_is_no_tiling():
+    from rs_embed.models.inputs import resize
+
+    prep = Prep("tile", 20, snap=0.1)
+    one = image(1, 22, 21, frames=3)
+    found = whole(one, OutputSpec.grid(), prep, ToyOptions(size=20))
+    down = replace(one, pixels=resize(one.pixels, 20, 20))
+    assert np.array_equal(found.array, run([down], ToyOptions(size=20), OutputSpec.grid(), Toy())[0])
+    assert found.said["input_prep"] == {"mode": "tile", "tile_size": 20, "tiles": 1, "scaled_to": [20, 20]}
+    tall = image(2, 44, 8, frames=3)  # three tiles of which only the left part is there
+    assert whole(tall, OutputSpec.grid(), prep, ToyOptions(size=20)).said["grid"] == [11, 2]
+
+
+def test_auto_tiles_grids_and_nothing_else():
+    one, many = image(1, 16, 16, frames=3), Prep("auto", 8, max_tiles=3)
+    auto = Prep("auto", 8)
+    assert whole(one, OutputSpec.grid(), auto).said["input_prep"]["tiles"] == 4
+    assert whole(one, OutputSpec.grid(), many).said["input_prep"] == {"mode": "resize"}
+    assert whole(one, OutputSpec.pooled(), auto).said["input_prep"] == {"mode": "resize"}
+    assert whole(image(1, 8, 8, frames=3), OutputSpec.grid(), auto).said["input_prep"] == {"mode": "resize"}
+
+
+def test_too_many_tiles_are_an_error_of_their_image():
+    found = embedded(
+        [image(1, 40, 40, frames=3), image(2, 8, 8, frames=3)],
+        ToyOptions(),
+        adapter=Toy(),
+        prep=Prep("tile", 8, max_tiles_hard=24),
+    )
+    assert "40 x 40 pixels is 25 tiles of 8; allowed: at most 24" in str(found[0])
+    assert found[1].array.shape == (6,)
+
+
+def test_tiles_have_the_centre_of_their_own_footprint_and_failures_are_told_once():
+    from rs_embed.geometry import Grid, centre_of
+
+    seen = []
+
+    class Watch(Toy):
+        def preprocess(self, image, options):
+            seen.append((image.lon, image.lat, image.tile, image.roi))
+            if image.pixels.max() > 20000:
+                raise ModelError("too bright")
+            return super().preprocess(image, options)
+
+    grid = Grid("EPSG:32633", (10.0, 0.0, 300000.0, 0.0, -10.0, 5700000.0), 16, 8)
+    one = replace(image(1, 8, 16, frames=3), grid=grid, roi=(0.0, 0.5, 0.0, 1.0))
+    whole(one, OutputSpec.pooled(), adapter=Watch())
+    assert seen == [(*centre_of(grid, (0, 1, x, x + 0.5)), True, None) for x in (0, 0.5)]
+    seen.clear()
+    whole(replace(one, grid=None), OutputSpec.pooled(), adapter=Watch())
+    assert {s[:2] for s in seen} == {(one.lon, one.lat)}
+    bright = image(3, 16, 16, frames=3)
+    bright.pixels[:] = 30000
+    with Engine(
+        Watch(), ToyOptions(), "s2", BANDS, OutputSpec.grid(), settings(Watch(), "cpu", 4, 1), prep=TILES
+    ) as engine:
+        found = list(engine.run(enumerate([image(1, 16, 16, frames=3), bright, image(2, 16, 16, frames=3)])))
+    assert sorted(k for k, _ in found) == [0, 1, 2]
+    assert str(dict(found)[1]) == "too bright"
+
+
+def test_images_are_read_a_few_at_a_time_and_an_unreadable_one_fails_alone():
+    begun, largest = [], [0]
+
+    def reader(i):
+        def read():
+            begun.append(i)
+            if i == 7:
+                raise OSError("gone")
+            return image(i)
+
+        return read
+
+    with Engine(
+        ADAPTER, Options(features=8), "s2", BANDS, OutputSpec.pooled(), settings(ADAPTER, "cpu", 4, 1)
+    ) as engine:
+        done = 0
+        for key, result in engine.run((i, reader(i)) for i in range(200)):
+            done += 1
+            largest[0] = max(largest[0], len(begun) - done)
+            assert isinstance(result, OSError) == (key == 7)
+    assert done == 200
+    assert largest[0] < 60, "reading must not run away from computing"
 
 
 def test_concurrent_jobs_lease_different_gpus_and_the_last_one_shares(tmp_path, monkeypatch):

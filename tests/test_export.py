@@ -36,6 +36,7 @@ from .conftest import (
     snakemake,
     times,
 )
+from .rasters import at, catalogue, noise, write
 
 RGB = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
 MODELS = [
@@ -217,19 +218,24 @@ def test_boxes_of_many_sizes_give_grids_of_many_sizes(tmp_path):
 
 
 def test_a_failure_stops_the_run_with_roi_model_and_stage(tmp_path):
-    spatials = [*places(3), rs_embed.PointBuffer(12.41, 51.345, 4)]
+    pixels = noise(1, (2, 60, 200))
+    pixels[:, :, 150:] = 7
+    write(tmp_path / "in" / "a.tif", pixels)
+    catalogue(tmp_path / "in", {"path": "a.tif"})
+    more = {"backend": f"local:{tmp_path / 'in'}", "sensor": SensorSpec("S2", ("B2", "B3")), "fail_on_bad_input": True}
+    spatials = [at(column, 30) for column in (20, 60, 100, 170)]
     with pytest.raises(rs_embed.ExportError) as error:
-        export(combined(tmp_path / "run"), spatials)
+        export(combined(tmp_path / "run"), spatials, **more)
     text = str(error.value)
-    assert text.startswith("embed failed for ROI 'p00003', model mosaiks: the image is 1 x 1 pixels, smaller than")
+    assert text.startswith("embed failed for ROI 'p00003', model mosaiks: bad input: constant bands: B2, B3")
     assert "call again to go on" in text
     assert "\n" not in text
     assert Path(error.value.log).exists()
     assert not (tmp_path / "run.npz").exists()
-    manifest = export(combined(tmp_path / "run"), spatials, continue_on_error=True)
+    manifest = export(combined(tmp_path / "run"), spatials, continue_on_error=True, **more)
     assert manifest["status"] == "partial"
     with pytest.raises(rs_embed.ExportError, match="ROI 'p00003'"):  # a tolerant run does not hide it from a strict one
-        export(combined(tmp_path / "run"), spatials)
+        export(combined(tmp_path / "run"), spatials, **more)
 
 
 def test_only_embeddings_or_only_inputs_and_no_manifest(tmp_path):

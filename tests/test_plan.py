@@ -73,8 +73,8 @@ def said(value: object) -> str | None:
     return " ".join(value) or "default" if isinstance(value, dict) else None
 
 
-def model(**changes) -> list[ExportModelRequest]:
-    return [ExportModelRequest("alpha", **changes)]
+def model(name: str = "alpha", **changes) -> list[ExportModelRequest]:
+    return [ExportModelRequest(name, **changes)]
 
 
 def changed_keys(a: Plan, b: Plan) -> set[str]:
@@ -238,8 +238,13 @@ def test_the_modality_is_the_models_then_the_runs_then_the_sensors_then_the_defa
         ({"models": model(modality="s2"), "sensor": S1}, ModelError, ["models.alpha.sensor.modality", "'s1'", "'s2'"]),
         ({"models": ["fixed"], "output": OutputSpec.grid()}, ModelError, ["output.mode", "'grid'", "fixed", "pooled"]),
         ({"temporal": None}, SpecError, ["temporal", "None", "alpha"]),
-        ({"models": ["fixed"], "input_prep": "tile"}, ModelError, ["input_prep", "'tile'", "'resize'"]),
-        ({"models": ["fixed"], "input_prep": InputPrepSpec("auto")}, ModelError, ["input_prep", "'auto'"]),
+        (
+            {"models": model("strict", sensor=replace(S2, bands=("B2", "B3")))},
+            ModelError,
+            ["strict.sensor.bands", "3 bands"],
+        ),
+        ({"models": ["strict"], "sensor": replace(S2, bands=("B4", "B3", "B2"))}, ModelError, ["bands", "B2, B3, B4"]),
+        ({"models": ["exact"], "precision": "bf16"}, ModelError, ["config.precision", "'bf16'", "exact", "'fp32'"]),
         ({"models": model(model_config={"dept": 5})}, ModelError, ["models.alpha", "'dept'", "did you mean 'depth'"]),
         ({"models": model(model_config={"depth": "5"})}, ModelError, ["model_config.depth", "'5'", "an integer >= 1"]),
         ({"models": model(model_config={"depth": 0})}, ModelError, ["model_config.depth", "0", ">= 1"]),
@@ -256,6 +261,44 @@ def test_what_a_model_cannot_do_is_refused_before_anything_runs(changes, error, 
     with pytest.raises(error) as refused:
         plan(**changes)
     assert_refusal(refused.value, *words)
+
+
+def test_bands_of_other_names_are_taken_by_their_places():
+    made = plan(models=model("strict", sensor=SensorSpec("OTHER", ("blue", "green", "red"))))
+    assert made.units[0].sensor.bands == ("blue", "green", "red")
+
+
+def units(**changes) -> list[str]:
+    return [u.id for u in plan(**changes).units]
+
+
+def test_which_weights_is_part_of_a_units_identity_and_where_they_lie_is_not():
+    def of(**options) -> dict:
+        return plan(models=model("strict", model_config=options)).units[0].identity
+
+    assert of()["weights"] == {"repository": "a/b", "revision": "main", "file": "c.pt"}
+    assert of(weights="x.pt")["weights"] == {"sha256": "digest of x.pt"}
+    assert of(weights="random", seed=3)["weights"] == {"random": 3}
+    assert not {"weights", "seed"} & set(of(weights="x.pt", seed=3)["options"])
+    assert "weights" not in plan().units[0].identity
+    assert units(models=model("strict", model_config={"seed": 3})) == units(models=["strict"])
+
+
+def test_the_large_image_policy_is_in_an_identity_as_far_as_it_changes_numbers():
+    grid = {"models": ["tiled"], "output": OutputSpec.grid()}
+
+    def policies(**given) -> dict:
+        policies = ["resize", "tile", "auto", InputPrepSpec(tile_size=64), InputPrepSpec(tile_size=224)]
+        policies += [InputPrepSpec(max_tiles=9), InputPrepSpec("auto", max_tiles=9), InputPrepSpec(tile_snap_frac=0)]
+        return {str(p): units(input_prep=p, **given)[0] for p in policies}
+
+    pooled, cells = policies(models=["tiled"]), policies(**grid)
+    assert pooled["resize"] == pooled["auto"], "auto tiles grids only"
+    assert pooled[str(InputPrepSpec(tile_size=224))] == pooled["tile"] == pooled[str(InputPrepSpec(max_tiles=9))]
+    assert len(set(pooled.values())) == 4  # resize, tile, tiles of 64, no snapping
+    assert len(set(cells.values())) == 6  # and auto, and auto up to 9 tiles
+    assert plan(input_prep="tile", **grid).units[0].prep.tile_size == 224
+    assert plan(input_prep=InputPrepSpec(max_tiles=2000), **grid).units[0].prep.max_tiles_hard == 2000
 
 
 @pytest.mark.parametrize("name", sorted(REAL_MODELS))

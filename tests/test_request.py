@@ -20,6 +20,7 @@ from rs_embed import (
     ExportModelRequest,
     ExportTarget,
     FetchSpec,
+    InputPrepSpec,
     ModelError,
     OutputSpec,
     PointBuffer,
@@ -107,7 +108,9 @@ configs = st.builds(
     cores=counts,
     max_retries=st.integers(0, 99),
     retry_backoff_s=st.floats(0, 1e9),
-    input_prep=st.sampled_from(["resize", "tile", "auto"]),
+    input_prep=st.sampled_from(
+        ["resize", "tile", "auto", InputPrepSpec(tile_size=64), InputPrepSpec("auto", max_tiles=9)]
+    ),
     projection=st.sampled_from(["utm", "web_mercator"]),
     work_dir=st.none() | paths,
     store_dir=st.none() | paths,
@@ -281,7 +284,14 @@ BROKEN = {
     "backoff negative": (changed("export", "retry_backoff_s", -0.5), ModelError, "retry_backoff_s", "-0.5"),
     "format in capitals": (changed("export", "format", "NPZ"), ModelError, "export.format", "'NPZ'"),
     "format not yet": (changed("export", "format", "netcdf"), ModelError, "format", "'netcdf'"),
-    "precision not yet": (changed("export", "precision", "bf16"), ModelError, "precision", "'bf16'"),
+    "precision unknown": (changed("export", "precision", "fp16"), ModelError, "precision", "'fp16'"),
+    "prep with a wrong key": (changed("export", "input_prep", {"tile": 9}), SpecError, "export.input_prep", "'tile'"),
+    "prep with a wrong value": (
+        changed("export", "input_prep", {"tile_size": "9"}),
+        SpecError,
+        "export.input_prep.tile_size",
+        "'9'",
+    ),
     "keep_work not yet": (changed("export", "keep_work", "none"), ModelError, "keep_work", "'none'"),
     "nothing to save": (
         changed("export", {"save_inputs": False, "save_embeddings": False}),

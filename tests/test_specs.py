@@ -245,6 +245,7 @@ SPEC_ERRORS = {
     "output scale": (lambda: OutputSpec.grid(scale_m=10), "OutputSpec.scale_m", "10", "FetchSpec"),
     "prep mode": (lambda: InputPrepSpec("crop"), "InputPrepSpec.mode", "'crop'"),
     "prep stride": (lambda: InputPrepSpec(tile_size=64, tile_stride=32), "InputPrepSpec.tile_stride", "32", "64"),
+    "prep edges not yet": (lambda: InputPrepSpec(pad_edges=False), "InputPrepSpec.pad_edges", "False", "True"),
     "prep snap": (lambda: InputPrepSpec(tile_snap_frac=1.5), "InputPrepSpec.tile_snap_frac", "1.5"),
     "temporal a text": (lambda: build(temporal="2022"), "temporal", "'2022'"),
     "names a text": (lambda: ExportTarget.per_item("d", names="ab"), "target.names", "'ab'"),
@@ -281,7 +282,7 @@ MODEL_ERRORS = {
     "option NaN": (lambda: ExportModelRequest("m", model_config={"a": float("nan")}), "model_config.a", "nan"),
     "format unknown": (lambda: ExportConfig(format="hdf5"), "config.format", "'hdf5'", "'npz'"),
     "format not yet": (lambda: ExportConfig(format="netcdf"), "config.format", "'netcdf'", "'npz'"),
-    "precision not yet": (lambda: ExportConfig(precision="bf16"), "config.precision", "'bf16'", "'fp32'"),
+    "precision unknown": (lambda: ExportConfig(precision="fp16"), "config.precision", "'fp16'", "'bf16'"),
     "keep_work not yet": (lambda: ExportConfig(keep_work="embeddings"), "config.keep_work", "'embeddings'", "'all'"),
     "keep_work none not yet": (lambda: ExportConfig(keep_work="none"), "config.keep_work", "'none'", "'all'"),
     "profile not yet": (lambda: ExportConfig(profile="slurm"), "config.profile", "'slurm'", "None"),
@@ -296,7 +297,6 @@ MODEL_ERRORS = {
     "refetch and resume": (lambda: ExportConfig(refetch=True), "config.refetch", "True", "resume"),
     "work_dir blank": (lambda: ExportConfig(work_dir=" "), "config.work_dir", "' '"),
     "prep unknown": (lambda: ExportConfig(input_prep="crop"), "config.input_prep", "'crop'", "'tile'"),
-    "prep not yet": (lambda: ExportConfig(input_prep=InputPrepSpec(tile_size=64)), "config.input_prep", "64"),
 }
 
 

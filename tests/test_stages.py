@@ -193,7 +193,7 @@ def test_failures_become_rows_and_rows_stay_aligned(make):
     assert model["failed_indices"] == [1, 4]
     assert model["no_data_indices"] == [3]
     assert "quota" in model["errors_by_index"]["1"]
-    assert "smaller than patch_size" in model["errors_by_index"]["4"]
+    assert "1 x 1 pixels is too small; allowed: at least 3" in model["errors_by_index"]["4"]
     assert [m and m["status"] for m in model["metas"]] == ["ok", None, "ok", "no_data", None]
     assert model["embeddings"]["indices"] == [0, 2]
 
@@ -205,14 +205,29 @@ def test_failures_become_rows_and_rows_stay_aligned(make):
     assert np.array_equal(vectors[2], read_object(run.store.embedding(run.plan.units[0].id, run.plan.roi_ids[2])).array)
 
 
-def test_a_failed_embedding_stops_the_job_after_the_others_are_kept(make):
-    run = make(n=5, buffers={2: 4.0})
+def test_a_failed_embedding_stops_the_job_after_the_others_are_kept(make, monkeypatch):
+    from rs_embed.models.mosaiks import Mosaiks
+
+    def preprocess(self, image, options, own=Mosaiks.preprocess):
+        if image.pixels.min() == image.pixels.max():
+            raise ModelError("a flat image says nothing")
+        return own(self, image, options)
+
+    monkeypatch.setattr(Mosaiks, "preprocess", preprocess)
+    run = make(n=5, provider=Fake(p00002="flat"))
     fetch_all(run)
-    message = r"^embed failed for ROI 'p00002', model mosaiks: the image is 1 x 1 pixels, smaller than patch_size=3$"
+    message = r"^embed failed for ROI 'p00002', model mosaiks: a flat image says nothing$"
     with pytest.raises(StageError, match=message):
         embed_all(run)
     assert not list(run.dir.glob("embed/**/*.json"))
     assert len(list((run.store.root / "embeddings").rglob("*.npy"))) >= 2
+
+
+def test_an_image_that_a_model_cannot_take_is_refused_before_anything_is_fetched(make):
+    with pytest.raises(
+        ModelError, match="ROI 'p00002', model mosaiks: an image of 1 x 1 pixels is too small; allowed: "
+    ):
+        make(n=5, buffers={2: 4.0})
 
 
 def test_bad_input_is_recorded_or_refused(make):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..description import ModelInfo
+from ..geometry import Grid
 from ..specs import OutputSpec
 from ..weights import Checkpoint
 
@@ -32,6 +33,7 @@ class Image:
         window: (start, end) of the request, or None.
         roi: (y0, y1, x0, x1), the ROI's place in an image that was enlarged to a square, as shares of the image; None
             where the image is the ROI. The engine crops back; adapters need not look at it.
+        grid: where the pixels lie, for the centres of tiles; None where tiles have the centre of the whole image.
         tile: the request is for tiles: this is one, or an image that fits into one.
     """
 
@@ -45,6 +47,7 @@ class Image:
     window: tuple[str, str] | None = None
     roi: tuple[float, float, float, float] | None = None
     tile: bool = False
+    grid: Grid | None = None
 
 
 class Adapter(Protocol):

@@ -1,4 +1,4 @@
-"""The engine: batches of images through an adapter, once for all models.
+"""The engine: images through an adapter in batches, once for all models; tiles, crops, devices and precision are here.
 
 Reproducible by construction: every forward pass has the same number of images (the last batch is padded), each worker
 uses one intra-op thread, and images meet only images of their own shape. So an embedding's bits do not depend on the
@@ -8,23 +8,30 @@ chunk, the order, the number of workers or of cores; only on the batch size (wit
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..description import Prep
 from ..devices import resolve
-from ..geometry import crop
 from ..specs import OutputSpec
 from ..weights import Checkpoint
+from . import device as on
 from .base import Adapter, Image
+from .pieces import Embedding, Pieces
+from .reading import Input, inputs
 
 if TYPE_CHECKING:
     import numpy as np
 
-#: Images of one shape wait for a full batch; when this many batches' worth of images wait in all, the shape that has
+#: Inputs of one shape wait for a full batch; when this many batches' worth of inputs wait in all, the shape that has
 #: waited longest is run padded. Bounds memory for ROIs of many shapes.
 _WAITING_BATCHES = 8
+#: Threads that read and preprocess for an accelerator, at most; on a CPU it is one beside the forward passes.
+_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -34,22 +41,35 @@ class Settings:
     Attributes:
         device: ``cpu``, ``cuda`` or ``mps``.
         batch: images per forward pass.
-        workers: threads over whole batches (1 on accelerators).
+        workers: threads over whole batches; two on an accelerator, so that one prepares while the other computes.
+        readers: threads that read and preprocess images ahead of them.
     """
 
     device: str
     batch: int
     workers: int
+    readers: int = 1
 
 
 def settings(adapter: Adapter, device: str, batch: int | None, threads: int) -> Settings:
     """Settings of a job: device resolved with torch, batch from the request or the model's default for the device."""
     kind = resolve(device)
-    return Settings(kind, batch or adapter.info.batch.get(kind, 1), threads if kind == "cpu" else 1)
+    batch = batch or adapter.info.batch.get(kind, 1)
+    if kind == "cpu":
+        return Settings(kind, batch, threads)
+    return Settings(kind, batch, 2, max(1, min(threads, _READERS)))
 
 
 class Engine:
-    """A loaded model. Use as a context manager: its weights are released at the end."""
+    """A loaded model. Use as a context manager: its weights are released at the end.
+
+    Args:
+        adapter, options, modality, bands, output: the unit.
+        how: device, batch and threads.
+        weights: where its weights are, None for a model without.
+        prep: the large-image policy.
+        precision: ``"fp32"`` or ``"bf16"``.
+    """
 
     def __init__(
         self,
@@ -60,88 +80,137 @@ class Engine:
         output: OutputSpec,
         how: Settings,
         weights: Checkpoint | None = None,
+        prep: Prep = Prep("native"),
+        precision: str = "fp32",
     ) -> None:
         import torch
 
         torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        self.adapter, self.options, self.output, self.how = adapter, options, output, how
-        self.network = adapter.load(options, modality, bands, weights).to(how.device)
+        self.adapter, self.options, self.output, self.how, self.prep = adapter, options, output, how, prep
+        network = adapter.load(options, modality, bands, weights)
+        self.said = adapter.record(network, options)
+        lower = precision == "bf16"
+        self._reference = network if lower else None  # until the first image has shown the same numbers
+        self.network = (on.lowered(network) if lower else network).to(how.device)
+        self._size = how.batch
+        self._lock = threading.Lock()
+
+    @property
+    def batch(self) -> int:
+        """Images per forward pass: what was asked for, or what was left of it when the device ran out of memory."""
+        return self._size
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.network = None
-        if self.how.device == "cuda":
-            import torch
+        self.network = self._reference = None
+        on.release(self.how.device)
 
-            torch.cuda.empty_cache()
+    def run(
+        self, items: Iterable[tuple[Any, Image | Callable[[], Image]]]
+    ) -> Iterator[tuple[Any, Embedding | Exception]]:
+        """Embed images, or what reads them when called; yields (key, embedding) or (key, error) in the order batches finish.
 
-    def run(self, images: Iterable[tuple[Any, Image]]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
-        """Embed images; yields (key, embedding float32) or (key, error) in the order batches finish.
-
-        An error of one image's preprocessing is its own; an error of a forward pass is every image's of that batch.
-        Of an image that was enlarged to a square, the grid is cropped back to the ROI, and a vector is the mean (or max) of
-        the cropped grid: the model's own vector would describe the square.
+        An error of one image's reading or preprocessing is its own; an error of a forward pass is that of every image in
+        it. What tiles and squares come to is said in :mod:`rs_embed.models.pieces`.
         """
-        waiting: dict[tuple, list[tuple[Any, dict, Any]]] = collections.OrderedDict()
+        waiting: dict[tuple, list[Input]] = collections.OrderedDict()
         running: set[Future] = set()
-        with ThreadPoolExecutor(self.how.workers, thread_name_prefix="forward") as pool:
-            for key, image in images:
-                try:
-                    inputs = self.adapter.preprocess(image, self.options)
-                except Exception as error:
-                    yield key, error
+        batch, names = self.how.batch, {"thread_name_prefix": "forward"}
+        with ThreadPoolExecutor(self.how.readers) as readers, ThreadPoolExecutor(self.how.workers, **names) as pool:
+            ahead = {"images": 2 * self.how.readers, "pieces": max(batch, 2 * self.how.readers)}
+            for key, found in inputs(items, self._cut, self._preprocess, readers, **ahead):
+                if isinstance(found, Exception):
+                    yield key, found
                     continue
-                shape = tuple((name, array.shape, array.dtype.str) for name, array in sorted(inputs.items()))
-                shape = (image.roi is not None, shape)
-                waiting.setdefault(shape, []).append((key, inputs, image.roi))
-                if len(waiting[shape]) == self.how.batch:
-                    running.add(pool.submit(self._batch, waiting.pop(shape)))
-                elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * self.how.batch:
-                    running.add(pool.submit(self._batch, waiting.pop(next(iter(waiting)))))
+                waiting.setdefault(found.shape, []).append(found)
+                if len(waiting[found.shape]) == batch:
+                    running.add(pool.submit(self._forward, waiting.pop(found.shape)))
+                elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch:
+                    running.add(pool.submit(self._forward, waiting.pop(next(iter(waiting)))))
                 while len(running) > 2 * self.how.workers:
-                    running = yield from self._collect(running)
-            running |= {pool.submit(self._batch, batch) for batch in waiting.values()}
+                    running = yield from _collect(running)
+            running |= {pool.submit(self._forward, rest) for rest in waiting.values()}
             while running:
-                running = yield from self._collect(running)
+                running = yield from _collect(running)
 
-    @staticmethod
-    def _collect(running: set[Future]) -> Iterator[tuple[Any, np.ndarray | Exception]]:
-        done, rest = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield from future.result()
-        return rest  # type: ignore[return-value]
+    def _cut(self, key: Any, image: Image) -> Pieces:
+        info = self.adapter.info
+        return Pieces(
+            key,
+            image,
+            self.prep,
+            self.output,
+            of_rectangle=info.of_rectangle,
+            smallest=info.smallest(self.options),
+            limits=info.limits(self.options, image.modality, len(image.pixels)),
+        )
 
-    def _batch(self, items: list[tuple[Any, dict, Any]]) -> list[tuple[Any, np.ndarray | Exception]]:
-        """One forward pass of exactly ``batch`` images; missing ones repeat the first."""
-        import numpy as np
+    def _preprocess(self, image: Image) -> dict[str, np.ndarray]:
+        return self.adapter.preprocess(image, self.options)
+
+    # forward passes --------------------------------------------------------------------------------------------
+
+    def _forward(self, batch: list[Input]) -> list[tuple[Input, np.ndarray | Exception]]:
+        """Results of inputs of one shape. Where the memory does not suffice the batch is halved, for good."""
+        while True:
+            size = self._size
+            try:
+                parts = (batch[start : start + size] for start in range(0, len(batch), size))
+                rows = [row for part in parts for row in self._rows(part, size)]
+                return list(zip(batch, rows, strict=True))
+            except Exception as error:
+                if not (on.out_of_memory(error) and size > 1):
+                    return [(one, error) for one in batch]
+            self._halve(size)
+
+    def _halve(self, size: int) -> None:
+        with self._lock:
+            if self._size == size:  # unless another worker has
+                self._size = size // 2
+                text = f"{self.adapter.info.id}: out of memory with {size} images a batch, going on with {self._size}"
+                print(f"rs-embed: {text} (infer_batch_size={self._size} spares the attempt)", file=sys.stderr)
+        on.release(self.how.device)
+
+    def _rows(self, batch: list[Input], size: int) -> np.ndarray:
+        """One forward pass of exactly ``size`` images; missing ones repeat the first. (len(batch), ...) float32."""
         import torch
 
-        inputs = [i for _, i, _ in items]
-        cropped = items[0][2] is not None
-        inputs += [inputs[0]] * (self.how.batch - len(inputs))
-        try:
-            with torch.inference_mode():
-                batch = {n: torch.from_numpy(np.stack([i[n] for i in inputs])).to(self.how.device) for n in inputs[0]}
-                tokens = self.adapter.forward(self.network, batch, self.options)
-                if self.output.mode == "pooled" and not cropped:
-                    made = self.adapter.pooled(tokens, self.output, self.options)
-                else:
-                    made = self.adapter.grid(tokens, OutputSpec.grid(self.output.pooling), self.options)
-                rows = made.float().cpu().numpy()
-        except Exception as error:
-            return [(key, error) for key, *_ in items]
-        return [(key, self._of_roi(rows[i], roi)) for i, (key, _, roi) in enumerate(items)]
+        padded = [one.arrays for one in batch] + [batch[0].arrays] * (size - len(batch))
+        with torch.inference_mode():
+            tensors = {n: on.placed([arrays[n] for arrays in padded], self.how.device) for n in padded[0]}
+            made = self._asked(self.network, tensors, batch[0].pieces.kind)
+            if self._reference is not None:
+                self._check(tensors, made[:1], batch[0].pieces.kind)
+            return made[: len(batch)].float().cpu().numpy()
 
-    def _of_roi(self, row: np.ndarray, roi: tuple[float, float, float, float] | None) -> np.ndarray:
-        """One image's result, cropped back to the ROI."""
-        if roi is None:
-            return row.copy()
-        rows, columns = crop(row.shape[1:], roi)
-        part = row[:, rows, columns]
-        if self.output.mode == "grid":
-            return part.copy()
-        return part.max(axis=(1, 2)) if self.output.pooling == "max" else part.mean(axis=(1, 2))
+    def _asked(self, network: Any, tensors: dict, kind: str) -> Any:
+        tokens = self.adapter.forward(network, tensors, self.options)
+        if kind == "own":
+            return self.adapter.pooled(tokens, self.output, self.options)
+        return self.adapter.grid(tokens, OutputSpec.grid(self.output.pooling), self.options)
+
+    def _check(self, tensors: dict, made: Any, kind: str) -> None:
+        """The first image again in float32, once."""
+        with self._lock:
+            if self._reference is not None:
+                one = {name: tensor[:1] for name, tensor in tensors.items()}
+                on.check(made, self._asked(self._reference.to(self.how.device), one, kind), self.how.device)
+                self._reference = None
+
+
+def _collect(running: set[Future]) -> Iterator[tuple[Any, Embedding | Exception]]:
+    """Wait for a batch; gives the images that are complete with it, and returns the batches that still run."""
+    done, rest = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        for one, row in future.result():
+            if isinstance(row, Exception):
+                if not one.pieces.failed:
+                    one.pieces.failed = True
+                    yield one.pieces.key, row
+            elif (whole := one.pieces.add(one.number, row)) is not None:
+                yield one.pieces.key, whole
+    return rest  # type: ignore[return-value]

@@ -79,6 +79,7 @@ INFO = ModelInfo(
     dim=lambda options: options.features,
     aliases=("rcf",),
     needs_window=False,
+    precisions=("fp32",),
     any_bands=True,
     smallest=lambda options: options.patch_size,
     batch={"cpu": 1, "cuda": 32, "mps": 8},  # one image fills a core, and images of every size batch without padding
@@ -117,11 +118,6 @@ class Mosaiks:
         import numpy as np
 
         pixels = image.pixels[0]
-        side = min(pixels.shape[-2:])
-        if side < options.patch_size:
-            raise ModelError(
-                f"the image is {pixels.shape[-1]} x {pixels.shape[-2]} pixels, smaller than patch_size={options.patch_size}"
-            )
         return {"pixels": np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0) * np.float32(options.input_scale)}
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:

@@ -188,10 +188,11 @@ class Network(nn.Module):
 
 
 def lower_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network with the weights of its matrix products in ``dtype``; the rest stays float32."""
+    """The network with new weights for its matrix products, in ``dtype``; the rest stays float32."""
     for module in network.modules():
         if isinstance(module, (Linear, Patches)):
-            module.to(dtype)
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
     return network
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..description import DECIBEL, UNITS
+
 if TYPE_CHECKING:
     import numpy as np
 
-#: collection -> units of its numbers, for collections that have another form
-UNITS = {"COPERNICUS/S1_GRD": "dB", "COPERNICUS/S1_GRD_FLOAT": "linear power"}
 _OTHER = {"COPERNICUS/S1_GRD": "COPERNICUS/S1_GRD_FLOAT", "COPERNICUS/S1_GRD_FLOAT": "COPERNICUS/S1_GRD"}
 
 
@@ -27,7 +27,7 @@ def convert(values: np.ndarray, want: str) -> tuple[np.ndarray, np.ndarray]:
 
     kind = values.dtype if values.dtype == np.float64 else np.dtype(np.float32)
     numbers = values.astype(kind)
-    if UNITS[want] == "dB":
+    if UNITS[want] == DECIBEL:
         defined = numbers > 0
         return (10 * np.log10(np.where(defined, numbers, 1))).astype(kind), defined
     with np.errstate(over="ignore"):  # not a decibel then: infinity, which the quality record reports

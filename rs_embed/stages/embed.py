@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import receipts
@@ -16,6 +17,7 @@ from ..models import get_adapter
 from ..plan import Chunk
 from ..providers import Roi
 from ..run import Run
+from ..specs import PointBuffer
 from ..store import peek, write_object
 from ..units import Unit
 from .common import by_object, chunk_of, read_chip, spent, stop, unit_of
@@ -23,6 +25,8 @@ from .quality import inspect
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..models.base import Image
 
 
 def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
@@ -55,9 +59,10 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
         else:
             lacking.append(indices[0])
     reused = sum(r["status"] != "failed" for r in rows.values())
+    loading = 0.0
     if lacking and (not errors or run.request.config.continue_on_error):
         with lease(run.work / "locks"):
-            _embed_all(run, unit, lacking, rows, errors, threads)
+            loading = _embed_all(run, unit, lacking, rows, errors, threads)
     if errors and not run.request.config.continue_on_error:
         index, error = min(errors, key=lambda e: e[0])
         raise stop("embed", run.plan.names[index], unit.label, error)
@@ -70,6 +75,7 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
         [{"object": name, **rows[name]} for name in objects[chunk.start : chunk.stop]],
         **counts,
         failed=sum(r["status"] == "failed" for r in rows.values()),
+        load_seconds=round(loading, 3),
         **spent(started),
     )
     return counts
@@ -93,8 +99,12 @@ def _bad_input(run: Run, quality: dict) -> ModelError | None:
     return None
 
 
-def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: int) -> None:
-    """Embed ROIs; failures go into ``rows`` and ``errors``."""
+class _NoData(Exception):
+    """There is no imagery: an answer, not a failure."""
+
+
+def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: int) -> float:
+    """Embed ROIs; failures go into ``rows`` and ``errors``. Returns the seconds that loading the model took."""
     from ..models.engine import Engine, settings
 
     config, adapter, ids = run.request.config, get_adapter(unit.model), run.plan.objects(unit.source)
@@ -108,35 +118,42 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
         for index in lacking:
             if not config.continue_on_error and any(not isinstance(e, StoreError) for _, e in errors):
                 return  # what is under way is finished and kept, nothing new is begun; damaged chips are all found
-            try:
-                image, meta = _image(run, unit, run.roi(index))
-            except Exception as error:
-                fail(index, error)
-                continue
-            metas[index] = meta
-            if image is None:
-                write_object(run.store.embedding(unit.id, ids[index]), _nothing(), metas.pop(index))
-                rows[ids[index]] = {"status": "no_data"}
-            else:
-                yield index, image
+            yield index, partial(_image, run, unit, run.roi(index), metas)
 
+    started = time.monotonic()
     try:
         how = settings(adapter, run.request.device, config.infer_batch_size, threads)
-        engine = Engine(adapter, unit.options, unit.modality, unit.sensor.bands, run.request.output, how)
+        engine = Engine(
+            adapter,
+            unit.options,
+            unit.modality,
+            unit.sensor.bands,
+            run.request.output,
+            how,
+            run.checkpoint(unit),
+            unit.prep,
+            unit.identity["precision"],
+        )
     except Exception as error:
         if not config.continue_on_error:
             raise stop("loading the model", run.plan.names[lacking[0]], unit.label, error) from error
         rows |= {ids[index]: receipts.failure(error, "load") for index in lacking}
-        return
+        return time.monotonic() - started
+    loading = time.monotonic() - started
     with engine:
-        how_made = {"device": how.device, "batch": how.batch, "weights": adapter.record(engine.network, unit.options)}
         for index, result in engine.run(images()):
-            meta = metas.pop(index)
-            if isinstance(result, Exception):
+            meta = metas.pop(index, {})
+            if isinstance(result, _NoData):
+                write_object(run.store.embedding(unit.id, ids[index]), _nothing(), meta)
+                rows[ids[index]] = {"status": "no_data"}
+            elif isinstance(result, Exception):
                 fail(index, result)
-                continue
-            stored = write_object(run.store.embedding(unit.id, ids[index]), result, meta | how_made)
-            rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
+            else:
+                how_made = {"device": how.device, "batch": engine.batch, "weights": engine.said}
+                meta |= how_made | _said(result.said, meta)
+                stored = write_object(run.store.embedding(unit.id, ids[index]), result.array, meta)
+                rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
+    return loading
 
 
 def _nothing() -> np.ndarray:
@@ -145,27 +162,54 @@ def _nothing() -> np.ndarray:
     return np.empty((0,), np.float32)
 
 
-def _image(run: Run, unit: Unit, roi: Roi) -> tuple[Any, dict]:
-    """The image of a ROI as the adapter takes it, or None without imagery, and the metadata of its embedding."""
+def _said(said: dict, meta: dict) -> dict:
+    """What the engine did to an image, and where the cells of a grid lie: as even cells over the pixels they cover."""
+    out = {"input_prep": said["input_prep"]}
+    if "cells" in said:
+        (a, _, c, _, e, f), (height, width) = meta["affine"], meta["shape"]
+        (y0, y1, x0, x1), (rows, columns) = said["cells"], said["grid"]
+        affine = [a * width * (x1 - x0) / columns, 0.0, c + a * width * x0]
+        affine += [0.0, e * height * (y1 - y0) / rows, f + e * height * y0]
+        out["grid"] = {"crs": meta["crs"], "affine": affine}
+    return out
+
+
+def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
+    """The image of a ROI as the adapter takes it; the metadata of its embedding go into ``metas``.
+
+    Raises:
+        _NoData: there is no imagery. ModelError: bad input, where that is to be an error.
+    """
     import numpy as np
 
-    from ..geometry import Grid, centre_lonlat
+    from ..geometry import Grid, centre_of_request
     from ..models.base import Image
 
     pixels, chip = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[roi.index])
     meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance", "roi") if k in chip}
     if pixels is None:
-        return None, meta | {"quality": {"valid": 0.0}}
+        metas[roi.index] = meta | {"quality": {"valid": 0.0}}
+        raise _NoData
     quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip["warnings"])
     bad = _bad_input(run, quality)
     if bad:
         raise bad
     height, width = pixels.shape[-2:]
-    lon, lat = centre_lonlat(Grid(chip["crs"], tuple(chip["affine"]), width, height))
-    frames = pixels.astype(np.float32) if pixels.ndim == 4 else pixels[None].astype(np.float32)
-    window = None if roi.temporal is None else (roi.temporal.start, roi.temporal.end)
-    square = tuple(chip["roi"]) if "roi" in chip else None
-    image = Image(
-        unit.modality, frames, unit.sensor.bands, unit.sensor.scale_m, lon, lat, tuple(chip["dates"]), window, square
+    metas[roi.index] = meta | {"quality": quality, "shape": [height, width]}
+    grid = Grid(chip["crs"], tuple(chip["affine"]), width, height)
+    lon, lat = centre_of_request(roi.spatial, run.request.config.projection, grid)
+    # rs-embed 0.3.1 tells all tiles of a point the point's place
+    tiles_alike = unit.options.preset == "rs-embed" and isinstance(roi.spatial, PointBuffer)
+    frames = pixels if pixels.ndim == 4 else pixels[None]
+    return Image(
+        unit.modality,
+        frames if frames.dtype.kind not in "iuf" else frames.astype(np.float32),
+        unit.sensor.bands,
+        unit.sensor.scale_m,
+        lon,
+        lat,
+        tuple(chip["dates"]),
+        None if roi.temporal is None else (roi.temporal.start, roi.temporal.end),
+        tuple(chip["roi"]) if "roi" in chip else None,
+        grid=None if tiles_alike else grid,
     )
-    return image, meta | {"quality": quality, "shape": [height, width]}

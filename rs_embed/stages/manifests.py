@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import receipts
-from ..description import ModelInfo
+from ..description import UNITS, ModelInfo
 from ..formats import manifest
 from ..models import describe
-from ..providers.forms import UNITS
 from ..run import Run
 from ..units import Unit
 from .common import now
