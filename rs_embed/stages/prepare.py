@@ -70,10 +70,30 @@ def prepare(run: Run, *, live: bool) -> list[str]:
     ]  # others are written anew as a whole
     if live:
         receipts.withdraw(run.dir / path for path in withdrawn)
+        _find_weights(run, {p for p, state in found.states.items() if state == "good"}.difference(withdrawn))
     elif withdrawn:
         text = f"rs-embed: besides, {len(withdrawn)} finished jobs would be done again (failures, damage, lost files):"
         print(text, *withdrawn[:5], *(["..."] if len(withdrawn) > 5 else []), file=sys.stderr)
     return asked
+
+
+def _find_weights(run: Run, good: set[str]) -> None:
+    """Look for the weights of every model that has something to embed before anything is fetched for it, and download them
+    here, where the network is likelier than on a cluster's nodes.
+
+    Raises:
+        ModelError: there are none, unless ``continue_on_error``: then the model's rows say so.
+    """
+    for unit in run.plan.embedded:
+        if all(f"embed/{unit.id}/{chunk.name}.json" in good for chunk in run.plan.chunks):
+            continue
+        if all(run.store.embedding(unit.id, name).exists() for name in run.plan.objects(unit.source)):
+            continue
+        try:
+            run.checkpoint(unit)
+        except ModelError:
+            if not run.request.config.continue_on_error:
+                raise
 
 
 @dataclass
