@@ -81,8 +81,8 @@ class Run:
         published = describe(unit.model).weights(unit.options)
         if published is None:
             return None
-        where = {"base": str(self.dir), "records": self.store.root / "weights"}
-        return locate(published, unit.options.weights, unit.options.seed, digests=self.digests, **where)
+        records = self.store.root / "weights"
+        return locate(published, unit.options.weights, unit.options.seed, digests=self.digests, records=records)
 
     def grid(self, source: Source, roi: Roi) -> Grid:
         """The pixel grid of a ROI in a source.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import ExportModelRequest, canonical_modality
-from .description import DECIBEL, LINEAR, RANDOM, UNITS, Frames, ModelInfo, Prep
+from .description import DECIBEL, LINEAR, RANDOM, UNITS, Frames, ModelInfo, Prep, Weights
 from .errors import ModelError, SpecError
 from .fields import from_mapping, to_mapping
 from .identity import digest
@@ -137,8 +137,8 @@ def resolve_unit(
         "input_prep": prep_identity(prep, request.output.mode),
         "precision": request.config.precision,
     }
-    if (weights := _weights(info, options, digest_of)) is not None:
-        identity["weights"] = weights
+    if (published := info.weights(options)) is not None:
+        identity["weights"] = weights_identity(published, options.weights, options.seed, digest_of)
     if generation.embeddings:
         identity["generation"] = generation.embeddings
     label = model.label or info.id
@@ -190,14 +190,12 @@ def prep_identity(prep: Prep, output: str) -> str | dict:
     return {"mode": prep.mode, "tile_size": prep.tile_size, "snap": prep.snap, **limits}
 
 
-def _weights(info: ModelInfo, options: Any, digest_of: Callable[[str], str]) -> dict | None:
-    """What of the weights is in an identity: the published file, the content of another one, or the seed of random ones."""
-    published = info.weights(options)
-    if published is None:
-        return None
-    if options.weights is None:
+def weights_identity(published: Weights, given: str | None, seed: int, digest_of: Callable[[str], str]) -> dict:
+    """What of the weights is in an embedding's identity: the published file, the content of another one (moved or renamed,
+    it is the same), or the seed of random ones."""
+    if given is None:
         return {"repository": published.repository, "revision": published.revision, "file": published.file}
-    return {"random": options.seed} if options.weights == RANDOM else {"sha256": digest_of(options.weights)}
+    return {"random": seed} if given == RANDOM else {"sha256": digest_of(given)}
 
 
 def _check_bands(sensor: SensorSpec, info: ModelInfo, modality: str, where: str) -> None:

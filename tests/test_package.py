@@ -152,7 +152,7 @@ def test_imports_point_down_only():
             "plan",
             "geometry",
         },
-        {"store", "receipts", "devices", "locks", "weights"},
+        {"store", "receipts", "devices", "locks", "hub", "weights"},
         {"providers", "models", "formats"},
         {"run"},
         {"stages"},
@@ -171,7 +171,9 @@ def test_imports_point_down_only():
             for name in [tail.split(".")[0]] if tail else [n.strip() for n in names.split(",")]:
                 name = name.split(" as ")[0].strip()
                 assert level.get(name, 0) <= level[parts[0]], f"{path} imports {name}"
-    below = re.compile(r"^(import|from) (torch|snakemake|ee|numpy|rasterio|pyogrio)\b", re.MULTILINE)
+    below = re.compile(
+        r"^(import|from) (torch|snakemake|ee|numpy|rasterio|pyogrio|huggingface_hub|safetensors)\b", re.MULTILINE
+    )
     allowed = {"_run.py", "vit.py"}  # a job; a module that is imported where a network is made
     for path in (CHECKOUT / "rs_embed").rglob("*.py"):
         if path.name not in allowed:

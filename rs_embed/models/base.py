@@ -87,5 +87,5 @@ class Adapter(Protocol):
         ...
 
     def record(self, network: Any, options: Any) -> dict:
-        """What the manifest says of the weights in use: at least ``pretrained`` (bool) and ``sha256``."""
+        """What the manifest says of the weights in use: at least ``pretrained`` (bool), and ``sha256`` of a file."""
         ...

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..description import RANDOM
 from ..errors import ModelError
 from ..fields import check, option
-from ..weights import RANDOM, Checkpoint
+from ..weights import Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
