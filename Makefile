@@ -4,13 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-fast lint format schema bench bench-noop clean
+.PHONY: help demo test test-fast lint format schema bench bench-models bench-noop clean
 
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
-	@echo "make bench   measure, and write docs/benchmarks.md (make bench-noop: docs/reliability.md)"
+	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, make bench-noop: other pages)"
 
 # The interpreter's folder is remembered, so that another PYTHON makes a new environment.
 $(STAMP): pyproject.toml envs/constraints.txt
@@ -44,6 +44,9 @@ schema: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/scaling.py
+
+bench-models: $(STAMP)
+	$(BIN)/python benchmarks/models.py
 
 bench-noop: $(STAMP)
 	$(BIN)/python benchmarks/noop.py
