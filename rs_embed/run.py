@@ -78,11 +78,9 @@ class Run:
         Raises:
             ModelError: there is no such file, or it is another one than it was.
         """
-        published = describe(unit.model).weights(unit.options)
-        if published is None:
-            return None
+        published, given = describe(unit.model).weights(unit.options), getattr(unit.options, "weights", None)
         records = self.store.root / "weights"
-        return locate(published, unit.options.weights, unit.options.seed, digests=self.digests, records=records)
+        return locate(published, given, getattr(unit.options, "seed", 0), digests=self.digests, records=records)
 
     def grid(self, source: Source, roi: Roi) -> Grid:
         """The pixel grid of a ROI in a source.

@@ -137,8 +137,9 @@ def resolve_unit(
         "input_prep": prep_identity(prep, request.output.mode),
         "precision": request.config.precision,
     }
-    if (published := info.weights(options)) is not None:
-        identity["weights"] = weights_identity(published, options.weights, options.seed, digest_of)
+    chosen = getattr(options, "weights", None), getattr(options, "seed", 0)
+    if (weights := weights_identity(info.weights(options), *chosen, digest_of)) is not None:
+        identity["weights"] = weights
     if generation.embeddings:
         identity["generation"] = generation.embeddings
     label = model.label or info.id
@@ -190,11 +191,17 @@ def prep_identity(prep: Prep, output: str) -> str | dict:
     return {"mode": prep.mode, "tile_size": prep.tile_size, "snap": prep.snap, **limits}
 
 
-def weights_identity(published: Weights, given: str | None, seed: int, digest_of: Callable[[str], str]) -> dict:
+def weights_identity(
+    published: Weights | None, given: str | None, seed: int, digest_of: Callable[[str], str]
+) -> dict | None:
     """What of the weights is in an embedding's identity: the published file, the content of another one (moved or renamed,
-    it is the same), or the seed of random ones."""
+    it is the same), or the seed of random ones; None for a model without weights."""
     if given is None:
-        return {"repository": published.repository, "revision": published.revision, "file": published.file}
+        return published and {
+            "repository": published.repository,
+            "revision": published.revision,
+            "file": published.file,
+        }
     return {"random": seed} if given == RANDOM else {"sha256": digest_of(given)}
 
 

@@ -17,6 +17,10 @@ __all__ = ["MODELS", "Adapter", "describe", "get_adapter"]
 MODELS = {
     "mosaiks": "mosaiks",
     "rcf": "mosaiks",
+    "remoteclip": "remoteclip",
+    "remoteclip_s2rgb": "remoteclip",
+    "terrafm": "terrafm",
+    "terrafm_b": "terrafm",
 }
 
 

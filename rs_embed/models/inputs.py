@@ -100,7 +100,7 @@ def log_scaled(power: np.ndarray) -> np.ndarray:
 
     logs = np.log1p(power)
     top = float(np.percentile(logs, 99))
-    return np.clip(logs / np.float32(top), 0, 1) if top > 0 else np.zeros_like(logs)
+    return np.clip(logs / np.float32(top if top > 0 else 1), 0, 1)
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,166 @@
+"""TerraFM: a transformer for Sentinel-2 (surface or top-of-atmosphere reflectance) and Sentinel-1, with a stem for each.
+
+    e = patches of the image, in 3 x the width (a kernel for each kind of image) + the kind's own vector
+    e = proj3(proj2(norm_input(proj1(e))))                no activation between them; eps 1e-5
+    x = [class; e] + positions;  blocks and norm (eps 1e-6);  pooled = x_class, grid = x_patches
+
+Sources: Danish et al. 2025, arXiv 2506.06281, section 3 (stems, one-modality path of the fusion, blocks); the authors' ``terrafm.py``
+(sizes, eps, names of tensors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..description import Modality, ModelInfo, Weights
+from ..errors import ModelError
+from ..fields import option
+from ..specs import OutputSpec, SensorSpec
+from .base import Image
+from .inputs import linear_power, log_scaled, reflectance, resize
+from .pretrained import Pretrained, PretrainedOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+#: Side of the image and of a patch, pixels.
+SIDE, PATCH = 224, 16
+CELLS = SIDE // PATCH
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Width, blocks and heads of one size, and whether its file is published."""
+
+    width: int
+    depth: int
+    heads: int
+    published: bool = True
+
+
+VARIANTS = {"b": Variant(768, 12, 12), "l": Variant(1024, 24, 16, published=False)}
+
+#: Bands of Sentinel-2 L2A in the order of the published kernels: all but B10, which L2A has not.
+BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
+
+
+@dataclass(frozen=True)
+class Options(PretrainedOptions):
+    """Options of TerraFM."""
+
+    variant: str = option("b", "size of the transformer: base or large", choices=tuple(VARIANTS))
+    stem: str | None = option(
+        None,
+        "kernel for Sentinel-2: for surface (l2a) or top-of-atmosphere reflectance (l1c); null: l2a with preset "
+        "'official', l1c with 'rs-embed'",
+        choices=("l2a", "l1c"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights is None and not VARIANTS[self.variant].published:
+            raise ModelError(
+                f"model_config.weights: null is not valid with variant {self.variant!r}, whose file its authors have announced "
+                "and not published; allowed: path of a weights file, or 'random'"
+            )
+
+
+def _stem(options: Options, modality: str) -> str:
+    """The published name of the stem that a request uses."""
+    if modality == "s1":
+        return "s1"
+    return "s2_" + (options.stem or ("l2a" if options.preset == "official" else "l1c"))
+
+
+INFO = ModelInfo(
+    id="terrafm",
+    version=1,
+    summary="TerraFM (ViT-B/16 or ViT-L/16) on 12 bands of Sentinel-2, or on Sentinel-1 VV and VH",
+    citation="Danish et al. 2025, TerraFM, ICLR 2026, arXiv 2506.06281",
+    licence="Apache-2.0",
+    modalities={
+        "s2": Modality(
+            SensorSpec("COPERNICUS/S2_SR_HARMONIZED", BANDS, modality="s2"), "DN (surface reflectance x 10000)"
+        ),
+        "s1": Modality(SensorSpec("COPERNICUS/S1_GRD_FLOAT", ("VV", "VH"), modality="s1"), "linear power"),
+    },
+    options=Options,
+    dim=lambda options: VARIANTS[options.variant].width,
+    aliases=("terrafm_b",),
+    size=lambda options: SIDE,
+    square=True,
+    weights=lambda options: (
+        Weights("MBZUAI/TerraFM", "main", "TerraFM-B.pth") if VARIANTS[options.variant].published else None
+    ),
+    smallest=lambda options: PATCH,
+    batch={"cpu": 8, "cuda": 64, "mps": 16},
+)
+
+
+class TerraFM(Pretrained):
+    """Adapter of TerraFM's encoder with one stem, that of the request's modality."""
+
+    info = INFO
+
+    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> nn.Module:
+        """Stem, its projection to the width, and the transformer with learned positions for 14 x 14 patches."""
+        from torch import nn
+
+        from .vit import Linear, Network, Patches, Transformer
+
+        v = VARIANTS[options.variant]
+        wide = 3 * v.width
+        return Network(
+            patches=Patches(len(bands), wide, (PATCH, PATCH)),
+            embed=(1, wide),
+            proj1=Linear(wide, wide, bias=False),
+            norm_input=nn.LayerNorm(wide, 1e-5),
+            proj2=Linear(wide, wide),
+            proj3=Linear(wide, v.width),
+            cls_token=(1, 1, v.width),
+            pos_embed=(1, CELLS**2 + 1, v.width),
+            transformer=Transformer(v.width, v.depth, v.heads, 4 * v.width, eps=1e-6),
+        )
+
+    def rename(self, name: str, options: Options, modality: str) -> str | None:
+        """Stems of other modalities, and what is beside the encoder (heads of the training), are not used."""
+        first, _, rest = name.partition(".")
+        if first in ("cls_token", "pos_embed"):
+            return name
+        if first in ("blocks", "norm"):
+            return f"transformer.{name}"
+        if first != "patch_embed":
+            return None
+        for stem in ("s2_l2a", "s2_l1c", "s1"):
+            for theirs, ours in ((f"conv2d_{stem}.", "patches."), (f"{stem}_embed", "embed")):
+                if rest.startswith(theirs):
+                    return ours + rest.removeprefix(theirs) if stem == _stem(options, modality) else None
+        return rest.removeprefix("projection.")
+
+    def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
+        """(12 or 2, 224, 224) float32 in 0..1: reflectance, or power on a logarithmic scale; stretched to the size."""
+        pixels = log_scaled(linear_power(image)) if image.modality == "s1" else reflectance(image)
+        return {"pixels": resize(pixels[:1], SIDE, SIDE)[0]}
+
+    def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
+        """Normed tokens, (B, 197, width), class token first."""
+        import torch
+
+        x = network.patches(batch["pixels"]) + network.embed
+        x = network.proj3(network.proj2(network.norm_input(network.proj1(x).float())))
+        x = torch.cat([network.cls_token.expand(len(x), -1, -1), x.float()], 1) + network.pos_embed
+        return network.transformer(x)
+
+    def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
+        """The class token, (B, width); there is nothing to average, so ``pooling`` is ignored."""
+        return tokens[:, 0]
+
+    def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
+        """Patch tokens, (B, width, 14, 14)."""
+        return tokens[:, 1:].mT.unflatten(2, (CELLS, CELLS))
+
+
+ADAPTER = TerraFM()
