@@ -185,9 +185,7 @@ def prep_identity(prep: Prep, output: str) -> str | dict:
     """What of a policy changes the numbers of an output mode."""
     if prep.mode not in ("tile", "auto"):
         return prep.mode
-    if prep.mode == "auto" and output != "grid":
-        return "resize"
-    limits = {"max_tiles": prep.max_tiles} if prep.mode == "auto" else {}
+    limits = {"max_tiles": prep.max_tiles} if prep.mode == "auto" and output == "grid" else {}
     return {"mode": prep.mode, "tile_size": prep.tile_size, "snap": prep.snap, **limits}
 
 

@@ -352,6 +352,8 @@ def test_auto_tiles_grids_and_nothing_else():
     assert whole(one, OutputSpec.grid(), many).said["input_prep"] == {"mode": "resize"}
     assert whole(one, OutputSpec.pooled(), auto).said["input_prep"] == {"mode": "resize"}
     assert whole(image(1, 8, 8, frames=3), OutputSpec.grid(), auto).said["input_prep"] == {"mode": "resize"}
+    near = whole(image(1, 22, 20, frames=3), OutputSpec.pooled(), Prep("auto", 20), ToyOptions(size=20))
+    assert near.said["input_prep"] == {"mode": "resize", "scaled_to": [20, 20]}
 
 
 def test_too_many_tiles_are_an_error_of_their_image():

@@ -293,10 +293,10 @@ def test_the_large_image_policy_is_in_an_identity_as_far_as_it_changes_numbers()
         return {str(p): units(input_prep=p, **given)[0] for p in policies}
 
     pooled, cells = policies(models=["tiled"]), policies(**grid)
-    assert pooled["resize"] == pooled["auto"], "auto tiles grids only"
+    assert pooled["auto"] == pooled[str(InputPrepSpec("auto", max_tiles=9))], "auto tiles grids only"
     assert pooled[str(InputPrepSpec(tile_size=224))] == pooled["tile"] == pooled[str(InputPrepSpec(max_tiles=9))]
-    assert len(set(pooled.values())) == 4  # resize, tile, tiles of 64, no snapping
-    assert len(set(cells.values())) == 6  # and auto, and auto up to 9 tiles
+    assert len(set(pooled.values())) == 5  # resize, tile, auto, tiles of 64, no snapping
+    assert len(set(cells.values())) == 6  # and auto up to 9 tiles
     assert plan(input_prep="tile", **grid).units[0].prep.tile_size == 224
     assert plan(input_prep=InputPrepSpec(max_tiles=2000), **grid).units[0].prep.max_tiles_hard == 2000
 

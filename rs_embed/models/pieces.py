@@ -64,8 +64,10 @@ class Pieces:
         layout = tiles.layout(height, width, prep, output.mode)
         self.said: dict = {"mode": "resize" if prep.mode == "auto" else prep.mode}
         if layout is not None:
-            image = replace(image, pixels=_scaled(image.pixels, layout.height, layout.width, limits), tile=True)
-            self.said = {"mode": "tile", "tile_size": layout.tile, "tiles": len(layout.spans)}
+            cut = prep.mode == "tile" or len(layout.spans) > 1
+            image = replace(image, pixels=_scaled(image.pixels, layout.height, layout.width, limits), tile=cut)
+            if cut:
+                self.said = {"mode": "tile", "tile_size": layout.tile, "tiles": len(layout.spans)}
             if (layout.height, layout.width) != (height, width):
                 self.said["scaled_to"] = [layout.height, layout.width]
         self._whole, self._roi = image, image.roi

@@ -137,19 +137,22 @@ def count(height: int, width: int, prep: Prep) -> int:
 
 
 def layout(height: int, width: int, prep: Prep, mode: str) -> Layout | None:
-    """Tiles of an image for an output mode (``"pooled"`` or ``"grid"``), or None where it is one pass over the whole image.
+    """How an image is scaled and cut for an output mode (``"pooled"`` or ``"grid"``); None where it is taken as it is.
+
+    With ``"auto"`` an image that is not cut is scaled down to whole tiles all the same, as in rs-embed 0.3.1.
 
     Raises:
         ModelError: more than ``max_tiles_hard`` tiles.
     """
-    if prep.mode not in ("tile", "auto") or (prep.mode == "auto" and mode != "grid"):
+    if prep.mode not in ("tile", "auto"):
         return None
     tiles = count(height, width, prep)
-    if prep.mode == "auto" and not 1 < tiles <= prep.max_tiles:
-        return None
+    high, wide = (snapped(n, prep.tile_size, prep.snap) for n in (height, width))
+    if prep.mode == "auto" and (mode != "grid" or not 1 < tiles <= prep.max_tiles):
+        whole = (Span(0, high, (0, high)),), (Span(0, wide, (0, wide)),)
+        return Layout(high, wide, prep.tile_size, *whole)
     if tiles > prep.max_tiles_hard:
         raise ModelError(too_many(height, width, tiles, prep))
-    high, wide = (snapped(n, prep.tile_size, prep.snap) for n in (height, width))
     return Layout(high, wide, prep.tile_size, _spans(high, prep.tile_size), _spans(wide, prep.tile_size))
 
 
