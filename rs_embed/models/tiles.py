@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+#: Of a cell: what cuts on the edge of a cell may be off by rounding.
+_EPS = 1e-9
+
+
 @dataclass(frozen=True)
 class Span:
     """One axis of a tile: pixels ``start .. stop-1`` of the image, of which ``own`` (start, stop) are its own."""
@@ -107,9 +111,9 @@ def _kept(spans: Sequence[Span], tile: int, cells: int) -> list[tuple[int, int]]
     begins where the one before it ended: no cell is there twice, none is left out."""
     kept, cut = [], 0.0
     for number, span in enumerate(spans):
-        first = min(max(math.floor((cut - span.start) / tile * cells), 0), cells - 1)
+        first = min(max(math.floor((cut - span.start) / tile * cells + _EPS), 0), cells - 1)
         end = (span.own[1] - span.start) / tile * cells
-        end = math.ceil(end) if number == len(spans) - 1 else math.floor(end + 0.5)
+        end = math.ceil(end - _EPS) if number == len(spans) - 1 else math.floor(end + 0.5)
         end = max(first + 1, min(cells, end))
         cut = span.start + end * tile / cells
         kept.append((first, end))
