@@ -25,7 +25,7 @@ class Image:
 
     Attributes:
         modality: name of the model's modality that the pixels are of.
-        pixels: (T, C, H, W) float32 in the modality's units, C in the order of ``bands``, north-up.
+        pixels: (T, C, H, W) in the provider's dtype and the modality's units, C in the order of ``bands``, north-up.
         bands: band names.
         scale_m: pixel size, metres.
         lon, lat: centre of this image, degrees (for models conditioned on place).

@@ -91,9 +91,11 @@ class Engine:
         self.adapter, self.options, self.output, self.how, self.prep = adapter, options, output, how, prep
         network = adapter.load(options, modality, bands, weights)
         self.said = adapter.record(network, options)
-        lower = precision == "bf16"
-        self._reference = network if lower else None  # until the first image has shown the same numbers
-        self.network = (on.lowered(network) if lower else network).to(how.device)
+        self._exact = None  # what the first image is compared with
+        if precision == "bf16":
+            self._exact = on.shortened(network).to(how.device)
+            network = on.lowered(network)
+        self.network = network.to(how.device)
         self._size = how.batch
         self._lock = threading.Lock()
 
@@ -106,7 +108,7 @@ class Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.network = self._reference = None
+        self.network = self._exact = None
         on.release(self.how.device)
 
     def run(
@@ -183,8 +185,8 @@ class Engine:
         with torch.inference_mode():
             tensors = {n: on.placed([arrays[n] for arrays in padded], self.how.device) for n in padded[0]}
             made = self._asked(self.network, tensors, batch[0].pieces.kind)
-            if self._reference is not None:
-                self._check(tensors, made[:1], batch[0].pieces.kind)
+            if self._exact is not None:
+                self._check({n: t[:1] for n, t in tensors.items()}, batch[0].pieces.kind)
             return made[: len(batch)].float().cpu().numpy()
 
     def _asked(self, network: Any, tensors: dict, kind: str) -> Any:
@@ -193,13 +195,13 @@ class Engine:
             return self.adapter.pooled(tokens, self.output, self.options)
         return self.adapter.grid(tokens, OutputSpec.grid(self.output.pooling), self.options)
 
-    def _check(self, tensors: dict, made: Any, kind: str) -> None:
-        """The first image again in float32, once."""
+    def _check(self, first: dict, kind: str) -> None:
+        """Once: the first image through the first block, in both precisions."""
         with self._lock:
-            if self._reference is not None:
-                one = {name: tensor[:1] for name, tensor in tensors.items()}
-                on.check(made, self._asked(self._reference.to(self.how.device), one, kind), self.how.device)
-                self._reference = None
+            if self._exact is not None:
+                found, wanted = (self._asked(n, first, kind) for n in (on.shortened(self.network), self._exact))
+                on.check(found, wanted, self.how.device)
+                self._exact = None
 
 
 def _collect(running: set[Future]) -> Iterator[tuple[Any, Embedding | Exception]]:

@@ -19,7 +19,7 @@ NEGATIVE_SHARE = 0.1
 
 
 def values(image: Image) -> np.ndarray:
-    """The image's pixels, (T, C, H, W) float32, with 0 for what is not finite.
+    """The image's pixels, (T, C, H, W) float32, with 0 for what is not finite; they may be the image's own array.
 
     Raises:
         ModelError: as many channels as bands are missing, a dtype that is no number, or no finite value at all.
@@ -33,6 +33,8 @@ def values(image: Image) -> np.ndarray:
         )
     if pixels.dtype.kind not in "iuf":
         raise ModelError(f"pixels of dtype {pixels.dtype} are not valid; allowed: integers or floats")
+    if pixels.dtype.kind != "f":
+        return pixels.astype(np.float32)
     pixels = pixels.astype(np.float32, copy=False)
     finite = np.isfinite(pixels)
     if finite.all():
@@ -63,7 +65,8 @@ def reflectance(image: Image) -> np.ndarray:
     """Sentinel-2 pixels as reflectance, clipped to 0..1: (T, C, H, W) float32."""
     import numpy as np
 
-    return np.clip(digital_numbers(image) / np.float32(DN_PER_REFLECTANCE), 0, 1)
+    values = digital_numbers(image) / np.float32(DN_PER_REFLECTANCE)
+    return np.clip(values, 0, 1, out=values)
 
 
 def linear_power(image: Image) -> np.ndarray:

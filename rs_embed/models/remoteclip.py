@@ -165,9 +165,11 @@ class RemoteCLIP(Pretrained):
 
         from .eightbit import fit, to_bytes
 
-        picture = fit(to_bytes(reflectance(image)[0]), SIDE).astype(np.float32) / np.float32(255)
         mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (MEAN, DEVIATION))
-        return {"pixels": (picture - mean) / deviation}
+        picture = fit(to_bytes(reflectance(image)[0]), SIDE).astype(np.float32)
+        for operation, value in ((np.divide, np.float32(255)), (np.subtract, mean), (np.divide, deviation)):
+            operation(picture, value, out=picture)
+        return {"pixels": picture}
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
         """Tokens of the last block, (B, 1 + N, width), class token first; and the network, whose projection a vector needs."""

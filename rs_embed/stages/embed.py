@@ -180,8 +180,6 @@ def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     Raises:
         _NoData: there is no imagery. ModelError: bad input, where that is to be an error.
     """
-    import numpy as np
-
     from ..geometry import Grid, centre_of_request
     from ..models.base import Image
 
@@ -203,7 +201,7 @@ def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     frames = pixels if pixels.ndim == 4 else pixels[None]
     return Image(
         unit.modality,
-        frames if frames.dtype.kind not in "iuf" else frames.astype(np.float32),
+        frames,
         unit.sensor.bands,
         unit.sensor.scale_m,
         lon,

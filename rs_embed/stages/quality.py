@@ -27,11 +27,11 @@ def inspect(pixels: np.ndarray, bands: Sequence[str], valid: float, known: Seque
     warnings = list(known)
     if valid < 1:
         warnings.append(f"{100 * (1 - valid):.1f} % of the pixels have no data")
-    finite = np.isfinite(pixels)
-    if not finite.all():
+    if pixels.dtype.kind == "f" and not (finite := np.isfinite(pixels)).all():
         warnings.append(f"{100 * (1 - finite.mean()):.1f} % of the values are not finite")
+        pixels = np.where(finite, pixels, 0)
     if pixels.shape[-1] * pixels.shape[-2] > 1:
-        planes = np.moveaxis(np.where(finite, pixels, 0), -3, 0).reshape(len(bands), -1)
+        planes = np.moveaxis(pixels, -3, 0).reshape(len(bands), -1)
         flat = [b for b, low, high in zip(bands, planes.min(1), planes.max(1)) if low == high]
         if flat:
             warnings.append(f"constant bands: {', '.join(flat)}")
