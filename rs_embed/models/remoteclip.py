@@ -163,7 +163,7 @@ class RemoteCLIP(Pretrained):
         """(3, 224, 224) float32: reflectance as bytes, resized and cropped as a picture, then CLIP's mean and deviation."""
         import numpy as np
 
-        from .eightbit import fit, to_bytes
+        from .picture import fit, to_bytes
 
         mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (MEAN, DEVIATION))
         picture = fit(to_bytes(reflectance(image)[0]), SIDE).astype(np.float32)
