@@ -17,6 +17,8 @@ __all__ = ["MODELS", "Adapter", "describe", "get_adapter"]
 MODELS = {
     "mosaiks": "mosaiks",
     "rcf": "mosaiks",
+    "prithvi": "prithvi",
+    "prithvi_eo_v2_s2_6b": "prithvi",
 }
 
 
