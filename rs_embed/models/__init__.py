@@ -19,6 +19,8 @@ MODELS = {
     "rcf": "mosaiks",
     "prithvi": "prithvi",
     "prithvi_eo_v2_s2_6b": "prithvi",
+    "thor": "thor",
+    "thor_1_0_base": "thor",
 }
 
 
