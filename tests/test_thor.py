@@ -18,19 +18,11 @@ from rs_embed.weights import Checkpoint
 from . import oracle
 
 SMALL = Variant(dim=24, depth=2, heads=3, band=4)
-PLAIN = {  # published name, band, ground sampling distance, group; order of bands as they are fetched
-    "s2": [
-        ("S2:Blue", "B2", 10, 0),
-        ("S2:Green", "B3", 10, 0),
-        ("S2:Red", "B4", 10, 0),
-        ("S2:RE1", "B5", 20, 1),
-        ("S2:RE2", "B6", 20, 1),
-        ("S2:RE3", "B7", 20, 1),
-        ("S2:NIR", "B8", 10, 0),
-        ("S2:RE4", "B8A", 20, 1),
-        ("S2:SWIR1", "B11", 20, 1),
-        ("S2:SWIR2", "B12", 20, 1),
-    ],
+_S2 = """Blue B2 10 0, Green B3 10 0, Red B4 10 0, RE1 B5 20 1, RE2 B6 20 1, RE3 B7 20 1, NIR B8 10 0, RE4 B8A 20 1,
+SWIR1 B11 20 1, SWIR2 B12 20 1"""
+#: published name, band, ground sampling distance, group; in the order in which the bands are fetched
+PLAIN = {
+    "s2": [(f"S2:{n}", band, int(gsd), int(g)) for n, band, gsd, g in (line.split() for line in _S2.split(","))],
     "s1": [("S1:VV", "VV", 10, 3), ("S1:VH", "VH", 10, 3)],
 }
 S2_MEAN = (0.176620, 0.195923, 0.213948, 0.263378, 0.300818, 0.313144, 0.308133, 0.320993, 0.221550, 0.175772)
