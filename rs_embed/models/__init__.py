@@ -21,6 +21,10 @@ MODELS = {
     "remoteclip_s2rgb": "remoteclip",
     "terrafm": "terrafm",
     "terrafm_b": "terrafm",
+    "prithvi": "prithvi",
+    "prithvi_eo_v2_s2_6b": "prithvi",
+    "thor": "thor",
+    "thor_1_0_base": "thor",
 }
 
 

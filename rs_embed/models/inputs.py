@@ -114,3 +114,18 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     if pixels.shape[-2:] == (height, width):
         return pixels
     return F.interpolate(torch.from_numpy(pixels), (height, width), mode="bilinear", align_corners=False).numpy()
+
+
+def squared(pixels: np.ndarray) -> np.ndarray:
+    """(T, C, H, W) with the shorter side mirrored outwards on both sides to the longer one (the odd pixel at the bottom or
+    right), or its edge repeated where there is too little to mirror: what rs-embed 0.3.1 does where no square image could be
+    had (``tools/shape.py``)."""
+    import numpy as np
+
+    height, width = pixels.shape[-2:]
+    pads = [(0, 0), (0, 0)]
+    for side in (height, width):
+        missing = max(height, width) - side
+        pads.append((missing // 2, missing - missing // 2))
+    few = any(sum(pad) >= side for pad, side in zip(pads[2:], (height, width)))
+    return pixels if height == width else np.pad(pixels, pads, "edge" if few else "reflect")

@@ -1,0 +1,279 @@
+"""Prithvi-EO-2.0 (TL): a masked autoencoder's encoder over several dates, told when and where each image was taken.
+
+Source: Szwarcman et al. 2024, arXiv 2412.02732; the authors' ``prithvi_mae.py`` and ``inference.py`` in the hub repositories.
+Patches of (1, p, p) values, ordered time, row, column; with SC(d, v) = ``vit.sincos``:
+
+    token(t, r, c) = patch + [SC(6/16 D, c), SC(6/16 D, r), SC(4/16 D, t)]
+                   + scale_time * [SC(D/2, year), SC(D/2, day of year)] + scale_place * [SC(D/2, lat), SC(D/2, lon)]
+
+A class token without any of these comes first; pre-norm blocks; a LayerNorm after the last one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..description import Frames, Modality, ModelInfo, Weights
+from ..errors import ModelError
+from ..fields import option
+from ..specs import OutputSpec, SensorSpec, TemporalSpec
+from .base import Image
+from .pretrained import Pretrained, PretrainedOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+#: Side of the network's input, pixels.
+SIZE = 224
+BANDS = ("B2", "B3", "B4", "B8A", "B11", "B12")
+#: Mean and standard deviation of the training imagery (HLS), DN, in the order of BANDS (``config.json`` of the V2 models).
+MEAN = (1087.0, 1342.0, 1433.0, 2734.0, 1958.0, 1363.0)
+STD = (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0)
+#: What the authors put in place of pixels without data, after normalisation (``inference.py``, NO_DATA_FLOAT).
+NO_DATA = 0.0001
+#: Shortest time between two frames in training, days (arXiv 2412.02732, section on data: one to six months).
+DAYS_PER_FRAME = 28
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of one published model; ``weights`` are the size in its file's name, the pinned commit and the file's digest."""
+
+    dim: int
+    depth: int
+    heads: int
+    patch: int
+    weights: tuple[str, str, str]
+
+
+VARIANTS = {
+    "prithvi_eo_v2_100_tl": Variant(
+        *(768, 12, 12, 16),
+        (
+            "100M",
+            "2c84e383194986040f883cc43d7869002c425e1b",
+            "d45406d5fc51af1d9657d48f2e2c3ff077408a2e1113f9a242889a4fe4469b17",
+        ),
+    ),
+    "prithvi_eo_v2_300_tl": Variant(
+        *(1024, 24, 16, 16),
+        (
+            "300M",
+            "63adbd39c271da4c42f447e69b1a7c91a338cdc9",
+            "3629cedfbb350faafcb0dac902ae0d3c927e25ce8d9e0024aa1276ec66956ddb",
+        ),
+    ),
+    "prithvi_eo_v2_600_tl": Variant(
+        *(1280, 32, 16, 14),
+        (
+            "600M",
+            "3d72adc6dfc4cc3862bf4f41da8c83db267193c9",
+            "7b92c53b0204a76bb775bd8930f045e05776251caa8c83f7367ed0b75b594702",
+        ),
+    ),
+}
+#: every spelling of a variant -> its name in VARIANTS
+_NAMES = {name: name for name in VARIANTS} | {
+    f"{size}{unit}_tl": f"prithvi_eo_v2_{size}_tl" for size in (100, 300, 600) for unit in ("", "m")
+}
+
+
+@dataclass(frozen=True)
+class Options(PretrainedOptions):
+    """Options of Prithvi."""
+
+    variant: str = option("prithvi_eo_v2_100_tl", "size of the model (short names are the same)", choices=(*_NAMES,))
+    temporal_mode: str = option(
+        "auto",
+        "frames of a window: multi (one per 28 days, equal bins), single (one composite), auto (multi from 56 days on)",
+        choices=("auto", "single", "multi"),
+    )
+    max_frames: int = option(4, "most frames of a window; training had 4", minimum=1)
+    n_frames: int | None = option(None, "another name of max_frames", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "variant", _NAMES[self.variant])
+        if self.n_frames is not None:  # one identity for both spellings
+            if self.max_frames not in (self.n_frames, type(self).max_frames):
+                raise ModelError(
+                    f"model_config.n_frames: {self.n_frames!r} contradicts max_frames={self.max_frames!r}; "
+                    "allowed: one of them, it is the same option"
+                )
+            object.__setattr__(self, "max_frames", self.n_frames)
+            object.__setattr__(self, "n_frames", None)
+
+
+def frames(options: Options, window: TemporalSpec | None) -> Frames:
+    """A frame for every 28 days of the window, at least 1 and at most ``max_frames``, as rs-embed 0.3.1 counts them."""
+    if window is None or options.temporal_mode == "single":
+        return Frames()
+    days = (dt.date.fromisoformat(window.end) - dt.date.fromisoformat(window.start)).days
+    count = max(1, min(days // DAYS_PER_FRAME, options.max_frames))
+    return Frames("equal", count) if count > 1 or options.temporal_mode == "multi" else Frames()
+
+
+def _weights(options: Options) -> Weights:
+    size, revision, sha256 = VARIANTS[options.variant].weights
+    return Weights(f"ibm-nasa-geospatial/Prithvi-EO-2.0-{size}-TL", revision, f"Prithvi_EO_V2_{size}_TL.pt", sha256)
+
+
+INFO = ModelInfo(
+    id="prithvi",
+    version=1,
+    summary="Prithvi-EO-2.0 TL: several dates of six Sentinel-2 bands at 30 m, conditioned on date and place",
+    citation="Szwarcman et al. 2024, Prithvi-EO-2.0, arXiv 2412.02732",
+    licence="Apache-2.0 (weights and authors' code)",
+    modalities={
+        "s2": Modality(
+            SensorSpec("COPERNICUS/S2_SR_HARMONIZED", BANDS, scale_m=30.0, modality="s2"),
+            "DN (surface reflectance x 10000)",
+        )
+    },
+    options=Options,
+    dim=lambda options: VARIANTS[options.variant].dim,
+    aliases=("prithvi_eo_v2_s2_6b",),
+    size=lambda options: SIZE,
+    square=True,
+    frames=frames,
+    weights=_weights,
+    smallest=lambda options: VARIANTS[options.variant].patch,
+    limits=lambda options, modality, frames: (0, 10000) if options.preset == "rs-embed" and frames > 1 else None,
+    batch={"cpu": 2, "cuda": 32, "mps": 8},
+)
+
+
+class Prithvi(Pretrained):
+    """Adapter of Prithvi-EO-2.0."""
+
+    info = INFO
+    prefixes = ("encoder.", "")
+
+    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> torch.nn.Module:
+        """The encoder; the published file's decoder is left out."""
+        from .vit import Network, Patches, Transformer
+
+        v = VARIANTS[options.variant]
+        return Network(
+            cls_token=(1, 1, v.dim),
+            patch_embed=Network(proj=Patches(len(BANDS), v.dim, (1, v.patch, v.patch))),
+            temporal_embed_enc=Network(scale=(1,)),
+            location_embed_enc=Network(scale=(1,)),
+            encoder=Transformer(v.dim, v.depth, v.heads, 4 * v.dim, eps=1e-5),
+        )
+
+    def rename(self, name: str, options: Options, modality: str) -> str | None:
+        """Blocks and last norm are one part here; the table of positions is computed."""
+        if name == "pos_embed" or name.startswith("decoder."):
+            return None
+        return f"encoder.{name}" if name.startswith(("blocks.", "norm.")) else name
+
+    def prepare(self, network: Any, options: Options, modality: str) -> None:
+        """``positions``: what every patch token gets for its column, row and frame, (max_frames, h * w, D) float32."""
+        import torch
+
+        from .vit import sincos
+
+        v = VARIANTS[options.variant]
+        side, count = SIZE // v.patch, options.max_frames
+        across, along = v.dim // 16 * 6, v.dim // 16 * 4
+        cells, times = sincos(across, torch.arange(side)), sincos(along, torch.arange(count))
+        parts = (
+            cells[None, None, :].expand(count, side, side, across),
+            cells[None, :, None].expand(count, side, side, across),
+            times[:, None, None].expand(count, side, side, along),
+        )
+        network.derive("positions", torch.cat(parts, -1).flatten(1, 2))
+
+    def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
+        """``pixels`` (6, T, 224, 224), ``time`` (T, D) and ``place`` (D,), the encoded dates and centre, all float32.
+
+        T counts different frames: of equal ones (a bin without imagery repeats the whole window) the first stays.
+        """
+        import numpy as np
+
+        from .inputs import resize, squared
+
+        scaled = _scaled(image, options)
+        when, where = _conditions(image, options)
+        kept: list[int] = []
+        for i, frame in enumerate(scaled):
+            if not any(np.array_equal(frame, scaled[k]) for k in kept):
+                kept.append(i)
+        pixels = resize(squared(scaled[kept]), SIZE, SIZE)
+        return {"pixels": np.ascontiguousarray(pixels.swapaxes(0, 1)), "time": when[kept], "place": where}
+
+    def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> torch.Tensor:
+        """Patch tokens after the last norm: (B, T, h * w, D) float32."""
+        import torch
+
+        pixels = batch["pixels"]
+        count, dim = pixels.shape[2], VARIANTS[options.variant].dim
+        time = network.temporal_embed_enc.scale * batch["time"]
+        place = network.location_embed_enc.scale * batch["place"]
+        tokens = network.patch_embed.proj(pixels).unflatten(1, (count, -1))
+        tokens = tokens + network.positions[:count] + time[:, :, None] + place[:, None, None]
+        first = network.cls_token.expand(len(pixels), -1, -1)
+        tokens = network.encoder(torch.cat([first, tokens.flatten(1, 2)], 1))
+        return tokens[:, 1:].reshape(len(pixels), count, -1, dim)
+
+    def pooled(self, tokens: torch.Tensor, output: OutputSpec, options: Options) -> torch.Tensor:
+        """Mean or maximum of all patch tokens of all frames: (B, D)."""
+        return tokens.amax((1, 2)) if output.pooling == "max" else tokens.mean((1, 2))
+
+    def grid(self, tokens: torch.Tensor, output: OutputSpec, options: Options) -> torch.Tensor:
+        """Mean or maximum over the frames: (B, D, h, w)."""
+        cells = tokens.amax(1) if output.pooling == "max" else tokens.mean(1)
+        return cells.transpose(1, 2).unflatten(2, (math.isqrt(cells.shape[1]), -1))
+
+
+def _scaled(image: Image, options: Options) -> np.ndarray:
+    """(T, 6, H, W) float32: (DN - MEAN) / STD with NO_DATA where all bands are 0, or reflectance 0..1 (rs-embed)."""
+    import numpy as np
+
+    from .inputs import digital_numbers, reflectance
+
+    if image.pixels.ndim == 4 and image.pixels.shape[1] != len(BANDS):
+        raise ModelError(f"pixels of {image.pixels.shape[1]} bands are not valid; allowed: {', '.join(BANDS)}")
+    if options.preset == "rs-embed":
+        return reflectance(image)
+    numbers = digital_numbers(image)
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (MEAN, STD))
+    return np.where((numbers == 0).all(1, keepdims=True), np.float32(NO_DATA), (numbers - mean) / std)
+
+
+def _conditions(image: Image, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """When and where, encoded: (T, D) and (D,) float32. Angles in float64, so it is not left to the device.
+
+    Raises:
+        ModelError: not one date a frame, more frames than ``max_frames``, or no place.
+    """
+    import torch
+
+    from .vit import sincos
+
+    count = len(image.pixels)
+    if count > options.max_frames:
+        raise ModelError(f"{count} frames are not valid; allowed: at most max_frames={options.max_frames}")
+    if len(image.dates) != count:
+        raise ModelError(
+            f"{len(image.dates)} dates for {count} frames are not valid; allowed: one date a frame, which Prithvi needs"
+        )
+    try:
+        days = [dt.date.fromisoformat(date) for date in image.dates]
+    except (TypeError, ValueError):
+        raise ModelError(f"the dates {image.dates!r} are not valid; allowed: ISO dates such as 2022-07-17") from None
+    centre = image.lon, image.lat
+    if None in centre or not (abs(image.lon) <= 180 and abs(image.lat) <= 90):
+        raise ModelError(f"the centre {centre!r} is not valid; allowed: degrees, which Prithvi needs")
+    half = VARIANTS[options.variant].dim // 2
+    time = sincos(half, torch.tensor([[d.year, d.timetuple().tm_yday] for d in days]))
+    place = sincos(half, torch.tensor([image.lat, image.lon], dtype=torch.float64))
+    return time.flatten(1).numpy(), place.flatten().numpy()
+
+
+ADAPTER = Prithvi()

@@ -1,0 +1,391 @@
+"""THOR 1.0: one encoder for Sentinel-1 and -2 whose patches are cut at each band's own ground resolution.
+
+Source: Forgaard et al. 2026, arXiv 2601.16011; the authors' code (FM4CS/THOR 1.0.2, FM4CS/thor_terratorch_ext). For an image
+of GC x GC metres, patches of p x p pixels, and a group g of bands of one ground sampling distance GSD (10 or 20 m):
+
+    token(g, r, c) = mean over the group's bands of (w_band * x_band + b_band) + [SC(D - d, p GSD / 40), embedding of g (d)]
+
+with x_band resized to GC / GSD pixels, w_band a 16 x 16 kernel resized to p x p (FlexiViT), SC(d, v) = ``vit.sincos``. No class
+token, no positions: every block adds ``-slope(head) * distance`` to the attention logits, the distance between the centres of
+two patches over the side of the largest patch, both in metres (ALiBi). No norm after the last block.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..description import Modality, ModelInfo, Weights
+from ..errors import ModelError
+from ..fields import option
+from ..specs import OutputSpec, SensorSpec
+from .base import Image
+from .pretrained import Pretrained, PretrainedOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+#: Side of an image that is not taken at its own size, pixels.
+SIZE = 288
+#: Largest image taken at its own size: side in pixels, and tokens (rs-embed 0.3.1).
+NATIVE_SIDE, NATIVE_TOKENS = 384, 3000
+#: Largest difference of height and width that is cropped away rather than stretched, pixels (rs-embed 0.3.1).
+NEARLY_SQUARE = 8
+#: Most tokens of any image: the attention bias takes heads * tokens^2 numbers, 2 GB here for base.
+MOST_TOKENS = 6480
+#: Side of the published kernels, pixels.
+KERNEL = 16
+#: What the size of a patch on the ground is divided by: the authors' smallest patch, 4 pixels of 10 m.
+REFERENCE_PATCH_M = 40.0
+#: Attention biases of this many bytes are kept, and always the last one.
+KEPT_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bands that share tokens: their ground sampling distance in metres, and their names."""
+
+    gsd: int
+    bands: tuple[str, ...]
+
+
+#: Groups of each modality by their name in the published file, in the order of their tokens.
+GROUPS = {
+    "s2": {
+        "group0": Group(10, ("B2", "B3", "B4", "B8")),
+        "group1": Group(20, ("B5", "B6", "B7", "B8A", "B11", "B12")),
+    },
+    "s1": {"group3": Group(10, ("VV", "VH"))},
+}
+#: Published name of a band's kernel -> band.
+KERNELS = {
+    "S2:Blue": "B2",
+    "S2:Green": "B3",
+    "S2:Red": "B4",
+    "S2:RE1": "B5",
+    "S2:RE2": "B6",
+    "S2:RE3": "B7",
+    "S2:NIR": "B8",
+    "S2:RE4": "B8A",
+    "S2:SWIR1": "B11",
+    "S2:SWIR2": "B12",
+    "S1:VV": "VV",
+    "S1:VH": "VH",
+}
+#: Mean and standard deviation of the training imagery: reflectance, and dB of Sentinel-1 in IW mode (authors' statistics).
+STATISTICS = {
+    "B2": (0.176620, 0.264520),
+    "B3": (0.195923, 0.252949),
+    "B4": (0.213948, 0.259180),
+    "B5": (0.263378, 0.272771),
+    "B6": (0.300818, 0.248175),
+    "B7": (0.313144, 0.235432),
+    "B8": (0.308133, 0.226434),
+    "B8A": (0.320993, 0.223274),
+    "B11": (0.221550, 0.171606),
+    "B12": (0.175772, 0.156223),
+    "VV": (-12.9850, 5.0062),
+    "VH": (-20.6958, 5.8688),
+}
+BANDS = {"s2": ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"), "s1": ("VV", "VH")}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of one published model; ``band`` is the length of a group's embedding. ``revision`` pins its file."""
+
+    dim: int
+    depth: int
+    heads: int
+    band: int
+    revision: str = "main"
+
+
+VARIANTS = {
+    "tiny": Variant(192, 12, 3, 32),
+    "small": Variant(384, 12, 6, 64),
+    "base": Variant(768, 12, 12, 128, "823c265cbb941a3e1b9054910a65dbe190c11f11"),
+    "large": Variant(1024, 24, 16, 256),
+}
+
+
+@dataclass(frozen=True)
+class Options(PretrainedOptions):
+    """Options of THOR."""
+
+    variant: str = option("base", "size of the model", choices=tuple(VARIANTS))
+    patch_size: int = option(
+        8, "side of a patch, pixels of 10 m (and of 20 m); 16 makes a quarter of the tokens", choices=(8, 16)
+    )
+
+
+def _weights(options: Options) -> Weights:
+    name = options.variant
+    return Weights(f"FM4CS/THOR-1.0-{name}", VARIANTS[name].revision, f"thor_v1_vit_{name}.pt")
+
+
+INFO = ModelInfo(
+    id="thor",
+    version=1,
+    summary="THOR 1.0: ten Sentinel-2 bands or Sentinel-1, patches at each band's own resolution",
+    citation="Forgaard et al. 2026, THOR, arXiv 2601.16011",
+    licence="Apache-2.0 (weights), MIT (authors' code)",
+    modalities={
+        "s2": Modality(
+            SensorSpec("COPERNICUS/S2_SR_HARMONIZED", BANDS["s2"], modality="s2"), "DN (surface reflectance x 10000)"
+        ),
+        "s1": Modality(SensorSpec("COPERNICUS/S1_GRD_FLOAT", BANDS["s1"], modality="s1"), "linear power"),
+    },
+    options=Options,
+    dim=lambda options: VARIANTS[options.variant].dim,
+    aliases=("thor_1_0_base",),
+    size=lambda options: SIZE,
+    square=True,
+    weights=_weights,
+    smallest=lambda options: options.patch_size,
+    limits=lambda options, modality, frames: (0, 10000) if modality == "s2" else None,
+    batch={"cpu": 1, "cuda": 16, "mps": 4},
+)
+
+
+class Thor(Pretrained):
+    """Adapter of THOR."""
+
+    info = INFO
+    prefixes = ("encoder.", "")
+
+    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> torch.nn.Module:
+        """The published tensors that the modality needs; :meth:`prepare` makes of the kernels what the forward takes."""
+        from .vit import Network, Transformer
+
+        v = VARIANTS[options.variant]
+        kernel = {"weight": (v.dim, 1, KERNEL, KERNEL), "bias": (v.dim,)}
+        return Network(
+            encoder_slopes=(v.heads,),
+            kernels=Network(**{band: Network(**kernel) for band in BANDS[modality]}),
+            band_embed=Network(**{group: (v.band,) for group in GROUPS[modality]}),
+            encoder=Transformer(v.dim, v.depth, v.heads, 4 * v.dim, eps=1e-6, final_norm=False),
+        )
+
+    def rename(self, name: str, options: Options, modality: str) -> str | None:
+        """Kernels by band, and only this modality's; the last norm is published and not used."""
+        if name.startswith(("decoder", "decode_", "norm.", "pos_embed", "ref_pos_embed")):
+            return None
+        first, *rest = name.split(".")
+        if first == "ind_patch_embed":
+            band = KERNELS.get(rest[1])
+            return f"kernels.{band}.{rest[2]}" if band in BANDS[modality] else None
+        if first == "band_embed":
+            return name if rest[0] in GROUPS[modality] else None
+        return f"encoder.{name}" if first == "blocks" else name
+
+    def prepare(self, network: Any, options: Options, modality: str) -> None:
+        """One patch layer a group, whose weights are the bands' over their number: their mean as one product. What is the same
+        for all tokens of a group, (1, D), is kept beside it in float32."""
+        import torch
+
+        from .vit import Network, Patches, sincos
+
+        p, v = options.patch_size, VARIANTS[options.variant]
+        resize = _kernel_resize(p)
+        stems = {}
+        for name, group in GROUPS[modality].items():
+            kernels = [getattr(network.kernels, band) for band in group.bands]
+            weight = torch.stack([k.weight.double().flatten(1) @ resize for k in kernels], 1) / len(kernels)
+            bias = torch.stack([k.bias.double() for k in kernels]).mean(0)
+            stem = stems[name] = Patches(len(kernels), v.dim, (p, p))
+            stem.weight = torch.nn.Parameter(weight.unflatten(2, (p, p)).float(), requires_grad=False)
+            stem.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
+            size = sincos(v.dim - v.band, torch.tensor(p * group.gsd / REFERENCE_PATCH_M))
+            network.derive(f"same_{name}", torch.cat([size, getattr(network.band_embed, name)])[None])
+        network.stems = Network(**stems)
+        network.biases = Biases()
+        del network.kernels, network.band_embed
+
+    def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
+        """Each group's bands at its own resolution: (bands, n, n) float32. Shapes tell everything of the geometry."""
+        import numpy as np
+
+        from .inputs import resize
+
+        scale = _checked_scale(image)
+        pixels = _measured(image, options)
+        side = None if image.tile else _native_side(pixels.shape[2:], scale, image.modality, options)
+        if side is not None:
+            pixels = _framed(pixels, side, "edge" if options.preset == "official" else "constant")
+        pixels = _scaled(pixels, image, options)
+        if side is None:
+            side = SIZE
+            pixels = resize(pixels, side, side)
+        _check_patches(side, scale, image.modality, options)
+        out = {}
+        for name, group in GROUPS[image.modality].items():
+            chosen = pixels[:, [BANDS[image.modality].index(band) for band in group.bands]]
+            n = side * scale // group.gsd
+            out[name] = np.ascontiguousarray(resize(chosen, n, n)[0])
+        return out
+
+    def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> tuple[torch.Tensor, list[int]]:
+        """Tokens of the last block, (B, N, D) float32, group after group, and the side of each group's grid."""
+        import torch
+
+        names = sorted(batch)
+        sides = [batch[name].shape[-1] // options.patch_size for name in names]
+        tokens = [getattr(network.stems, n)(batch[n]) + getattr(network, f"same_{n}") for n in names]
+        kind = network.encoder.blocks[0].attn.qkv.weight.dtype
+        bias = network.biases.get(network.encoder_slopes, sides, kind)
+        return network.encoder(torch.cat(tokens, 1), bias), sides
+
+    def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
+        """Mean or maximum of all tokens of all groups: (B, D). Finer groups have more tokens, so they weigh more."""
+        return tokens[0].amax(1) if output.pooling == "max" else tokens[0].mean(1)
+
+    def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
+        """Mean of the groups' grids, coarser ones enlarged bilinearly: (B, D, h, w)."""
+        import torch
+        import torch.nn.functional as F
+
+        values, sides = tokens
+        parts = values.split([n * n for n in sides], 1)
+        grids = [part.transpose(1, 2).unflatten(2, (n, n)) for part, n in zip(parts, sides)]
+        fine = max(sides)
+        grids = [g if n == fine else F.interpolate(g, (fine, fine), mode="bilinear") for g, n in zip(grids, sides)]
+        return torch.stack(grids).mean(0)
+
+
+class Biases:
+    """The attention biases of a network, one for each geometry, computed on its device when first asked for.
+
+    Each is (1, heads, N, N) in the dtype of the queries, so that it is never cast or copied by a block, in memory with rows of a
+    multiple of 16 numbers: what the fused kernels of CPUs and GPUs take as it is.
+    """
+
+    def __init__(self) -> None:
+        self._kept: collections.OrderedDict[tuple, torch.Tensor] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, slopes: torch.Tensor, sides: list[int], dtype: torch.dtype) -> torch.Tensor:
+        """``-slope * distance``; ``sides`` are the grids' of one image, whose largest patch has side 1."""
+        key = (*sides, dtype, slopes.device)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = attention_bias(slopes, sides, dtype)
+            self._kept.move_to_end(key)
+            while len(self._kept) > 1 and sum(b.untyped_storage().nbytes() for b in self._kept.values()) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+    def __deepcopy__(self, memo: dict) -> Biases:
+        return Biases()
+
+
+def attention_bias(slopes: torch.Tensor, sides: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """(1, heads, N, N): minus the slope of each head (heads,) times the distance of the centres of two patches, in sides of the
+    largest patch. Grids of ``sides`` patches cover the same ground, so that the coarsest has the largest ones."""
+    import torch
+
+    rows, columns = [], []
+    for n in sides:
+        line = (torch.arange(n, device=slopes.device, dtype=torch.float32) + 0.5) * (min(sides) / n)
+        rows.append(line.repeat_interleave(n))
+        columns.append(line.repeat(n))
+    y, x = torch.cat(rows), torch.cat(columns)
+    distance = torch.hypot(y[:, None] - y, x[:, None] - x)
+    count = len(y)
+    bias = torch.zeros(1, len(slopes), count, count + -count % 16, dtype=dtype, device=slopes.device)[..., :count]
+    for head, slope in enumerate(slopes):
+        bias[0, head] = -slope * distance
+    return bias
+
+
+def _kernel_resize(patch: int) -> torch.Tensor:
+    """(256, patch^2) float64: right-multiplied to a flat kernel, the kernel of ``patch`` pixels that responds to a shrunk image
+    as the published one does to the image. Source: Beyer et al. 2023, FlexiViT, arXiv 2212.08013, section 3.4 (PI-resize)."""
+    import torch
+    import torch.nn.functional as F
+
+    if patch == KERNEL:
+        return torch.eye(KERNEL**2, dtype=torch.float64)
+    units = torch.eye(KERNEL**2, dtype=torch.float64).unflatten(1, (1, KERNEL, KERNEL))
+    shrunk = F.interpolate(units, (patch, patch), mode="bicubic", antialias=True).flatten(1)
+    return torch.linalg.pinv(shrunk).T
+
+
+def _checked_scale(image: Image) -> int:
+    """The pixel size, whole metres."""
+    if image.scale_m != int(image.scale_m) or image.scale_m < 1:
+        raise ModelError(f"pixels of {image.scale_m:g} m are not valid; allowed: whole metres")
+    return int(image.scale_m)
+
+
+def _measured(image: Image, options: Options) -> np.ndarray:
+    """(1, C, H, W) float32: DN 0..10000, or linear power >= 0."""
+    import numpy as np
+
+    from .inputs import digital_numbers, linear_power
+
+    allowed = BANDS[image.modality]
+    if image.pixels.ndim == 4 and (image.pixels.shape[1] != len(allowed) or len(image.pixels) != 1):
+        raise ModelError(
+            f"pixels of shape {image.pixels.shape} are not valid; allowed: 1 frame of {', '.join(allowed)}"
+        )
+    return np.clip(digital_numbers(image), 0, 10000) if image.modality == "s2" else linear_power(image)
+
+
+def _scaled(pixels: np.ndarray, image: Image, options: Options) -> np.ndarray:
+    """As the network takes them: z-scores of reflectance or dB; of power with rs-embed its logarithm over its 99th percentile."""
+    import numpy as np
+
+    from .inputs import DN_PER_REFLECTANCE, decibel, log_scaled
+
+    if image.modality == "s1" and options.preset == "rs-embed":
+        return log_scaled(pixels)
+    known = np.array([STATISTICS[band] for band in BANDS[image.modality]], np.float32)[:, :, None, None]
+    pixels = pixels / np.float32(DN_PER_REFLECTANCE) if image.modality == "s2" else decibel(pixels)
+    return (pixels - known[:, 0]) / known[:, 1]
+
+
+def _native_side(shape: tuple[int, ...], scale: int, modality: str, options: Options) -> int | None:
+    """Side at which an image is taken at its own pixel size: the multiple nearest to it that every group's patches divide, the
+    smaller of two. None where it is too oblong or too large, and stretched to SIZE instead (rs-embed 0.3.1, native_snap)."""
+    if abs(shape[0] - shape[1]) > NEARLY_SQUARE:
+        return None
+    patches = [options.patch_size * group.gsd for group in GROUPS[modality].values()]  # metres
+    unit = math.lcm(*(patch // math.gcd(scale, patch) for patch in patches))
+    side = min(shape)
+    lower, upper = max(unit, side // unit * unit), max(unit, -(-side // unit) * unit)
+    snapped = lower if side - lower <= upper - side else upper
+    tokens = sum((snapped * scale // patch) ** 2 for patch in patches)
+    return snapped if snapped <= NATIVE_SIDE and tokens <= NATIVE_TOKENS else None
+
+
+def _framed(pixels: np.ndarray, side: int, pad: str) -> np.ndarray:
+    """(T, C, H, W) cropped to its shorter side, then cropped or padded to ``side``, about the centre; the odd pixel is lost, or
+    added, at the bottom and right."""
+    import numpy as np
+
+    for length in (min(pixels.shape[2:]), side):
+        surplus = [n - length for n in pixels.shape[2:]]
+        rows, columns = (slice(max(n, 0) // 2, max(n, 0) // 2 + length) for n in surplus)
+        before = [max(-n, 0) // 2 for n in surplus]
+        widths = [(0, 0), (0, 0), *((some, max(-n, 0) - some) for n, some in zip(surplus, before))]
+        pixels = np.pad(pixels[:, :, rows, columns], widths, pad)
+    return pixels
+
+
+def _check_patches(side: int, scale: int, modality: str, options: Options) -> None:
+    """Refuse pixel sizes with which patches do not divide the image, or that make too many."""
+    ground, patches = side * scale, [options.patch_size * group.gsd for group in GROUPS[modality].values()]
+    tokens = sum((ground // patch) ** 2 for patch in patches)
+    if any(ground % patch for patch in patches) or tokens > MOST_TOKENS:
+        raise ModelError(
+            f"pixels of {scale} m are not valid for an image of {side} x {side} ({tokens} patches of {max(patches)} m and less); "
+            f"allowed: pixel sizes whose image has whole patches, {MOST_TOKENS} at most, such as 10"
+        )
+
+
+ADAPTER = Thor()
