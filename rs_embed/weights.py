@@ -63,10 +63,21 @@ class Digests:
         return Path(os.path.abspath(os.path.join(self._base, os.path.expanduser(given))))
 
     def of(self, given: str) -> str:
-        """SHA-256 of a file, hex; computed only where size or modification time are not those remembered.
+        """SHA-256 of a file, hex. In a job that of the start of the run, without a look at the file: a run can be planned, and
+        looked after, when it is gone. At a start computed where size or modification time are not those remembered.
 
         Raises:
-            ModelError: it is missing, no file or unreadable, or, in a job, another than at the start of the run.
+            ModelError: it is missing, no file or unreadable.
+        """
+        if self._job and given in self._known:
+            return self._known[given]["sha256"]
+        return self.check(given)
+
+    def check(self, given: str) -> str:
+        """:meth:`of` a file that is about to be read.
+
+        Raises:
+            ModelError: as there, or, in a job, the file is another than at the start of the run.
         """
         if given not in self._used:
             self._used[given] = self._look(given)
@@ -113,7 +124,7 @@ def locate(
         return Checkpoint(None, seed, said | {"warning": "random weights, for tests and benchmarks: no trained model"})
     if given is not None:
         path = digests.path(given)
-        said = {"pretrained": True, "file": path.name, "sha256": digests.of(given), "sha256_from": "local file"}
+        said = {"pretrained": True, "file": path.name, "sha256": digests.check(given), "sha256_from": "local file"}
         return Checkpoint(path, 0, said)
     return None if published is None else _from_hub(published, Path(records))
 

@@ -233,50 +233,56 @@ def test_broken_low_precision_is_noticed_before_a_number_is_kept(opened, monkeyp
 
 
 def test_a_local_file_of_weights_counts_by_its_content(opened, tmp_path):
-    from rs_embed.models import get_adapter
-    from rs_embed.weights import Checkpoint
-
-    adapter = get_adapter("thor")
-    options = adapter.info.options(variant="tiny", weights="random")
-    network = adapter.load(options, "s2", S2_BANDS, Checkpoint(None, 5))
-    import torch
-
-    state = {}
-    for name in _published(adapter, options, network):
-        state[f"encoder.{name}"] = network.get_parameter(adapter.rename(name, options, "s2")).clone()
-    torch.save({"state_dict": state}, tmp_path / "tiny.pt")
+    _write_thor(tmp_path / "tiny.pt")
     first = opened([model("thor", variant="tiny", weights=str(tmp_path / "tiny.pt"))])
-    meta_of = vectors(first)
+    found = vectors(first)
     (tmp_path / "moved").mkdir()
     (tmp_path / "tiny.pt").rename(tmp_path / "moved" / "other.pth")
-    second = opened([model("thor", variant="tiny", weights="moved/other.pth")])
+    second = opened([model("thor", variant="tiny", weights="moved/other.pth")], store_dir="another")
     assert first.plan.units[0].id == second.plan.units[0].id
-    assert vectors(second).tobytes() == meta_of.tobytes()
-    seeded = vectors(opened([model("thor", variant="tiny", seed=5)]))
-    assert np.array_equal(seeded, meta_of), "the file holds the random numbers of seed 5"
+    assert vectors(second).tobytes() == found.tobytes()
+    (name,) = second.plan.objects(second.plan.units[0].source)
+    weights = read_object(second.store.embedding(second.plan.units[0].id, name)).meta["weights"]
+    assert weights["pretrained"] is True and weights["file"] == "other.pth"
+    assert second.plan.units[0].identity["weights"] == {"sha256": weights["sha256"]}
     assert "moved" not in json.dumps(second.plan.units[0].identity)
 
 
-def _published(adapter, options, network) -> list[str]:
-    """Names of the published file that a network of S2 takes, found by asking ``rename`` of all there are."""
-    own = dict(network.named_parameters())
-    bands = ["Red", "Green", "Blue", "NIR", "RE1", "RE2", "RE3", "RE4", "SWIR1", "SWIR2"]
-    names = [f"ind_patch_embed.patch_embed.S2:{b}.{p}" for b in bands for p in ("weight", "bias")]
-    names += [f"band_embed.group{i}" for i in range(10)] + ["encoder_slopes"]
+def _write_thor(path: Path) -> None:
+    """A file in the published layout of thor tiny, with random numbers."""
+    import torch
+
+    from rs_embed.models import get_adapter
+
+    adapter = get_adapter("thor")
+    options = adapter.info.options(variant="tiny")
+    with torch.device("meta"):
+        own = dict(adapter.build(options, "s2", adapter.info.modalities["s2"].sensor.bands).named_parameters())
+    names = [f"ind_patch_embed.patch_embed.S2:{b}.{p}" for b in _THOR for p in ("weight", "bias")]
+    names += [f"band_embed.group{i}" for i in range(10)] + ["encoder_slopes", "norm.weight", "norm.bias"]
     parts = ["norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
     names += [f"blocks.{i}.{part}.{p}" for i in range(12) for part in parts for p in ("weight", "bias")]
-    kept = [n for n in names if adapter.rename(n, options, "s2") is not None]
-    assert {adapter.rename(n, options, "s2") for n in kept} == set(own)
-    return kept
+    numbers = torch.Generator().manual_seed(1)
+    mapped = {n: adapter.rename(n, options, "s2") for n in names}
+    state = {
+        f"encoder.{n}": torch.randn(own[m].shape if m else (3,), generator=numbers) * 0.05 for n, m in mapped.items()
+    }
+    torch.save({"state_dict": state, "epoch": 9}, path)
 
 
-def test_a_changed_file_of_weights_stops_a_job(opened, tmp_path):
+_THOR = ["Red", "Green", "Blue", "NIR", "RE1", "RE2", "RE3", "RE4", "SWIR1", "SWIR2"]
+
+
+def test_a_changed_file_of_weights_stops_a_job_and_not_what_looks_after_the_run(opened, tmp_path):
     (tmp_path / "own.pt").write_bytes(b"first")
     run = opened([model("terrafm", weights="own.pt")])
     (tmp_path / "own.pt").write_bytes(b"another")
     with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*start the run again"):
         vectors(load_run("."))
-    assert run.plan.units[0].id
+    (tmp_path / "own.pt").unlink()
+    assert load_run(".").plan.units[0].id == run.plan.units[0].id
+    with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*is not there"):
+        vectors(load_run("."))
 
 
 BAD = {

@@ -264,15 +264,15 @@ def test_jobs_find_the_digests_of_the_start_and_hash_only_what_changed(own):
     times = own.stat().st_atime_ns, own.stat().st_mtime_ns
     own.write_bytes(NEW)
     os.utime(own, ns=times)  # size and time as they were: nothing is read
-    assert Digests(frozen, job=True).of(str(own)) == sha(OLD)
+    assert Digests(frozen, job=True).check(str(own)) == sha(OLD)
     os.utime(own, ns=(0, 1))
     with pytest.raises(ModelError, match=r"has changed since the run was started .*start the run again") as raised:
-        Digests(frozen, job=True).of(str(own))
+        Digests(frozen, job=True).check(str(own))
     assert sha(OLD) in str(raised.value)
     assert sha(NEW) in str(raised.value)
     assert Digests(frozen).of(str(own)) == sha(NEW)  # a new start takes the file as it is
     own.write_bytes(OLD)  # written again, the same
-    assert Digests(frozen, job=True).of(str(own)) == sha(OLD)
+    assert Digests(frozen, job=True).check(str(own)) == sha(OLD)
     assert Digests({str(own): "damaged"}).of(str(own)) == sha(OLD)
 
 
