@@ -65,7 +65,7 @@ def export_batch(
     """
     from .run import open_run
     from .runner import execute
-    from .stages.prepare import check
+    from .stages.prepare import check, find_weights
 
     if input_prep is not None:
         if config is not None:
@@ -94,6 +94,7 @@ def export_batch(
     )
     run = open_run(request, os.getcwd())
     check(run)
+    find_weights(run)
     execute(run)
     return _manifests(run)
 

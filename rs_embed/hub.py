@@ -7,6 +7,7 @@ huggingface_hub does the work: resumed downloads, a lock per file, a cache that 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,12 @@ def fetch(repository: str, revision: str, file: str) -> tuple[Path, str]:
     Raises:
         ModelError: it is neither in the cache nor to be had, naming file, repository, reason and what to do.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    if not isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
+        print(
+            f"rs-embed: weights: {file} of {repository} is not in the cache, downloading", file=sys.stderr, flush=True
+        )
     try:
         path = Path(hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # its own errors, OSErrors, and those of an HTTP client that changed with its versions

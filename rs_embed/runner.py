@@ -141,7 +141,13 @@ def _explain(run: Run, failures: list[dict], log: Path, status: int) -> str:
 
 
 def _errors(lines: list[str]) -> list[str]:
-    return [line.removeprefix("error: ") for line in map(str.strip, lines) if _ERROR.match(line)]
+    found, lines = [], [line.strip() for line in lines]
+    for line, following in zip(lines, [*lines[1:], ""]):
+        if line == "WorkflowError:":  # of a function of the Snakefile: the sentence is on the next line
+            found.append(following)
+        elif _ERROR.match(line):
+            found.append(line.removeprefix("error: "))
+    return found
 
 
 def _last_lines(path: Path) -> list[str]:

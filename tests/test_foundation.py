@@ -351,3 +351,23 @@ def test_bad_imagery_is_an_error_of_its_roi_and_no_number(opened, tmp_path):
     radar = opened([model("thor", modality="s1", variant="tiny")], [at(200, 200, 400)])
     with pytest.raises(StageError, match="ROI 'p00000', model thor: 100 % of the values are negative"):
         embed(radar, radar.plan.units[0].id, "00000")
+
+
+def test_weights_that_cannot_be_had_are_told_before_anything_is_fetched(tmp_path, monkeypatch):
+    import subprocess
+    import sys
+
+    (tmp_path / "a.py").write_text(
+        """
+from rs_embed import *
+export_batch(spatials=[PointBuffer(12.4082, 51.346, 300)], temporal=TemporalSpec.year(2022), models=["remoteclip"],
+             target=ExportTarget.combined("out/run"), backend="sample", continue_on_error={tolerant})
+""".replace("{tolerant}", "bool(__import__('sys').argv[1:])")
+    )
+    for key, value in (("HF_HUB_OFFLINE", "1"), ("HF_HOME", str(tmp_path / "hub"))):
+        monkeypatch.setenv(key, value)
+    done = subprocess.run([sys.executable, "a.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("rs_embed.errors.ModelError: weights: the file RemoteCLIP-ViT-B-32.pt of the hub repository")
+    assert "allowed: model_config={'weights': '<path of that file>'}" in last
+    assert not list((tmp_path / "out").glob(".rs_embed/store/chips/*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from .. import receipts
@@ -70,16 +71,19 @@ def prepare(run: Run, *, live: bool) -> list[str]:
     ]  # others are written anew as a whole
     if live:
         receipts.withdraw(run.dir / path for path in withdrawn)
-        _find_weights(run, {p for p, state in found.states.items() if state == "good"}.difference(withdrawn))
+        find_weights(run, {p for p, state in found.states.items() if state == "good"}.difference(withdrawn))
     elif withdrawn:
         text = f"rs-embed: besides, {len(withdrawn)} finished jobs would be done again (failures, damage, lost files):"
         print(text, *withdrawn[:5], *(["..."] if len(withdrawn) > 5 else []), file=sys.stderr)
     return asked
 
 
-def _find_weights(run: Run, good: set[str]) -> None:
+def find_weights(run: Run, good: Container[str] = ()) -> None:
     """Look for the weights of every model that has something to embed before anything is fetched for it, and download them
     here, where the network is likelier than on a cluster's nodes.
+
+    Args:
+        good: receipts that hold.
 
     Raises:
         ModelError: there are none, unless ``continue_on_error``: then the model's rows say so.
