@@ -280,6 +280,7 @@ class Biases:
             return self._kept[key]
 
     def __deepcopy__(self, memo: dict) -> Biases:
+        """A copied network, in bfloat16 for example, makes its own; a lock cannot be copied."""
         return Biases()
 
 
