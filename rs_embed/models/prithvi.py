@@ -41,40 +41,25 @@ DAYS_PER_FRAME = 28
 
 @dataclass(frozen=True)
 class Variant:
-    """Sizes of one published model; ``weights`` are the size in its file's name, the pinned commit and the file's digest."""
+    """Sizes of one published model; the size in its file's name, the pinned commit and, where several public sources agree on it,
+    the digest of the file."""
 
     dim: int
     depth: int
     heads: int
     patch: int
-    weights: tuple[str, str, str]
+    size: str
+    revision: str
+    sha256: str | None = None
 
 
 VARIANTS = {
-    "prithvi_eo_v2_100_tl": Variant(
-        *(768, 12, 12, 16),
-        (
-            "100M",
-            "2c84e383194986040f883cc43d7869002c425e1b",
-            "d45406d5fc51af1d9657d48f2e2c3ff077408a2e1113f9a242889a4fe4469b17",
-        ),
-    ),
+    "prithvi_eo_v2_100_tl": Variant(768, 12, 12, 16, "100M", "2c84e383194986040f883cc43d7869002c425e1b"),
     "prithvi_eo_v2_300_tl": Variant(
-        *(1024, 24, 16, 16),
-        (
-            "300M",
-            "63adbd39c271da4c42f447e69b1a7c91a338cdc9",
-            "3629cedfbb350faafcb0dac902ae0d3c927e25ce8d9e0024aa1276ec66956ddb",
-        ),
+        *(1024, 24, 16, 16, "300M", "63adbd39c271da4c42f447e69b1a7c91a338cdc9"),
+        "3629cedfbb350faafcb0dac902ae0d3c927e25ce8d9e0024aa1276ec66956ddb",
     ),
-    "prithvi_eo_v2_600_tl": Variant(
-        *(1280, 32, 16, 14),
-        (
-            "600M",
-            "3d72adc6dfc4cc3862bf4f41da8c83db267193c9",
-            "7b92c53b0204a76bb775bd8930f045e05776251caa8c83f7367ed0b75b594702",
-        ),
-    ),
+    "prithvi_eo_v2_600_tl": Variant(1280, 32, 16, 14, "600M", "3d72adc6dfc4cc3862bf4f41da8c83db267193c9"),
 }
 #: every spelling of a variant -> its name in VARIANTS
 _NAMES = {name: name for name in VARIANTS} | {
@@ -118,8 +103,9 @@ def frames(options: Options, window: TemporalSpec | None) -> Frames:
 
 
 def _weights(options: Options) -> Weights:
-    size, revision, sha256 = VARIANTS[options.variant].weights
-    return Weights(f"ibm-nasa-geospatial/Prithvi-EO-2.0-{size}-TL", revision, f"Prithvi_EO_V2_{size}_TL.pt", sha256)
+    v = VARIANTS[options.variant]
+    repository = f"ibm-nasa-geospatial/Prithvi-EO-2.0-{v.size}-TL"
+    return Weights(repository, v.revision, f"Prithvi_EO_V2_{v.size}_TL.pt", v.sha256)
 
 
 INFO = ModelInfo(
