@@ -21,6 +21,7 @@ from rs_embed import (
     TemporalSpec,
     load_export,
 )
+from rs_embed.errors import StoreError
 from rs_embed.geometry import transformer
 from rs_embed.request import Request
 from rs_embed.run import load_run, open_run
@@ -28,6 +29,7 @@ from rs_embed.stages.common import StageError
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.store import read_object
+from rs_embed.upkeep.work import load_strictly
 
 from .conftest import combined, export, made, run_folder
 from .factories import assert_refusal
@@ -280,9 +282,15 @@ def test_a_changed_file_of_weights_stops_a_job_and_not_what_looks_after_the_run(
     with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*start the run again"):
         vectors(load_run("."))
     (tmp_path / "own.pt").unlink()
-    assert load_run(".").plan.units[0].id == run.plan.units[0].id
+    assert load_run(".").plan.units[0].id == load_strictly(run.dir).plan.units[0].id == run.plan.units[0].id
     with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*is not there"):
         vectors(load_run("."))
+    (tmp_path / "own.pt").write_bytes(b"another")
+    (run.dir / "weights.json").unlink()
+    with pytest.raises(
+        StoreError, match=r"weights\.json is missing"
+    ):  # not: other weights, so nothing refers to the embeddings
+        load_strictly(run.dir)
 
 
 BAD = {
