@@ -126,10 +126,16 @@ def resolve_unit(
     source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
     output = {"mode": request.output.mode, "pooling": request.output.pooling}
     prep = resolved_prep(request.config.input_prep, info.size(options))
+    if prep.mode in ("tile", "auto") and prep.tile_size < (smallest := info.smallest(options)):
+        raise ModelError(
+            f"config.input_prep.tile_size: {prep.tile_size!r} is not valid for {info.id}; allowed: at least {smallest} pixels"
+        )
+    # weights and the seed of random ones are in the identity by themselves; another model's seed is an option like any other
+    apart = ("weights", "seed") if hasattr(options, "weights") else ()
     identity = {
         "model": info.id,
         "adapter": info.version,
-        "options": {k: v for k, v in to_mapping(options, defaults=True).items() if k not in ("weights", "seed")},
+        "options": {k: v for k, v in to_mapping(options, defaults=True).items() if k not in apart},
         "modality": modality,
         "source": source.identity,
         "bands": list(sensor.bands),
