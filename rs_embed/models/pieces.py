@@ -70,8 +70,12 @@ class Pieces:
                 self.said = {"mode": "tile", "tile_size": layout.tile, "tiles": len(layout.spans)}
             if (layout.height, layout.width) != (height, width):
                 self.said["scaled_to"] = [layout.height, layout.width]
-        self._whole, self._roi = image, image.roi
         self._layout = layout if layout is not None and len(layout.spans) > 1 else None
+        if self._layout:
+            from .inputs import spread
+
+            image = replace(image, whole=spread(image.pixels))
+        self._whole, self._roi = image, image.roi
         self.count = len(self._layout.spans) if self._layout else 1
         cells = output.mode == "grid" or (image.roi is not None and not self._layout and of_rectangle == "cells")
         #: what the network is asked for: ``"grid"`` or its ``"own"`` vector
