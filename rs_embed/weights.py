@@ -93,7 +93,7 @@ class Digests:
             entry = _entry(path, known)
         except OSError as error:
             wrong = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-            near = nearest(given.lower(), [RANDOM])
+            near = nearest(path.name.lower(), [RANDOM])
             raise ModelError(f"{_KEY}: {str(path)!r} {wrong}{near}; {_ALLOWED}") from None
         if self._job and known is not None and entry["sha256"] != known["sha256"]:
             raise ModelError(

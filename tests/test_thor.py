@@ -381,6 +381,8 @@ def test_the_network_has_the_published_tensors_and_no_others(name, modality):
         "ref_pos_embed",
     ):
         assert ADAPTER.rename(ignored, options, modality) is None
+    odd = ("ind_patch_embed.weight", "ind_patch_embed.patch_embed.S2:Red", "band_embed", "band_embed.group0.0")
+    assert [ADAPTER.rename(name, options, modality) for name in odd] == [None] * 4, "parts that no published file has"
     assert ADAPTER.rename("cls_token", options, modality) not in own  # of another architecture: the loader refuses it
     assert describe("thor").dim(options) == dim
 

@@ -283,6 +283,7 @@ def test_jobs_find_the_digests_of_the_start_and_hash_only_what_changed(own):
         ("folder", r"cannot be read \(it is a folder\)"),
         ("", "it is a folder"),
         ("Random", r"is not there \(did you mean 'random'\?\)"),
+        ("folder/randm", r"is not there \(did you mean 'random'\?\)"),
         ("/dev/null", "it is no file"),
         ("own.pt/x", "Not a directory"),
     ],

@@ -175,13 +175,17 @@ class Thor(Pretrained):
         """Kernels by band, and only this modality's; the last norm is published and not used."""
         if name.startswith(("decoder", "decode_", "norm.", "pos_embed", "ref_pos_embed")):
             return None
-        first, *rest = name.split(".")
-        if first == "ind_patch_embed":
-            band = KERNELS.get(rest[1])
-            return f"kernels.{band}.{rest[2]}" if band in BANDS[modality] else None
-        if first == "band_embed":
-            return name if rest[0] in GROUPS[modality] else None
-        return f"encoder.{name}" if first == "blocks" else name
+        match name.split("."):
+            case "ind_patch_embed", "patch_embed", kernel, part:
+                band = KERNELS.get(kernel)
+                return f"kernels.{band}.{part}" if band in BANDS[modality] else None
+            case "band_embed", group:
+                return name if group in GROUPS[modality] else None
+            case "ind_patch_embed" | "band_embed", *_:
+                return None
+            case "blocks", *_:
+                return f"encoder.{name}"
+        return name
 
     def prepare(self, network: Any, options: Options, modality: str) -> None:
         """One patch layer a group, whose weights are the bands' over their number: their mean as one product. What is the same
