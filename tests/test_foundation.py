@@ -379,3 +379,23 @@ export_batch(spatials=[PointBuffer(12.4082, 51.346, 300)], temporal=TemporalSpec
     assert last.startswith("rs_embed.errors.ModelError: weights: the file RemoteCLIP-ViT-B-32.pt of the hub repository")
     assert "allowed: model_config={'weights': '<path of that file>'}" in last
     assert not list((tmp_path / "out").glob(".rs_embed/store/chips/*"))
+
+
+def test_a_finished_export_asks_for_no_weights(tmp_path, monkeypatch):
+    import shutil
+
+    from rs_embed.run import Run
+
+    imagery(tmp_path / "in", 120, 120)
+    request = (combined(tmp_path / "run"), [at(60, 60, 500)], [TINY])
+    options = {"backend": f"local:{tmp_path / 'in'}", "temporal": JULY}
+    first = export(*request, **options)
+    shutil.rmtree(tmp_path / ".rs_embed" / "store" / "embeddings")
+
+    def gone(self, unit):
+        raise ModelError("weights: not to be had")
+
+    monkeypatch.setattr(Run, "checkpoint", gone)
+    assert export(*request, **options)["models"] == first["models"]
+    with pytest.raises(ModelError, match="not to be had"):
+        export(*request, **options, precision="bf16")
