@@ -70,15 +70,18 @@ class Run:
         spatial = table.spatial(self.rows[index], f"ROI {name}") if self.rows else self.request.spatials[index]
         return Roi(index, self.plan.roi_ids[index], name, spatial, self.request.window(index))
 
-    def checkpoint(self, unit: Unit) -> Checkpoint | None:
-        """The weights of a unit, checked; downloads the published file where it is not in the hub's cache.
+    def checkpoint(self, unit: Unit, *, download: bool = False) -> Checkpoint | None:
+        """The weights of a unit, checked.
+
+        Args:
+            download: the published file, where it is not in the hub's cache: at a start, not in its jobs.
 
         Raises:
             ModelError: there is no such file, or it is another one than it was.
         """
         published, given = describe(unit.model).weights(unit.options), getattr(unit.options, "weights", None)
-        records = self.store.root / "weights"
-        return locate(published, given, getattr(unit.options, "seed", 0), digests=self.digests, records=records)
+        where = {"digests": self.digests, "records": self.store.root / "weights", "download": download}
+        return locate(published, given, getattr(unit.options, "seed", 0), **where)
 
     def grid(self, source: Source, roi: Roi) -> Grid:
         """The pixel grid of a ROI in a source.

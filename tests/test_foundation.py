@@ -13,6 +13,7 @@ from rs_embed import (
     BBox,
     ExportConfig,
     ExportModelRequest,
+    FetchSpec,
     InputPrepSpec,
     ModelError,
     OutputSpec,
@@ -361,6 +362,14 @@ def test_bad_imagery_is_an_error_of_its_roi_and_no_number(opened, tmp_path):
         embed(radar, radar.plan.units[0].id, "00000")
 
 
+def test_pixels_without_data_are_no_measurement_whatever_they_are_filled_with(opened):
+    half = [at(380, 200, 500)]  # beyond the edge of the raster
+    zero = vectors(opened([TINY], half))
+    filled = opened([replace(TINY, fetch=FetchSpec(fill_value=-9999))], half)
+    assert filled.plan.sources[0].identity["fill_value"] == -9999
+    assert np.array_equal(vectors(filled), zero)
+
+
 def test_weights_that_cannot_be_had_are_told_before_anything_is_fetched(tmp_path, monkeypatch):
     import subprocess
     import sys
@@ -376,7 +385,9 @@ export_batch(spatials=[PointBuffer(12.4082, 51.346, 300)], temporal=TemporalSpec
         monkeypatch.setenv(key, value)
     done = subprocess.run([sys.executable, "a.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("rs_embed.errors.ModelError: weights: the file RemoteCLIP-ViT-B-32.pt of the hub repository")
+    assert last.startswith(
+        "rs_embed.errors.ModelError: model remoteclip: weights: the file RemoteCLIP-ViT-B-32.pt of the hub repository"
+    )
     assert "allowed: model_config={'weights': '<path of that file>'}" in last
     assert not list((tmp_path / "out").glob(".rs_embed/store/chips/*"))
 
@@ -392,7 +403,7 @@ def test_a_finished_export_asks_for_no_weights(tmp_path, monkeypatch):
     first = export(*request, **options)
     shutil.rmtree(tmp_path / ".rs_embed" / "store" / "embeddings")
 
-    def gone(self, unit):
+    def gone(*_, **__):
         raise ModelError("weights: not to be had")
 
     monkeypatch.setattr(Run, "checkpoint", gone)

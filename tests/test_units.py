@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from rs_embed import ExportModelRequest, InputPrepSpec, ModelError
+from rs_embed import ExportModelRequest, FetchSpec, InputPrepSpec, ModelError
 from rs_embed.models import MODELS, describe
 from rs_embed.plan import make_plan
 from rs_embed.units import Unit
@@ -60,3 +60,28 @@ def test_tiles_that_are_too_small_for_a_model_are_refused(mode):
         unit("thor", input_prep=InputPrepSpec(mode, tile_size=7))
     assert_refusal(refused.value, "config.input_prep.tile_size: 7", "thor", "at least 8 pixels")
     assert unit("thor", input_prep=InputPrepSpec(mode, tile_size=8)).prep.tile_size == 8
+
+
+def test_what_changes_no_number_is_in_no_identity():
+    def same(model: str, modality: str | None = None, *options: dict) -> bool:
+        asked = [request(models=[ExportModelRequest(model, modality=modality, model_config=o)]) for o in options]
+        plans = [make_plan(a, ["0"] * 3, describe=describe, provider=PROVIDER, target="/x.npz") for a in asked]
+        return len({p.units[0].id for p in plans}) == 1
+
+    assert same("terrafm", None, {}, {"stem": "l2a"})
+    assert same("terrafm", "s1", {}, {"stem": "l2a"}, {"stem": "l1c"})
+    assert not same("terrafm", None, {}, {"stem": "l1c"})
+    assert same(
+        "prithvi", None, {}, {"temporal_mode": "multi"}, {"max_frames": 9}, {"n_frames": 3}
+    )  # 92 days: 3 frames
+    assert same("prithvi", None, {"temporal_mode": "single"}, {"temporal_mode": "single", "max_frames": 1})
+    assert not same("prithvi", None, {}, {"temporal_mode": "single"})
+    assert not same("prithvi", None, {}, {"max_frames": 2})
+
+
+@pytest.mark.parametrize(("scale_m", "prep"), [(12.5, "resize"), (7, "tile")])
+def test_a_pixel_size_without_whole_patches_is_refused_before_a_fetch(scale_m, prep):
+    with pytest.raises(ModelError, match=r"models\.thor: pixels of") as refused:
+        unit("thor", {"variant": "tiny"}, fetch=FetchSpec(scale_m=scale_m), input_prep=prep)
+    assert_refusal(refused.value)
+    assert unit("thor", {"variant": "tiny"}, fetch=FetchSpec(scale_m=20), input_prep=prep)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..description import Frames, Modality, ModelInfo, Weights
@@ -129,6 +129,8 @@ INFO = ModelInfo(
     square=True,
     frames=frames,
     weights=_weights,
+    # the frames are those of the source
+    canonical=lambda options, modality: replace(options, temporal_mode="auto", max_frames=Options.max_frames),
     smallest=lambda options: VARIANTS[options.variant].patch,
     limits=lambda options, modality, frames: (0, 10000) if options.preset == "rs-embed" and frames > 1 else None,
     batch={"cpu": 2, "cuda": 32, "mps": 8},

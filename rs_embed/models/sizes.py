@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import sys
 from collections.abc import Sequence
 
 from ..errors import ModelError
@@ -27,4 +27,4 @@ def check_sizes(unit: Unit, names: Sequence[str], grids: Sequence[Grid], *, stri
             raise ModelError(f"ROI {name!r}, model {unit.label}: {tiles.too_many(height, width, count, unit.prep)}")
         if count > unit.prep.max_tiles:
             text = f"ROI {name!r}, model {unit.label}: an image of {width} x {height} pixels is {count} tiles; this can take long"
-            warnings.warn(text, stacklevel=2)
+            print(f"rs-embed: {text}", file=sys.stderr)

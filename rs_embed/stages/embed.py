@@ -19,7 +19,7 @@ from ..providers import Roi
 from ..run import Run
 from ..specs import PointBuffer
 from ..store import peek, write_object
-from ..units import Unit
+from ..units import Source, Unit
 from .common import by_object, chunk_of, read_chip, spent, stop, unit_of
 from .quality import inspect
 
@@ -174,6 +174,16 @@ def _said(said: dict, meta: dict) -> dict:
     return out
 
 
+def _emptied(frames: np.ndarray, source: Source, unit: Unit) -> np.ndarray:
+    """Pixels without data as 0, whatever the request fills them with: what models that know their bands take for no data."""
+    import numpy as np
+
+    fill = source.identity["fill_value"]
+    if fill == 0 or get_adapter(unit.model).info.any_bands:
+        return frames
+    return np.where(frames == fill, frames.dtype.type(0), frames)
+
+
 def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     """The image of a ROI as the adapter takes it; the metadata of its embedding go into ``metas``.
 
@@ -198,7 +208,7 @@ def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     lon, lat = centre_of_request(roi.spatial, run.request.config.projection, grid)
     # rs-embed 0.3.1 tells all tiles of a point the point's place
     tiles_alike = unit.options.preset == "rs-embed" and isinstance(roi.spatial, PointBuffer)
-    frames = pixels if pixels.ndim == 4 else pixels[None]
+    frames = _emptied(pixels if pixels.ndim == 4 else pixels[None], run.plan.source[unit.source], unit)
     return Image(
         unit.modality,
         frames,

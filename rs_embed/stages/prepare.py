@@ -96,10 +96,10 @@ def find_weights(run: Run, good: Container[str] | None = None) -> None:
         if all(run.store.embedding(unit.id, name).exists() for name in run.plan.objects(unit.source)):
             continue
         try:
-            run.checkpoint(unit)
-        except ModelError:
+            run.checkpoint(unit, download=True)
+        except ModelError as error:
             if not run.request.config.continue_on_error:
-                raise
+                raise ModelError(f"model {unit.label}: {error}") from None
 
 
 @dataclass
