@@ -280,7 +280,9 @@ class Hungry(Toy):
 def test_out_of_memory_halves_the_batch_for_good_and_says_so(capfd):
     images = [image(i, 8, 8, frames=3) for i in range(20)]
     hungry = Hungry(3)
-    found = run(images, ToyOptions(), adapter=hungry, batch=8)
+    found = embedded(images, ToyOptions(), adapter=hungry, batch=8)
+    assert {e.said["batch"] for e in found.values()} == {2}
+    found = {k: e.array for k, e in found.items()}
     small = run(images, ToyOptions(), adapter=Toy(), batch=2)
     assert all(found[i].tobytes() == small[i].tobytes() for i in range(20))
     assert hungry.sizes == [8, 4, *[2] * 10]

@@ -34,6 +34,7 @@ def test_tiles_become_one_grid_and_one_vector(pooling):
     assert np.array_equal(found.array, np.concatenate(rows, axis=1))
     assert found.said == {
         "input_prep": {"mode": "tile", "tile_size": 8, "tiles": 6},
+        "batch": 4,
         "cells": [0.0, 1.0, 0.0, 1.0],
         "grid": [4, 5],
     }

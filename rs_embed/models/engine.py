@@ -103,11 +103,6 @@ class Engine:
         self._size = how.batch
         self._lock = threading.Lock()
 
-    @property
-    def batch(self) -> int:
-        """Images per forward pass: what was asked for, or what was left of it when the device ran out of memory."""
-        return self._size
-
     def __enter__(self) -> Engine:
         return self
 
@@ -167,6 +162,8 @@ class Engine:
             try:
                 parts = (batch[start : start + size] for start in range(0, len(batch), size))
                 rows = [_finite(row) for part in parts for row in self._rows(part, size)]
+                for one in batch:
+                    one.pieces.batch = size
                 return list(zip(batch, rows, strict=True))
             except Exception as error:
                 if not (on.out_of_memory(error) and size > 1):

@@ -149,7 +149,7 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
             elif isinstance(result, Exception):
                 fail(index, result)
             else:
-                how_made = {"device": how.device, "batch": engine.batch, "weights": engine.said}
+                how_made = {"device": how.device, "weights": engine.said}
                 meta |= how_made | _said(result.said, meta)
                 stored = write_object(run.store.embedding(unit.id, ids[index]), result.array, meta)
                 rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
@@ -164,7 +164,7 @@ def _nothing() -> np.ndarray:
 
 def _said(said: dict, meta: dict) -> dict:
     """What the engine did to an image, and where the cells of a grid lie: as even cells over the pixels they cover."""
-    out = {"input_prep": said["input_prep"]}
+    out = {"input_prep": said["input_prep"], "batch": said["batch"]}
     if "cells" in said:
         (a, _, c, _, e, f), (height, width) = meta["affine"], meta["shape"]
         (y0, y1, x0, x1), (rows, columns) = said["cells"], said["grid"]
