@@ -35,6 +35,8 @@ from .units import Generation, Source, Unit
 from .weights import Checkpoint, Digests, locate
 
 CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "weights.json"
+#: Environment variable with the store of runs that name none (``store_dir``); jobs take it from the frozen request.
+STORE = "RS_EMBED_STORE"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
 #: site-packages would hide the packages of a job's own software environment.
 PACKAGE = ".package"
@@ -184,9 +186,11 @@ def _folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path
     """(work, store, run folder) of a request. The work folder lies beside the target, so that both layouts share it."""
     config = request.config
     work = Path(resolved(config.work_dir, base)) if config.work_dir else Path(target).parent / ".rs_embed"
-    store = Path(resolved(config.store_dir, base)) if config.store_dir else work / "store"
+    shared = config.store_dir or os.environ.get(STORE)
+    store = Path(resolved(shared, base)) if shared else work / "store"
     for folder, key in ((work, "work_dir"), (store, "store_dir")):
-        check_writable(str(folder), f"export.{key}: {str(folder)!r}")
+        where = STORE if key == "store_dir" and shared and not config.store_dir else f"export.{key}"
+        check_writable(str(folder), f"{where}: {str(folder)!r}")
     stem = re.sub(
         r"[^A-Za-z0-9._-]+", "_", Path(target).stem if request.target.layout == "combined" else Path(target).name
     )[:60]
@@ -201,7 +205,7 @@ def open_run(request: Request, base: str) -> Run:
     """
     target = target_path(request, base)
     work, store, folder = _folders(request, target, base)
-    provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"))
+    provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"), settings=_settings(request))
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
     digests = Digests(_found(folder, WEIGHTS).get("digests"), str(folder))
@@ -234,6 +238,11 @@ def open_run(request: Request, base: str) -> Run:
     for unit in plan.embedded:
         _check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
     return Run(plan, folder, work, Store(store), provider, generation, digests)
+
+
+def _settings(request: Request) -> dict[str, Mapping | None]:
+    """What the config says to providers, by the word of their ``backend``."""
+    return {"stac": request.stac}
 
 
 def _relative(model: ExportModelRequest, base: str, folder: str) -> ExportModelRequest:
@@ -311,7 +320,9 @@ def load_run(folder: str | Path) -> Run:
     windows = table.windows(rows)
     request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows), windows=windows)
     imagery = _found(folder, IMAGERY, job=True)
-    provider = get_provider(request.backend, str(folder), imagery.get("provider"), job=True)
+    provider = get_provider(
+        request.backend, str(folder), imagery.get("provider"), job=True, settings=_settings(request)
+    )
     digests = Digests(_found(folder, WEIGHTS, job=True).get("digests"), str(folder), job=True)
     work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
     generation = _read_generation(work, folder)

@@ -73,13 +73,19 @@ class SceneProvider:
         last = bisect.bisect_left(dates, window.end) if window else len(files)
         return [files[first + i] for i in np.flatnonzero(choice.touch(outlines[first:last], box))]
 
+    def _scenes(
+        self, source: Source, bands: Sequence[str], roi: Roi, box: Sequence[float]
+    ) -> list[list[choice.SceneFile]]:
+        """The files of a ROI by scene, scenes by time; ``bands`` are those that will be read."""
+        return choice.scenes(self._touching(source, roi, box))
+
     # pixels ----------------------------------------------------------------------------------------------------------
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
         """Composite of the ROI's scenes, or one of each time bin."""
         import numpy as np
 
-        scenes = choice.scenes(self._touching(source, roi, lonlat_boxes([grid])[0]))
+        scenes = self._scenes(source, bands, roi, lonlat_boxes([grid])[0])
         provenance: dict = {"scenes": [choice.provenance(s) for s in scenes]}
         if not scenes:
             return Chip(np.zeros((len(bands), 0, 0), np.uint8), (0.0,) * len(bands), (), provenance)
@@ -175,6 +181,7 @@ def decoded(
     *,
     scale: float = 1.0,
     offset: float = 0.0,
+    dark: int = 0,
     held: str,
     wanted: str,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -184,6 +191,7 @@ def decoded(
         values: (C, H, W) as read. inside: (H, W) bool, where the file has pixels.
         nodata: number of each band that means no data, or None.
         scale, offset: value = number * scale + offset.
+        dark: subtracted from the numbers before that, not below 0; the dtype stays.
         held: collection of the file. wanted: collection of the request, maybe another form of it.
 
     Returns:
@@ -197,6 +205,8 @@ def decoded(
             valid[i] &= values[i] != number
     if values.dtype.kind == "f":
         valid &= ~np.isnan(values)
+    if dark:
+        values = np.maximum(values, values.dtype.type(dark)) - values.dtype.type(dark)
     if (scale, offset) != (1.0, 0.0):
         kind = np.promote_types(values.dtype, np.float32)
         values = values.astype(kind) * kind.type(scale) + kind.type(offset)
