@@ -149,7 +149,7 @@ class StacProvider(SceneProvider):
         window = f"{roi.temporal.start}..{roi.temporal.end}" if roi.temporal else "any time"
         kinds = " and ".join(m.collection for m in have.values())
         items = [i for ours in have for i in self._items[ours].values() if choice.in_window(i.row, roi.temporal)]
-        over = [i for i in items if choice.touch(_array([i.box]), box)[0] and stac_items.over(i, box)]
+        over = stac_items.over([i for i in items if choice.touch(_array([i.box]), box)[0]], box)
         clear = [i for i in over if choice.within(i.row, source)]
         orbit = f" and orbit {choice.orbit(source)}" if choice.orbit(source) else ""
         return (
@@ -164,7 +164,7 @@ class StacProvider(SceneProvider):
         return self._items.get(collection, {}).values() if collection else ()
 
     def _of_form(self, source: Source, collection: str | None, roi: Roi, box: Sequence[float]) -> list[Item]:
-        items = [i for i in super()._of_form(source, collection, roi, box) if stac_items.over(i, box)]
+        items = stac_items.over(super()._of_form(source, collection, roi, box), box)
         radar = source.identity.get("s1", {})
         if radar.get("s1_require_iw"):  # as Earth Engine's collections are asked for: IW, others where there is none
             best = [i for i in items if i.mode in (None, "IW")]

@@ -204,10 +204,14 @@ def _outline(said: Mapping) -> tuple[tuple[Ring, ...], tuple[float, float, float
     return rings, tuple(round(float(v), 6) for v in box)
 
 
-def over(item: Item, box: Sequence[float]) -> bool:
-    """An item's outline overlaps a box (west, south, east, north), edges straight in longitude and latitude, as the services
+def over(items: Sequence[Item], box: Sequence[float]) -> list[Item]:
+    """Those whose outline overlaps a box (west, south, east, north), edges straight in longitude and latitude, as the services
     search. So which items a ROI has depends on nothing but the ROI."""
-    return not item.rings or any(_ring_over(ring, box) for ring in item.rings)
+    known: dict[tuple[Ring, ...], bool] = {(): True}  # images of one tile have one outline
+    for item in items:
+        if item.rings not in known:
+            known[item.rings] = any(_ring_over(ring, box) for ring in item.rings)
+    return [item for item in items if known[item.rings]]
 
 
 def _ring_over(ring: Ring, box: Sequence[float]) -> bool:

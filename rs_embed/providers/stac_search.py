@@ -22,6 +22,8 @@ PAGE = 100
 SEARCHERS = 4
 #: Seconds until a connection, and until an answer begins.
 TIMEOUT = (10.0, 60.0)
+#: Longest pause that a service may ask for (Retry-After), seconds.
+LONGEST = 60.0
 #: Statuses after which the same request can succeed.
 PASSING = (408, 429, 500, 502, 503, 504)
 
@@ -100,8 +102,13 @@ def _client(url: str) -> Any:
     from pystac_client.stac_api_io import StacApiIO
     from urllib3 import Retry
 
+    class Patient(Retry):
+        def get_retry_after(self, response: Any) -> float | None:
+            asked = super().get_retry_after(response)
+            return asked and min(asked, LONGEST)
+
     # pauses of 0, 2, 4, 8 s and up to a second more, or what the service asks for
-    again = Retry(
+    again = Patient(
         total=4,
         backoff_factor=1,
         backoff_jitter=1,
