@@ -63,7 +63,7 @@ def read(
     try:
         return _read(href, indexes, grid, token)
     except ProviderError as error:
-        if token is None or "HTTP 403" not in str(error):
+        if token is None or not any(f"HTTP {code}" in str(error) for code in (401, 403, 409)):
             raise
         # refused although the token was still good by its own word
         return _read(href, indexes, grid, signer.token(href, collection, instead_of=token))
@@ -91,7 +91,7 @@ def _read(
 
 
 def _keep_queries_out_of_logs() -> None:
-    for name in [n for n in logging.root.manager.loggerDict if n.startswith("rasterio")]:
+    for name in [n for n in list(logging.root.manager.loggerDict) if n.startswith("rasterio")]:
         log = logging.getLogger(name)
         if not any(isinstance(f, _NoQueries) for f in log.filters):
             log.addFilter(_NoQueries())

@@ -26,7 +26,13 @@ STRIP_BYTES = 64 << 20
 
 
 class SceneProvider:
-    """Base of the providers that read raster files."""
+    """Base of the providers that read raster files.
+
+    Attributes:
+        strip_bytes: replaces :data:`STRIP_BYTES` where reading a block twice is dear.
+    """
+
+    strip_bytes: int | None = None
 
     def __init__(self) -> None:
         self._used: dict[tuple, tuple[list[choice.SceneFile], list[str], np.ndarray]] = {}  # by source and collection
@@ -127,7 +133,7 @@ class SceneProvider:
         import numpy as np
 
         row_bytes = sum(len(bands) * grid.width * np.dtype(s[0].dtype).itemsize for s in scenes)
-        step = min(grid.height, max(1, STRIP_BYTES // row_bytes))
+        step = min(grid.height, max(1, (self.strip_bytes or STRIP_BYTES) // row_bytes))
         how, fill = source.identity["composite"], source.identity["fill_value"]
         strips = []
         for top in range(0, grid.height, step):

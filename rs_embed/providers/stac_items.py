@@ -67,8 +67,8 @@ class Item:
 
     @property
     def dtype(self) -> str:
-        """Numbers of no file are known before it is read; this is what memory is planned with."""
-        return "float32"
+        """What memory is planned with; a file's own is known when it is read."""
+        return "uint16"
 
     @property
     def order(self) -> tuple:
