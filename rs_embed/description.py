@@ -122,6 +122,8 @@ class ModelInfo:
         needs_window: refuses ``temporal=None``.
         weights: published file, from the options; None for models without weights.
         precisions: arithmetic it can run in.
+        refuse: why a pixel size and a policy for large images do not fit the options and the modality, or None.
+        canonical: the options without what changes no number in a modality, for the identity.
         limits: values are clipped to these before an image is scaled to whole tiles; from options, modality and frames.
         any_bands: takes any bands in any order; otherwise a request has as many bands as the modality, in its order.
         smallest: shortest side of an image that the model can say something of, pixels.
@@ -146,6 +148,8 @@ class ModelInfo:
     needs_window: bool = True
     weights: Callable[[Any], Weights | None] = _no_weights
     precisions: tuple[str, ...] = ("fp32", "bf16")
+    refuse: Callable[[Any, str, float, Prep], str | None] = lambda options, modality, scale_m, prep: None
+    canonical: Callable[[Any, str], Any] = lambda options, modality: options
     limits: Callable[[Any, str, int], tuple[float, float] | None] = lambda options, modality, frames: None
     any_bands: bool = False
     smallest: Callable[[Any], int] = lambda options: 1

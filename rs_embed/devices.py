@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import ModelError
+
 
 def gpus_wanted(device: str) -> int:
     """GPUs an embed job should ask Snakemake for: 1 for ``cuda``, and for ``auto`` where this machine has one."""
@@ -30,7 +32,7 @@ def resolve(device: str) -> str:
     """The torch device type for a request's ``device``: ``auto`` means cuda, else mps, else cpu.
 
     Raises:
-        RuntimeError: an explicit device that torch does not see.
+        ModelError: an explicit device that torch does not see.
     """
     import torch
 
@@ -38,8 +40,9 @@ def resolve(device: str) -> str:
     if device == "auto":
         return next(d for d in ("cuda", "mps", "cpu") if available[d])
     if not available[device]:
-        raise RuntimeError(
-            f"device {device!r} was asked for, and torch {torch.__version__} sees none; allowed here: {[d for d in available if available[d]]}"
+        here = ", ".join(repr(d) for d in ("auto", *available) if available.get(d, True))
+        raise ModelError(
+            f"device: {device!r} was asked for, and torch {torch.__version__} sees none; allowed here: {here}"
         )
     return device
 

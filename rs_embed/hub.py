@@ -14,29 +14,30 @@ from pathlib import Path
 from .errors import ModelError
 
 
-def fetch(repository: str, revision: str, file: str) -> tuple[Path, str]:
+def fetch(repository: str, revision: str, file: str, *, download: bool = True) -> tuple[Path, str]:
     """The file in the cache, and the commit it is of.
 
     Args:
         revision: a commit, a tag or a branch.
+        download: where it is not in the cache.
 
     Raises:
         ModelError: it is neither in the cache nor to be had, naming file, repository, reason and what to do.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    if not isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
+    if download and not isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
         print(
             f"rs-embed: weights: {file} of {repository} is not in the cache, downloading", file=sys.stderr, flush=True
         )
     try:
-        path = Path(hf_hub_download(repository, file, revision=revision))
+        path = Path(hf_hub_download(repository, file, revision=revision, local_files_only=not download))
     except Exception as error:  # its own errors, OSErrors, and those of an HTTP client that changed with its versions
-        raise ModelError(_refusal(repository, revision, file, error)) from error
+        raise ModelError(_refusal(repository, revision, file, error, download)) from error
     return path, path.parents[file.count("/")].name  # <cache>/<repository>/snapshots/<commit>/<file>
 
 
-def _refusal(repository: str, revision: str, file: str, error: BaseException) -> str:
+def _refusal(repository: str, revision: str, file: str, error: BaseException, download: bool) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     what = f"weights: the file {file} of the hub repository {repository} (revision {revision})"
@@ -54,7 +55,9 @@ def _refusal(repository: str, revision: str, file: str, error: BaseException) ->
         absent = "revision" if "RevisionNotFoundError" in kinds else "repository, revision or file"
         absent = "file" if kinds & {"RemoteEntryNotFoundError", "EntryNotFoundError"} else absent
         return f"{what} is not there: the hub answered 404 (no such {absent}); allowed: {own}"
-    if "OfflineModeIsEnabled" in kinds:
+    if not download:
+        reason = "jobs do not download, the start of a run does"
+    elif "OfflineModeIsEnabled" in kinds:
         reason = "HF_HUB_OFFLINE is set"
     elif status:
         reason = f"the hub answered {status}"

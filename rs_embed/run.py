@@ -10,23 +10,21 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import secrets
-import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import rois as table
-from .config import SUFFIX, ExportModelRequest
+from .config import ExportModelRequest
 from .description import RANDOM
-from .errors import ModelError, SpecError, StoreError
+from .errors import SpecError, StoreError
+from .folders import folders, target_path
 from .geometry import Grid, make_grid
 from .identity import digest
-from .models import describe, tiles
-from .models.pieces import too_small
+from .models import describe
+from .models.sizes import check_sizes
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
@@ -35,8 +33,6 @@ from .units import Generation, Source, Unit
 from .weights import Checkpoint, Digests, locate
 
 CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "weights.json"
-#: Environment variable with the store of runs that name none (``store_dir``); jobs take it from the frozen request.
-STORE = "RS_EMBED_STORE"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
 #: site-packages would hide the packages of a job's own software environment.
 PACKAGE = ".package"
@@ -74,15 +70,18 @@ class Run:
         spatial = table.spatial(self.rows[index], f"ROI {name}") if self.rows else self.request.spatials[index]
         return Roi(index, self.plan.roi_ids[index], name, spatial, self.request.window(index))
 
-    def checkpoint(self, unit: Unit) -> Checkpoint | None:
-        """The weights of a unit, checked; downloads the published file where it is not in the hub's cache.
+    def checkpoint(self, unit: Unit, *, download: bool = False) -> Checkpoint | None:
+        """The weights of a unit, checked.
+
+        Args:
+            download: the published file, where it is not in the hub's cache: at a start, not in its jobs.
 
         Raises:
             ModelError: there is no such file, or it is another one than it was.
         """
         published, given = describe(unit.model).weights(unit.options), getattr(unit.options, "weights", None)
-        records = self.store.root / "weights"
-        return locate(published, given, getattr(unit.options, "seed", 0), digests=self.digests, records=records)
+        where = {"digests": self.digests, "records": self.store.root / "weights", "download": download}
+        return locate(published, given, getattr(unit.options, "seed", 0), **where)
 
     def grid(self, source: Source, roi: Roi) -> Grid:
         """The pixel grid of a ROI in a source.
@@ -141,62 +140,6 @@ def _sealed(found: dict) -> str:
     return json.dumps(found | {"sha256": digest(found)})
 
 
-def target_path(request: Request, base: str) -> str:
-    """Absolute path of the target: combined with its suffix, per_item the folder.
-
-    Raises:
-        ModelError: the path is taken by something else, or cannot be written.
-    """
-    path = resolved(request.target.path, base)
-    if request.target.layout == "combined":
-        given = os.path.abspath(os.path.join(base, os.path.expanduser(request.target.path)))
-        path = os.path.join(resolved(os.path.dirname(given), base), os.path.basename(given))
-        suffix = SUFFIX[request.config.format]
-        path = path if path.endswith(suffix) else path + suffix
-        if os.path.isdir(path) or os.path.basename(path) == suffix:
-            raise ModelError(f"target.path: {request.target.path!r} is a folder; allowed: a file")
-        check_writable(os.path.dirname(path), f"target.path: {request.target.path!r}")
-    else:
-        check_writable(path, f"target.path: {request.target.path!r}")
-    return path
-
-
-def resolved(path: str, base: str) -> str:
-    """Absolute path without symbolic links: paths between the folders of a run are relative, and ``..`` of a linked
-    folder leads elsewhere."""
-    return os.path.realpath(os.path.join(base, os.path.expanduser(path)))
-
-
-def check_writable(folder: str, where: str) -> None:
-    """Refuse a folder that could not be made or written to, without leaving anything behind."""
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder):
-        raise ModelError(f"{where} cannot be written: {folder} is not a folder; allowed: a path in a writable folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise ModelError(
-            f"{where} cannot be written: {folder}: {error.strerror}; allowed: a path in a writable folder"
-        ) from None
-
-
-def _folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path]:
-    """(work, store, run folder) of a request. The work folder lies beside the target, so that both layouts share it."""
-    config = request.config
-    work = Path(resolved(config.work_dir, base)) if config.work_dir else Path(target).parent / ".rs_embed"
-    shared = config.store_dir or os.environ.get(STORE)
-    store = Path(resolved(shared, base)) if shared else work / "store"
-    for folder, key in ((work, "work_dir"), (store, "store_dir")):
-        where = STORE if key == "store_dir" and shared and not config.store_dir else f"export.{key}"
-        check_writable(str(folder), f"{where}: {str(folder)!r}")
-    stem = re.sub(
-        r"[^A-Za-z0-9._-]+", "_", Path(target).stem if request.target.layout == "combined" else Path(target).name
-    )[:60]
-    return work, store, work / "runs" / f"{stem}-{request.target.layout}-{digest(os.path.relpath(target, work), 8)}"
-
-
 def open_run(request: Request, base: str) -> Run:
     """Plan a request; relative paths are relative to ``base``. Writes nothing.
 
@@ -204,7 +147,7 @@ def open_run(request: Request, base: str) -> Run:
         SpecError, ModelError, ProviderError: the request cannot be met, in one sentence.
     """
     target = target_path(request, base)
-    work, store, folder = _folders(request, target, base)
+    work, store, folder = folders(request, target, base)
     provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"), settings=_settings(request))
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
@@ -236,7 +179,7 @@ def open_run(request: Request, base: str) -> Run:
         digest_of=digests.of,
     )
     for unit in plan.embedded:
-        _check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
+        check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
     return Run(plan, folder, work, Store(store), provider, generation, digests)
 
 
@@ -252,24 +195,6 @@ def _relative(model: ExportModelRequest, base: str, folder: str) -> ExportModelR
         return model
     path = os.path.join(base, os.path.expanduser(given))
     return replace(model, model_config=model.model_config | {"weights": os.path.relpath(path, folder)})
-
-
-def _check_sizes(unit: Unit, names: Sequence[str], grids: Sequence[Grid], *, strict: bool) -> None:
-    """Refuse, or warn of, images that are too small for a model or become too many tiles; without ``strict`` they fail
-    alone."""
-    smallest = describe(unit.model).smallest(unit.options)
-    first: dict[tuple[int, int], str] = {}
-    for name, grid in zip(names, grids, strict=True):
-        first.setdefault((grid.height, grid.width), name)
-    for (height, width), name in first.items():
-        count = tiles.count(height, width, unit.prep) if unit.prep.mode == "tile" else 1
-        if strict and min(height, width) < smallest:
-            raise ModelError(f"ROI {name!r}, model {unit.label}: {too_small(height, width, smallest)}")
-        if strict and count > unit.prep.max_tiles_hard:
-            raise ModelError(f"ROI {name!r}, model {unit.label}: {tiles.too_many(height, width, count, unit.prep)}")
-        if count > unit.prep.max_tiles:
-            text = f"ROI {name!r}, model {unit.label}: an image of {width} x {height} pixels is {count} tiles; this can take long"
-            warnings.warn(text, stacklevel=2)
 
 
 def _grid(source: Source, roi: Roi) -> Grid:

@@ -115,6 +115,9 @@ def resolve_unit(
             )
         )
     _refuse_sentinel_1_fields(sensor, info, modality, where)
+    prep = resolved_prep(request.config.input_prep, info.size(options))
+    if (reason := info.refuse(options, modality, sensor.scale_m, prep)) is not None:
+        raise ModelError(f"{where}: {reason}")
     if not info.any_bands:
         _check_bands(sensor, info, modality, where)
     if request.config.precision not in info.precisions:
@@ -125,11 +128,18 @@ def resolve_unit(
     frames = _frames(info, options, request.used_windows)
     source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
     output = {"mode": request.output.mode, "pooling": request.output.pooling}
-    prep = resolved_prep(request.config.input_prep, info.size(options))
+    if prep.mode in ("tile", "auto") and prep.tile_size < (smallest := info.smallest(options)):
+        raise ModelError(
+            f"config.input_prep.tile_size: {prep.tile_size!r} is not valid for {info.id}; allowed: at least {smallest} pixels"
+        )
+    # weights and the seed of random ones are in the identity by themselves; another model's seed is an option like any other
+    apart = ("weights", "seed") if hasattr(options, "weights") else ()
     identity = {
         "model": info.id,
         "adapter": info.version,
-        "options": {k: v for k, v in to_mapping(options, defaults=True).items() if k not in ("weights", "seed")},
+        "options": {
+            k: v for k, v in to_mapping(info.canonical(options, modality), defaults=True).items() if k not in apart
+        },
         "modality": modality,
         "source": source.identity,
         "bands": list(sensor.bands),
@@ -138,7 +148,11 @@ def resolve_unit(
         "precision": request.config.precision,
     }
     chosen = getattr(options, "weights", None), getattr(options, "seed", 0)
-    if (weights := weights_identity(info.weights(options), *chosen, digest_of)) is not None:
+    try:
+        weights = weights_identity(info.weights(options), *chosen, digest_of)
+    except ModelError as error:
+        raise ModelError(f"{where}.{error}") from None
+    if weights is not None:
         identity["weights"] = weights
     if generation.embeddings:
         identity["generation"] = generation.embeddings

@@ -93,7 +93,7 @@ class Digests:
             entry = _entry(path, known)
         except OSError as error:
             wrong = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-            near = nearest(given.lower(), [RANDOM])
+            near = nearest(path.name.lower(), [RANDOM])
             raise ModelError(f"{_KEY}: {str(path)!r} {wrong}{near}; {_ALLOWED}") from None
         if self._job and known is not None and entry["sha256"] != known["sha256"]:
             raise ModelError(
@@ -104,7 +104,7 @@ class Digests:
 
 
 def locate(
-    published: Weights | None, given: str | None, seed: int, *, digests: Digests, records: Path
+    published: Weights | None, given: str | None, seed: int, *, digests: Digests, records: Path, download: bool = True
 ) -> Checkpoint | None:
     """The weights of a model request, on this machine and checked; None for a model without weights.
 
@@ -113,6 +113,7 @@ def locate(
     Args:
         published, given, seed: the model's published file; the options ``weights`` and ``seed``.
         digests: of local files.
+        download: the published file, where it is not in the hub's cache.
         records: folder of what was recorded at first use; belongs with the stored embeddings, whose identities name the
             published file by its revision.
 
@@ -126,15 +127,16 @@ def locate(
         path = digests.path(given)
         said = {"pretrained": True, "file": path.name, "sha256": digests.check(given), "sha256_from": "local file"}
         return Checkpoint(path, 0, said)
-    return None if published is None else _from_hub(published, Path(records))
+    return None if published is None else _from_hub(published, Path(records), download)
 
 
-def _from_hub(published: Weights, records: Path) -> Checkpoint:
+def _from_hub(published: Weights, records: Path, download: bool) -> Checkpoint:
     name = [published.repository, published.revision, published.file]
     stem = f"{published.repository.replace('/', '--')}--{os.path.basename(published.file)}"
     record_file = records / f"{stem[:120]}-{digest(name, 12)}.json"
     record = _recorded(record_file)
-    path, commit = fetch(published.repository, record["commit"] if record else published.revision, published.file)
+    revision = record["commit"] if record else published.revision
+    path, commit = fetch(published.repository, revision, published.file, download=download)
     sha256 = _of_cached(path, records)
     if record is None and published.sha256 in (None, sha256):
         about = {"repository": published.repository, "revision": published.revision, "file": published.file}
@@ -142,7 +144,7 @@ def _from_hub(published: Weights, records: Path) -> Checkpoint:
         _record(record_file, about | {"commit": commit, "sha256": sha256, "recorded": now})
         record = _recorded(record_file)
         if record["commit"] != commit:  # another process was first, and the branch moved between the two
-            return _from_hub(published, records)
+            return _from_hub(published, records, download)
     expected = published.sha256 or record["sha256"]
     if sha256 != expected:
         source = "published" if published.sha256 else f"recorded at first use in {record_file}"

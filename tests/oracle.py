@@ -1,13 +1,16 @@
 """The formulas of vision transformers once more, plain and slow, in float64: what adapters are compared with.
 
-Nothing here knows torch or the package: numpy, and loops where the package has tricks.
+Numpy, and loops where the package has tricks.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+
+from rs_embed.weights import Checkpoint
 
 
 def sincos(dim: int, value: float) -> np.ndarray:
@@ -25,30 +28,36 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
+def quick_gelu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-1.702 * x))
+
+
 def softmax(x: np.ndarray) -> np.ndarray:
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
 
-def block(x: np.ndarray, state: dict, at: str, heads: int, eps: float, bias: np.ndarray | None = None) -> np.ndarray:
-    """One pre-norm block on one sequence (N, D); ``state`` has timm's names below ``at``; bias (heads, N, N)."""
-
-    def linear(name: str, value: np.ndarray) -> np.ndarray:
-        return value @ state[f"{at}.{name}.weight"].T + state[f"{at}.{name}.bias"]
-
-    def normed(name: str) -> np.ndarray:
-        return norm(x, state[f"{at}.{name}.weight"], state[f"{at}.{name}.bias"], eps)
-
+def attention(x: np.ndarray, qkv: tuple, out: tuple, heads: int, bias: np.ndarray | None = None) -> np.ndarray:
+    """Self-attention of one sequence, (N, D), head after head; (weight, bias) of both products; bias (heads, N, N)."""
     dim = x.shape[1]
     size = dim // heads
-    qkv = linear("attn.qkv", normed("norm1"))
-    mixed = np.empty_like(x)
+    mixed, three = np.empty_like(x), x @ qkv[0].T + qkv[1]
     for h in range(heads):
-        q, k, v = (qkv[:, part * dim + h * size : part * dim + (h + 1) * size] for part in range(3))
+        q, k, v = (three[:, part * dim + h * size : part * dim + (h + 1) * size] for part in range(3))
         logits = q @ k.T / math.sqrt(size)
         mixed[:, h * size : (h + 1) * size] = softmax(logits if bias is None else logits + bias[h]) @ v
-    x = x + linear("attn.proj", mixed)
-    return x + linear("mlp.fc2", gelu(linear("mlp.fc1", normed("norm2"))))
+    return mixed @ out[0].T + out[1]
+
+
+def block(x: np.ndarray, state: dict, at: str, heads: int, eps: float, bias: np.ndarray | None = None) -> np.ndarray:
+    """One pre-norm block on one sequence (N, D); ``state`` has timm's names below ``at``."""
+
+    def of(name: str) -> tuple:
+        return state[f"{at}.{name}.weight"], state[f"{at}.{name}.bias"]
+
+    x = x + attention(norm(x, *of("norm1"), eps), of("attn.qkv"), of("attn.proj"), heads, bias)
+    (into, first), (back, second) = of("mlp.fc1"), of("mlp.fc2")
+    return x + gelu(norm(x, *of("norm2"), eps) @ into.T + first) @ back.T + second
 
 
 def patches(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -63,10 +72,10 @@ def patches(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarr
     return out
 
 
-def bilinear(image: np.ndarray, size: int) -> np.ndarray:
-    """The last two axes resized to ``size`` each: half-pixel centres, edges repeated, no antialiasing."""
+def bilinear(image: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
+    """The last two axes resized, to a square by default: half-pixel centres, edges repeated, no antialiasing."""
 
-    def along(n: int) -> np.ndarray:
+    def along(n: int, size: int) -> np.ndarray:
         out = np.zeros((size, n))
         for i in range(size):
             at = max((i + 0.5) * n / size - 0.5, 0)
@@ -75,7 +84,8 @@ def bilinear(image: np.ndarray, size: int) -> np.ndarray:
             out[i, min(low + 1, n - 1)] += at - low
         return out
 
-    return along(image.shape[-2]) @ image.astype(np.float64) @ along(image.shape[-1]).T
+    across = along(image.shape[-1], width or height)
+    return along(image.shape[-2], height) @ image.astype(np.float64) @ across.T
 
 
 def bicubic_shrink(n: int, size: int) -> np.ndarray:
@@ -100,7 +110,7 @@ def random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.
         values = rng.standard_normal(shape)
         if len(shape) > 1 and name.endswith("weight"):
             values *= 1.5 / math.sqrt(math.prod(shape[1:]))
-        elif "norm" in name and name.endswith("weight"):
+        elif len(shape) == 1 and name.endswith("weight"):
             values = 1 + 0.2 * values
         else:
             values *= 0.2
@@ -124,3 +134,20 @@ def block_shapes(at: str, dim: int) -> dict[str, tuple[int, ...]]:
         f"{at}.mlp.fc2.weight": (dim, 4 * dim),
         f"{at}.mlp.fc2.bias": (dim,),
     }
+
+
+#: Ends of the published names of what writes into the stream of tokens: made small, the eps of every norm shows.
+FAINT = (
+    *("cls_token", "pos_embed", "class_embedding", "positional_embedding", "conv1.weight"),
+    *("proj1.weight", "proj3.weight", "proj3.bias", "ln_pre.weight", "ln_pre.bias"),
+    *("attn.proj.weight", "attn.proj.bias", "attn.out_proj.weight", "attn.out_proj.bias"),
+    *("mlp.fc2.weight", "mlp.fc2.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
+)
+
+
+def saved(state: dict, path: Path) -> Checkpoint:
+    """The tensors in a file as torch writes it."""
+    import torch
+
+    torch.save({n: torch.from_numpy(t) for n, t in state.items()}, path)
+    return Checkpoint(path, 0, {"pretrained": True})

@@ -13,6 +13,7 @@ from rs_embed import (
     BBox,
     ExportConfig,
     ExportModelRequest,
+    FetchSpec,
     InputPrepSpec,
     ModelError,
     OutputSpec,
@@ -21,6 +22,7 @@ from rs_embed import (
     TemporalSpec,
     load_export,
 )
+from rs_embed.errors import StoreError
 from rs_embed.geometry import transformer
 from rs_embed.request import Request
 from rs_embed.run import load_run, open_run
@@ -28,6 +30,7 @@ from rs_embed.stages.common import StageError
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.store import read_object
+from rs_embed.upkeep.work import load_strictly
 
 from .conftest import combined, export, made, run_folder
 from .factories import assert_refusal
@@ -280,9 +283,15 @@ def test_a_changed_file_of_weights_stops_a_job_and_not_what_looks_after_the_run(
     with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*start the run again"):
         vectors(load_run("."))
     (tmp_path / "own.pt").unlink()
-    assert load_run(".").plan.units[0].id == run.plan.units[0].id
+    assert load_run(".").plan.units[0].id == load_strictly(run.dir).plan.units[0].id == run.plan.units[0].id
     with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*is not there"):
         vectors(load_run("."))
+    (tmp_path / "own.pt").write_bytes(b"another")
+    (run.dir / "weights.json").unlink()
+    with pytest.raises(
+        StoreError, match=r"weights\.json is missing"
+    ):  # not: other weights, so nothing refers to the embeddings
+        load_strictly(run.dir)
 
 
 BAD = {
@@ -353,6 +362,14 @@ def test_bad_imagery_is_an_error_of_its_roi_and_no_number(opened, tmp_path):
         embed(radar, radar.plan.units[0].id, "00000")
 
 
+def test_pixels_without_data_are_no_measurement_whatever_they_are_filled_with(opened):
+    half = [at(380, 200, 500)]  # beyond the edge of the raster
+    zero = vectors(opened([TINY], half))
+    filled = opened([replace(TINY, fetch=FetchSpec(fill_value=-9999))], half)
+    assert filled.plan.sources[0].identity["fill_value"] == -9999
+    assert np.array_equal(vectors(filled), zero)
+
+
 def test_weights_that_cannot_be_had_are_told_before_anything_is_fetched(tmp_path, monkeypatch):
     import subprocess
     import sys
@@ -368,6 +385,28 @@ export_batch(spatials=[PointBuffer(12.4082, 51.346, 300)], temporal=TemporalSpec
         monkeypatch.setenv(key, value)
     done = subprocess.run([sys.executable, "a.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("rs_embed.errors.ModelError: weights: the file RemoteCLIP-ViT-B-32.pt of the hub repository")
+    assert last.startswith(
+        "rs_embed.errors.ModelError: model remoteclip: weights: the file RemoteCLIP-ViT-B-32.pt of the hub repository"
+    )
     assert "allowed: model_config={'weights': '<path of that file>'}" in last
     assert not list((tmp_path / "out").glob(".rs_embed/store/chips/*"))
+
+
+def test_a_finished_export_asks_for_no_weights(tmp_path, monkeypatch):
+    import shutil
+
+    from rs_embed.run import Run
+
+    imagery(tmp_path / "in", 120, 120)
+    request = (combined(tmp_path / "run"), [at(60, 60, 500)], [TINY])
+    options = {"backend": f"local:{tmp_path / 'in'}", "temporal": JULY}
+    first = export(*request, **options)
+    shutil.rmtree(tmp_path / ".rs_embed" / "store" / "embeddings")
+
+    def gone(*_, **__):
+        raise ModelError("weights: not to be had")
+
+    monkeypatch.setattr(Run, "checkpoint", gone)
+    assert export(*request, **options)["models"] == first["models"]
+    with pytest.raises(ModelError, match="not to be had"):
+        export(*request, **options, precision="bf16")

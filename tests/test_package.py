@@ -155,7 +155,7 @@ def test_imports_point_down_only():
         },
         {"store", "receipts", "devices", "locks", "hub", "weights"},
         {"providers", "models", "formats"},
-        {"run"},
+        {"run", "folders"},
         {"stages"},
         {"workflow", "progress", "runner", "schema", "_run", "make_catalogue", "upkeep"},
         {"api", "load", "cli", "__main__", "__init__"},

@@ -267,6 +267,8 @@ def test_two_spellings_of_an_option_are_one_identity():
     assert Options(variant="300_tl") == Options(variant="300M_TL") == Options(variant="prithvi_eo_v2_300_tl")
     assert Options(n_frames=3) == Options(max_frames=3) == Options(max_frames=3, n_frames=3)
     assert Options().variant == "prithvi_eo_v2_100_tl"
+    with pytest.raises(ModelError, match=r"max_frames: 200000 is not valid; allowed: an integer >= 1 and <= 104"):
+        Options(max_frames=200000)
     with pytest.raises(ModelError, match=r"n_frames: 2 contradicts max_frames=3"):
         Options(max_frames=3, n_frames=2)
     with pytest.raises(ModelError, match=r"model_config.variant: '200_tl' is not valid"):

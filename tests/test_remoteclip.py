@@ -14,7 +14,7 @@ from rs_embed.models.base import Image
 from rs_embed.models.remoteclip import ADAPTER, INFO, VARIANTS, Options, Variant
 from rs_embed.weights import Checkpoint
 
-from . import plain
+from . import oracle
 
 BANDS = ("B4", "B3", "B2")
 TINY = Variant(patch=32, width=24, depth=2, heads=3, out=10)
@@ -62,15 +62,15 @@ def text(d: int) -> dict[str, tuple]:
 def tower(state: dict, pixels: np.ndarray, v: Variant, activation) -> np.ndarray:
     """Tokens of the last block for one picture, (1 + N, width), by the formulas."""
     w = {n.removeprefix("visual."): t.astype(np.float64) for n, t in state.items()}
-    x = plain.patches(pixels.astype(np.float64), w["conv1.weight"], np.zeros(v.width))
+    x = oracle.patches(pixels.astype(np.float64), w["conv1.weight"], np.zeros(v.width)).reshape(-1, v.width)
     x = np.vstack([w["class_embedding"], x]) + w["positional_embedding"]
-    x = plain.norm(x, w["ln_pre.weight"], w["ln_pre.bias"], 1e-5)
+    x = oracle.norm(x, w["ln_pre.weight"], w["ln_pre.bias"], 1e-5)
     for i in range(v.depth):
         b = {n.removeprefix(f"transformer.resblocks.{i}."): t for n, t in w.items()}
-        y = plain.norm(x, b["ln_1.weight"], b["ln_1.bias"], 1e-5)
-        attn = [b[f"attn.{n}"] for n in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")]
-        x = x + plain.attention(y, *attn, v.heads)
-        y = plain.norm(x, b["ln_2.weight"], b["ln_2.bias"], 1e-5)
+        y = oracle.norm(x, b["ln_1.weight"], b["ln_1.bias"], 1e-5)
+        into, out = (tuple(b[f"attn.{n}{part}"] for part in ("weight", "bias")) for n in ("in_proj_", "out_proj."))
+        x = x + oracle.attention(y, into, out, v.heads)
+        y = oracle.norm(x, b["ln_2.weight"], b["ln_2.bias"], 1e-5)
         y = activation(y @ b["mlp.c_fc.weight"].T + b["mlp.c_fc.bias"])
         x = x + y @ b["mlp.c_proj.weight"].T + b["mlp.c_proj.bias"]
     return x
@@ -80,9 +80,9 @@ def tower(state: dict, pixels: np.ndarray, v: Variant, activation) -> np.ndarray
 def tiny(monkeypatch, tmp_path):
     """A small tower in a file with the published names, beside tensors of a text tower: (state, checkpoint)."""
     monkeypatch.setitem(VARIANTS, "ViT-B-32", TINY)
-    state = plain.tensors(visual(TINY), 1)
+    state = oracle.random_state(visual(TINY), 1)
     others = {"logit_scale": (), "transformer.resblocks.0.ln_1.weight": (8,), "token_embedding.weight": (5, 8)}
-    return state, plain.saved(plain.tensors(others, 2) | state, tmp_path / "RemoteCLIP-ViT-B-32.pt")
+    return state, oracle.saved(oracle.random_state(others, 2) | state, tmp_path / "RemoteCLIP-ViT-B-32.pt")
 
 
 def embed(network, images, options):
@@ -103,9 +103,9 @@ def test_the_tower_is_that_of_a_plain_implementation(tiny, activation):
     network = ADAPTER.load(options, "s2", BANDS, checkpoint)
     one = image(1)
     pooled, grid = embed(network, [one], options)
-    function = {"gelu": plain.gelu, "quickgelu": plain.quick_gelu}[activation]
+    function = {"gelu": oracle.gelu, "quickgelu": oracle.quick_gelu}[activation]
     tokens = tower(state, ADAPTER.preprocess(one, options)["pixels"], TINY, function)
-    top = plain.norm(tokens[:1], state["visual.ln_post.weight"], state["visual.ln_post.bias"], 1e-5)
+    top = oracle.norm(tokens[:1], state["visual.ln_post.weight"], state["visual.ln_post.bias"], 1e-5)
     np.testing.assert_allclose(pooled[0], (top @ state["visual.proj"])[0], atol=1e-5)
     assert (pooled.shape, grid.shape) == ((1, 10), (1, 24, 7, 7))
     for row in range(7):
@@ -115,11 +115,11 @@ def test_the_tower_is_that_of_a_plain_implementation(tiny, activation):
 
 
 def test_norms_of_faint_tokens_have_the_published_eps(tiny, tmp_path):
-    faint = {n: t * np.float32(0.002 if n.endswith(plain.FAINT) else 1) for n, t in tiny[0].items()}
-    network = ADAPTER.load(Options(), "s2", BANDS, plain.saved(faint, tmp_path / "faint.pt"))
+    faint = {n: t * np.float32(0.002 if n.endswith(oracle.FAINT) else 1) for n, t in tiny[0].items()}
+    network = ADAPTER.load(Options(), "s2", BANDS, oracle.saved(faint, tmp_path / "faint.pt"))
     pooled, grid = embed(network, [image(1)], Options())
-    tokens = tower(faint, ADAPTER.preprocess(image(1), Options())["pixels"], TINY, plain.gelu)
-    top = plain.norm(tokens[:1], faint["visual.ln_post.weight"], faint["visual.ln_post.bias"], 1e-5)
+    tokens = tower(faint, ADAPTER.preprocess(image(1), Options())["pixels"], TINY, oracle.gelu)
+    top = oracle.norm(tokens[:1], faint["visual.ln_post.weight"], faint["visual.ln_post.bias"], 1e-5)
     np.testing.assert_allclose(pooled[0], (top @ faint["visual.proj"])[0], atol=1e-5)
     np.testing.assert_allclose(grid[0].reshape(24, 49).T, tokens[1:], atol=1e-5)
 

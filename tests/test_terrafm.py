@@ -13,7 +13,7 @@ from rs_embed.models.base import Image
 from rs_embed.models.terrafm import ADAPTER, BANDS, INFO, VARIANTS, Options, Variant
 from rs_embed.weights import Checkpoint
 
-from . import plain
+from . import oracle
 
 RADAR = ("VV", "VH")
 TINY = Variant(width=12, depth=2, heads=3)
@@ -61,28 +61,23 @@ def encoder(state: dict, pixels: np.ndarray, v: Variant, stem: str) -> np.ndarra
     """Normed tokens of one image, (197, width), by the formulas."""
     w = {n: t.astype(np.float64) for n, t in state.items()}
     kernel = w[f"patch_embed.conv2d_{stem}.weight"], w[f"patch_embed.conv2d_{stem}.bias"]
-    x = plain.patches(pixels.astype(np.float64), *kernel) + w[f"patch_embed.{stem}_embed"]
+    x = oracle.patches(pixels.astype(np.float64), *kernel).reshape(-1, 3 * v.width) + w[f"patch_embed.{stem}_embed"]
     p = {n.removeprefix("patch_embed.projection."): t for n, t in w.items()}
-    x = plain.norm(x @ p["proj1.weight"].T, p["norm_input.weight"], p["norm_input.bias"], 1e-5)
+    x = oracle.norm(x @ p["proj1.weight"].T, p["norm_input.weight"], p["norm_input.bias"], 1e-5)
     x = (x @ p["proj2.weight"].T + p["proj2.bias"]) @ p["proj3.weight"].T + p["proj3.bias"]
     x = np.vstack([w["cls_token"][0], x]) + w["pos_embed"][0]
     for i in range(v.depth):
-        b = {n.removeprefix(f"blocks.{i}."): t for n, t in w.items()}
-        y = plain.norm(x, b["norm1.weight"], b["norm1.bias"], 1e-6)
-        attn = [b[f"attn.{n}"] for n in ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias")]
-        x = x + plain.attention(y, *attn, v.heads)
-        y = plain.norm(x, b["norm2.weight"], b["norm2.bias"], 1e-6)
-        x = x + plain.gelu(y @ b["mlp.fc1.weight"].T + b["mlp.fc1.bias"]) @ b["mlp.fc2.weight"].T + b["mlp.fc2.bias"]
-    return plain.norm(x, w["norm.weight"], w["norm.bias"], 1e-6)
+        x = oracle.block(x, w, f"blocks.{i}", v.heads, 1e-6)
+    return oracle.norm(x, w["norm.weight"], w["norm.bias"], 1e-6)
 
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """A small encoder in a file with the published names, and a head beside it: (state, checkpoint)."""
     monkeypatch.setitem(VARIANTS, "b", TINY)
-    state = plain.tensors(published(TINY), 1)
-    head = plain.tensors({"head.mlp.0.weight": (5, 12), "head.last_layer.weight_g": (5, 1)}, 2)
-    return state, plain.saved(state | head, tmp_path / "TerraFM-B.pth")
+    state = oracle.random_state(published(TINY), 1)
+    head = oracle.random_state({"head.mlp.0.weight": (5, 12), "head.last_layer.weight_g": (5, 1)}, 2)
+    return state, oracle.saved(state | head, tmp_path / "TerraFM-B.pth")
 
 
 def load(checkpoint, options, modality="s2"):
@@ -126,8 +121,8 @@ def test_the_encoder_is_that_of_a_plain_implementation(tiny, given, one, stem):
 
 
 def test_norms_of_faint_tokens_have_the_published_eps(tiny, tmp_path):
-    faint = {n: t * np.float32(0.002 if n.endswith(plain.FAINT) else 1) for n, t in tiny[0].items()}
-    pooled, grid = embed(load(plain.saved(faint, tmp_path / "faint.pth"), Options()), [optical(1)], Options())
+    faint = {n: t * np.float32(0.002 if n.endswith(oracle.FAINT) else 1) for n, t in tiny[0].items()}
+    pooled, grid = embed(load(oracle.saved(faint, tmp_path / "faint.pth"), Options()), [optical(1)], Options())
     tokens = encoder(faint, ADAPTER.preprocess(optical(1), Options())["pixels"], TINY, "s2_l2a")
     np.testing.assert_allclose(pooled[0], tokens[0], atol=1e-5)
     np.testing.assert_allclose(grid[0].reshape(12, 196).T, tokens[1:], atol=1e-5)
@@ -160,7 +155,7 @@ def test_optical_pixels_are_reflectance_at_the_model_s_size(height, width, prese
     expected = np.clip(np.nan_to_num(one.pixels[0].astype(np.float64)) / 10000, 0, 1)
     found = ADAPTER.preprocess(one, Options(preset=preset))["pixels"]
     assert (found.shape, found.dtype) == ((12, 224, 224), np.float32)
-    np.testing.assert_allclose(found, plain.bilinear(expected, 224, 224), atol=COORDINATES)
+    np.testing.assert_allclose(found, oracle.bilinear(expected, 224, 224), atol=COORDINATES)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +174,7 @@ def test_radar_pixels_are_logarithms_over_their_99th_percentile(height, width, p
     top = ranked[low] * (1 - share) + ranked[low + 1] * share
     found = ADAPTER.preprocess(one, Options(preset=preset))["pixels"]
     assert (found.shape, found.dtype) == ((2, 224, 224), np.float32)
-    np.testing.assert_allclose(found, plain.bilinear(np.minimum(logs / top, 1), 224, 224), atol=COORDINATES)
+    np.testing.assert_allclose(found, oracle.bilinear(np.minimum(logs / top, 1), 224, 224), atol=COORDINATES)
 
 
 def test_radar_pixels_that_are_nearly_all_empty_keep_their_logarithms():

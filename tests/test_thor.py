@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from rs_embed import ModelError, OutputSpec
-from rs_embed.models import describe, get_adapter, thor, vit
+from rs_embed.models import alibi, describe, get_adapter, thor, vit
+from rs_embed.models.alibi import Biases
 from rs_embed.models.base import Image
-from rs_embed.models.thor import ADAPTER, BANDS, VARIANTS, Biases, Options, Variant
+from rs_embed.models.thor import ADAPTER, BANDS, VARIANTS, Options, Variant
 from rs_embed.weights import Checkpoint
 
 from . import oracle
@@ -313,10 +314,10 @@ def test_a_bias_is_made_once_for_each_geometry_and_dtype_and_old_ones_make_room(
     assert biases.get(slopes, [8, 4], torch.float32) is first
     assert biases.get(slopes, [8, 4], torch.bfloat16).dtype == torch.bfloat16
     assert biases.get(slopes, [8, 4], torch.float32) is first
-    monkeypatch.setattr(thor, "KEPT_BYTES", 3 * first.untyped_storage().nbytes())
+    monkeypatch.setattr(alibi, "KEPT_BYTES", 3 * first.untyped_storage().nbytes())
     for n in (8, 9, 8, 10):
         biases.get(slopes, [n], torch.float32)
-        assert sum(b.untyped_storage().nbytes() for b in biases._kept.values()) <= thor.KEPT_BYTES
+        assert sum(b.untyped_storage().nbytes() for b in biases._kept.values()) <= alibi.KEPT_BYTES
     assert (8, torch.float32, slopes.device) in biases._kept, "the one in use stays"
     assert biases.get(slopes, [8, 4], torch.float32) is not first
     assert biases.get(slopes, [30], torch.float32) is biases.get(slopes, [30], torch.float32), (
@@ -381,6 +382,8 @@ def test_the_network_has_the_published_tensors_and_no_others(name, modality):
         "ref_pos_embed",
     ):
         assert ADAPTER.rename(ignored, options, modality) is None
+    odd = ("ind_patch_embed.weight", "ind_patch_embed.patch_embed.S2:Red", "band_embed", "band_embed.group0.0")
+    assert [ADAPTER.rename(name, options, modality) for name in odd] == [None] * 4, "parts that no published file has"
     assert ADAPTER.rename("cls_token", options, modality) not in own  # of another architecture: the loader refuses it
     assert describe("thor").dim(options) == dim
 

@@ -191,6 +191,17 @@ def test_without_network_a_cached_file_is_used_and_another_is_refused(hub, tmp_p
     assert not hub.asked
 
 
+def test_a_job_takes_what_the_start_of_its_run_has_downloaded_and_asks_nobody(hub, tmp_path):
+    (refused,) = located(hub, tmp_path, wanted("main"), A_JOB="1")
+    assert "could not be downloaded: jobs do not download, the start of a run does; allowed: " in refused["message"]
+    assert not hub.asked
+    located(hub, tmp_path, wanted("main"))
+    hub.asked.clear()
+    (found,) = located(hub, tmp_path, wanted("main"), A_JOB="1")
+    assert found["said"]["commit"] == A
+    assert not hub.asked
+
+
 def test_a_download_that_breaks_never_counts_as_the_file(hub, tmp_path):
     hub.cut = 1
     found = located(hub, tmp_path, wanted(), wanted())  # versions of the library go on at once or at the next call
@@ -283,6 +294,7 @@ def test_jobs_find_the_digests_of_the_start_and_hash_only_what_changed(own):
         ("folder", r"cannot be read \(it is a folder\)"),
         ("", "it is a folder"),
         ("Random", r"is not there \(did you mean 'random'\?\)"),
+        ("folder/randm", r"is not there \(did you mean 'random'\?\)"),
         ("/dev/null", "it is no file"),
         ("own.pt/x", "Not a directory"),
     ],

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..description import ModelInfo
-from ..fields import hints as _hints
-from ..fields import to_mapping, value_schema
+from ..fields import json_schema, to_mapping
 from ..plan import Plan
 from ..rois import row
 from ..specs import TemporalSpec
@@ -119,7 +118,7 @@ def model_entry(unit: Unit, info: ModelInfo, *, brief: bool = False) -> dict:
         "unit": unit.id,
         "source": unit.source,
         "sensor": to_mapping(unit.sensor, defaults=True) | {"modality": unit.modality},
-        "options": to_mapping(unit.options, defaults=True),
+        "options": {k: v for k, v in to_mapping(unit.options, defaults=True).items() if k != "weights"},
         "input_prep": unit.identity["input_prep"],
         "precision": unit.identity["precision"],
         "describe": said | {"dim": info.dim(unit.options), "adapter_version": info.version},
@@ -139,10 +138,7 @@ def describe(info: ModelInfo) -> dict:
             k: {"collection": m.sensor.collection, "bands": list(m.sensor.bands), "units": m.units}
             for k, m in info.modalities.items()
         },
-        "options": {
-            f: value_schema(_hints(info.options)[f], info.options.__dataclass_fields__[f].metadata)
-            for f in _hints(info.options)
-        },
+        "options": json_schema(info.options)["properties"],
     }
 
 

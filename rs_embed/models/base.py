@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """What the finite values of an image come to: the lowest, the highest, and the share of negative ones."""
+
+    lowest: float
+    highest: float
+    negative: float
+
+
+@dataclass(frozen=True)
 class Image:
     """One image as an adapter sees it: a whole ROI, or one tile of it.
 
@@ -35,6 +44,8 @@ class Image:
             where the image is the ROI. The engine crops back; adapters need not look at it.
         grid: where the pixels lie, for the centres of tiles; None where tiles have the centre of the whole image.
         tile: the request is for tiles: this is one, or an image that fits into one.
+        whole: of one of several tiles, the spread of the image that it is of: a tile without data, at the edge of a swath, is
+            no reason to refuse the image. None where this is the whole image, or that has no finite value.
     """
 
     modality: str
@@ -48,6 +59,7 @@ class Image:
     roi: tuple[float, float, float, float] | None = None
     tile: bool = False
     grid: Grid | None = None
+    whole: Spread | None = None
 
 
 class Adapter(Protocol):

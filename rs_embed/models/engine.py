@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..description import Prep
 from ..devices import resolve
+from ..errors import ModelError
 from ..specs import OutputSpec
 from ..weights import Checkpoint
 from . import device as on
@@ -88,6 +89,9 @@ class Engine:
         torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = (
+            False  # convolutions in float32 mean float32, as matrix products do by default
+        )
         self.adapter, self.options, self.output, self.how, self.prep = adapter, options, output, how, prep
         network = adapter.load(options, modality, bands, weights)
         self.said = adapter.record(network, options)
@@ -98,11 +102,6 @@ class Engine:
         self.network = network.to(how.device)
         self._size = how.batch
         self._lock = threading.Lock()
-
-    @property
-    def batch(self) -> int:
-        """Images per forward pass: what was asked for, or what was left of it when the device ran out of memory."""
-        return self._size
 
     def __enter__(self) -> Engine:
         return self
@@ -162,7 +161,9 @@ class Engine:
             size = self._size
             try:
                 parts = (batch[start : start + size] for start in range(0, len(batch), size))
-                rows = [row for part in parts for row in self._rows(part, size)]
+                rows = [_finite(row) for part in parts for row in self._rows(part, size)]
+                for one in batch:
+                    one.pieces.batch = size
                 return list(zip(batch, rows, strict=True))
             except Exception as error:
                 if not (on.out_of_memory(error) and size > 1):
@@ -202,6 +203,17 @@ class Engine:
                 found, wanted = (self._asked(n, first, kind) for n in (on.shortened(self.network), self._exact))
                 on.check(found, wanted, self.how.device)
                 self._exact = None
+
+
+def _finite(row: np.ndarray) -> np.ndarray | Exception:
+    """A result, or the error of one that is no embedding: NaN stands for what is not there."""
+    import numpy as np
+
+    if np.isfinite(row).all():
+        return row
+    return ModelError(
+        "the embedding has NaN or infinity; allowed: imagery without extreme values, such as 1e36 for no data"
+    )
 
 
 def _collect(running: set[Future]) -> Iterator[tuple[Any, Embedding | Exception]]:

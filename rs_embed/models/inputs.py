@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
-from .base import Image
+from .base import Image, Spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +16,19 @@ DN_PER_REFLECTANCE = 10000.0
 POWER_FLOOR = 1e-10
 #: Share of negative values from which pixels are taken for decibel rather than power.
 NEGATIVE_SHARE = 0.1
+
+
+def spread(pixels: np.ndarray) -> Spread | None:
+    """The spread of an image's finite values; None without one, or where they are no numbers."""
+    import numpy as np
+
+    if pixels.dtype.kind not in "iuf" or not pixels.size:
+        return None
+    if pixels.dtype.kind == "f" and not (finite := np.isfinite(pixels)).all():
+        pixels = pixels[finite]
+        if not pixels.size:
+            return None
+    return Spread(float(pixels.min()), float(pixels.max()), float((pixels < 0).mean()))
 
 
 def values(image: Image) -> np.ndarray:
@@ -39,7 +52,7 @@ def values(image: Image) -> np.ndarray:
     finite = np.isfinite(pixels)
     if finite.all():
         return pixels
-    if not finite.any():
+    if image.whole is None and not finite.any():
         raise ModelError("the image has no finite value; allowed: imagery with data")
     return np.where(finite, pixels, np.float32(0))
 
@@ -51,12 +64,12 @@ def digital_numbers(image: Image) -> np.ndarray:
         ModelError: nothing but 0 (no data), or values that look like reflectance 0..1.
     """
     pixels = values(image)
-    highest = float(pixels.max())
-    if highest == 0 and float(pixels.min()) == 0:
+    found = image.whole or spread(pixels)
+    if found.lowest == found.highest == 0:
         raise ModelError("every value of the image is 0, which is Sentinel-2's no data; allowed: imagery with data")
-    if highest <= 2:
+    if found.highest <= 2:
         raise ModelError(
-            f"the highest value of the image is {highest:g}, which looks like reflectance; allowed: DN (reflectance x 10000)"
+            f"the highest value of the image is {found.highest:g}, which looks like reflectance; allowed: DN (reflectance x 10000)"
         )
     return pixels
 
@@ -78,13 +91,13 @@ def linear_power(image: Image) -> np.ndarray:
     import numpy as np
 
     pixels = values(image)
-    negative = float((pixels < 0).mean())
-    if negative > NEGATIVE_SHARE:
+    found = image.whole or spread(pixels)
+    if found.negative > NEGATIVE_SHARE:
         raise ModelError(
-            f"{100 * negative:.0f} % of the values are negative, which looks like decibel; allowed: linear power "
+            f"{100 * found.negative:.0f} % of the values are negative, which looks like decibel; allowed: linear power "
             "(collection COPERNICUS/S1_GRD_FLOAT)"
         )
-    if not pixels.any():
+    if found.lowest == found.highest == 0:
         raise ModelError("every value of the image is 0; allowed: imagery with data")
     return np.maximum(pixels, 0)
 

@@ -25,6 +25,8 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
     from PIL import Image
 
     height, width = pixels.shape[-2:]
+    if (height, width) == (side, side):  # as Pillow, which copies then
+        return pixels
     short = min(height, width)
     size = [side if n == short else int(side * n / short) for n in (width, height)]
     picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))

@@ -31,8 +31,8 @@ class Embedding:
 
     Attributes:
         array: (D,) or (D, h, w) float32.
-        said: ``input_prep`` (what was done to a large image) and, of a grid, its shape ``grid`` and ``cells``: the share
-            of the image that it covers, (y0, y1, x0, x1).
+        said: ``input_prep`` (what was done to a large image), ``batch`` (images of its forward pass) and, of a grid, its
+            shape ``grid`` and ``cells``, the share of the image that it covers: (y0, y1, x0, x1).
     """
 
     array: np.ndarray
@@ -70,14 +70,19 @@ class Pieces:
                 self.said = {"mode": "tile", "tile_size": layout.tile, "tiles": len(layout.spans)}
             if (layout.height, layout.width) != (height, width):
                 self.said["scaled_to"] = [layout.height, layout.width]
-        self._whole, self._roi = image, image.roi
         self._layout = layout if layout is not None and len(layout.spans) > 1 else None
+        if self._layout:
+            from .inputs import spread
+
+            image = replace(image, whole=spread(image.pixels))
+        self._whole, self._roi = image, image.roi
         self.count = len(self._layout.spans) if self._layout else 1
         cells = output.mode == "grid" or (image.roi is not None and not self._layout and of_rectangle == "cells")
         #: what the network is asked for: ``"grid"`` or its ``"own"`` vector
         self.kind = "grid" if cells else "own"
         self._rows: dict[int, np.ndarray] = {}
         self.failed = False
+        self.batch = 0  # images of its forward pass, the last one where there were several
 
     def image(self, number: int) -> Image:
         """One piece, with the centre of its own footprint."""
@@ -99,8 +104,11 @@ class Pieces:
             array = (
                 self._layout.vector(_stack(rows), self.output.pooling, self._roi) if self._layout else rows[0].copy()
             )
-            return Embedding(array, {"input_prep": self.said})
+            return Embedding(array, self._said())
         return self._of_cells(self._layout.grid(rows) if self._layout else rows[0])
+
+    def _said(self) -> dict:
+        return {"input_prep": self.said, "batch": self.batch}
 
     def _of_cells(self, grid: np.ndarray) -> Embedding:
         height, width = grid.shape[1:]
@@ -108,9 +116,9 @@ class Pieces:
         part = grid[:, rows, columns]
         if self.output.mode == "pooled":
             vector = part.max(axis=(1, 2)) if self.output.pooling == "max" else part.mean(axis=(1, 2))
-            return Embedding(vector, {"input_prep": self.said})
+            return Embedding(vector, self._said())
         covers = [rows.start / height, rows.stop / height, columns.start / width, columns.stop / width]
-        return Embedding(part.copy(), {"input_prep": self.said, "cells": covers, "grid": list(part.shape[1:])})
+        return Embedding(part.copy(), self._said() | {"cells": covers, "grid": list(part.shape[1:])})
 
 
 def too_small(height: int, width: int, smallest: int) -> str:

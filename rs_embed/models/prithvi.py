@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..description import Frames, Modality, ModelInfo, Weights
@@ -37,6 +37,8 @@ STD = (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0)
 NO_DATA = 0.0001
 #: Shortest time between two frames in training, days (arXiv 2412.02732, section on data: one to six months).
 DAYS_PER_FRAME = 28
+#: Most frames that may be asked for, eight years of 28 days. Their table of positions takes 60 MB (600M: 130 MB).
+MOST_FRAMES = 104
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Options(PretrainedOptions):
         "frames of a window: multi (one per 28 days, equal bins), single (one composite), auto (multi from 56 days on)",
         choices=("auto", "single", "multi"),
     )
-    max_frames: int = option(4, "most frames of a window; training had 4", minimum=1)
-    n_frames: int | None = option(None, "another name of max_frames", minimum=1)
+    max_frames: int = option(4, "most frames of a window; training had 4", minimum=1, maximum=MOST_FRAMES)
+    n_frames: int | None = option(None, "another name of max_frames", minimum=1, maximum=MOST_FRAMES)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,6 +129,8 @@ INFO = ModelInfo(
     square=True,
     frames=frames,
     weights=_weights,
+    # the frames are those of the source
+    canonical=lambda options, modality: replace(options, temporal_mode="auto", max_frames=Options.max_frames),
     smallest=lambda options: VARIANTS[options.variant].patch,
     limits=lambda options, modality, frames: (0, 10000) if options.preset == "rs-embed" and frames > 1 else None,
     batch={"cpu": 2, "cuda": 32, "mps": 8},

@@ -10,7 +10,7 @@ Sources: Danish et al. 2025, arXiv 2506.06281, section 3 (stems, one-modality pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..description import Modality, ModelInfo, Weights
@@ -96,6 +96,7 @@ INFO = ModelInfo(
         Weights("MBZUAI/TerraFM", "main", "TerraFM-B.pth") if VARIANTS[options.variant].published else None
     ),
     smallest=lambda options: PATCH,
+    canonical=lambda options, modality: replace(options, stem=None if modality == "s1" else _stem(options, "s2")[3:]),
     batch={"cpu": 8, "cuda": 64, "mps": 16},
 )
 

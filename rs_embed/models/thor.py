@@ -12,13 +12,11 @@ two patches over the side of the largest patch, both in metres (ALiBi). No norm 
 
 from __future__ import annotations
 
-import collections
 import math
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..description import Modality, ModelInfo, Weights
+from ..description import Modality, ModelInfo, Prep, Weights
 from ..errors import ModelError
 from ..fields import option
 from ..specs import OutputSpec, SensorSpec
@@ -41,8 +39,6 @@ MOST_TOKENS = 6480
 KERNEL = 16
 #: What the size of a patch on the ground is divided by: the authors' smallest patch, 4 pixels of 10 m.
 REFERENCE_PATCH_M = 40.0
-#: Attention biases of this many bytes are kept, and always the last one.
-KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -128,6 +124,17 @@ def _weights(options: Options) -> Weights:
     return Weights(f"FM4CS/THOR-1.0-{name}", VARIANTS[name].revision, f"thor_v1_vit_{name}.pt")
 
 
+def _refuse(options: Options, modality: str, scale_m: float, prep: Prep) -> str | None:
+    """Pixel sizes that fit no image, or no tile."""
+    try:
+        scale = _checked_scale(scale_m)
+        if prep.mode == "tile":
+            _check_patches(SIZE, scale, modality, options)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 INFO = ModelInfo(
     id="thor",
     version=1,
@@ -147,6 +154,7 @@ INFO = ModelInfo(
     square=True,
     weights=_weights,
     smallest=lambda options: options.patch_size,
+    refuse=_refuse,
     limits=lambda options, modality, frames: (0, 10000) if modality == "s2" else None,
     batch={"cpu": 1, "cuda": 16, "mps": 4},
 )
@@ -175,19 +183,24 @@ class Thor(Pretrained):
         """Kernels by band, and only this modality's; the last norm is published and not used."""
         if name.startswith(("decoder", "decode_", "norm.", "pos_embed", "ref_pos_embed")):
             return None
-        first, *rest = name.split(".")
-        if first == "ind_patch_embed":
-            band = KERNELS.get(rest[1])
-            return f"kernels.{band}.{rest[2]}" if band in BANDS[modality] else None
-        if first == "band_embed":
-            return name if rest[0] in GROUPS[modality] else None
-        return f"encoder.{name}" if first == "blocks" else name
+        match name.split("."):
+            case "ind_patch_embed", "patch_embed", kernel, part:
+                band = KERNELS.get(kernel)
+                return f"kernels.{band}.{part}" if band in BANDS[modality] else None
+            case "band_embed", group:
+                return name if group in GROUPS[modality] else None
+            case "ind_patch_embed" | "band_embed", *_:
+                return None
+            case "blocks", *_:
+                return f"encoder.{name}"
+        return name
 
     def prepare(self, network: Any, options: Options, modality: str) -> None:
         """One patch layer a group, whose weights are the bands' over their number: their mean as one product. What is the same
         for all tokens of a group, (1, D), is kept beside it in float32."""
         import torch
 
+        from .alibi import Biases
         from .vit import Network, Patches, sincos
 
         p, v = options.patch_size, VARIANTS[options.variant]
@@ -212,7 +225,7 @@ class Thor(Pretrained):
 
         from .inputs import resize
 
-        scale = _checked_scale(image)
+        scale = _checked_scale(image.scale_m)
         pixels = _measured(image, options)
         side = None if image.tile else _native_side(pixels.shape[2:], scale, image.modality, options)
         if side is not None:
@@ -257,52 +270,6 @@ class Thor(Pretrained):
         return torch.stack(grids).mean(0)
 
 
-class Biases:
-    """The attention biases of a network, one for each geometry, computed on its device when first asked for.
-
-    Each is (1, heads, N, N) in the dtype of the queries, so that it is never cast or copied by a block, in memory with rows of a
-    multiple of 16 numbers: what the fused kernels of CPUs and GPUs take as it is.
-    """
-
-    def __init__(self) -> None:
-        self._kept: collections.OrderedDict[tuple, torch.Tensor] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, slopes: torch.Tensor, sides: list[int], dtype: torch.dtype) -> torch.Tensor:
-        """``-slope * distance``; ``sides`` are the grids' of one image, whose largest patch has side 1."""
-        key = (*sides, dtype, slopes.device)
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = attention_bias(slopes, sides, dtype)
-            self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(b.untyped_storage().nbytes() for b in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
-            return self._kept[key]
-
-    def __deepcopy__(self, memo: dict) -> Biases:
-        """A copied network, in bfloat16 for example, makes its own; a lock cannot be copied."""
-        return Biases()
-
-
-def attention_bias(slopes: torch.Tensor, sides: list[int], dtype: torch.dtype) -> torch.Tensor:
-    """(1, heads, N, N): minus the slope of each head (heads,) times the distance of the centres of two patches, in sides of the
-    largest patch. Grids of ``sides`` patches cover the same ground, so that the coarsest has the largest ones."""
-    import torch
-
-    rows, columns = [], []
-    for n in sides:
-        line = (torch.arange(n, device=slopes.device, dtype=torch.float32) + 0.5) * (min(sides) / n)
-        rows.append(line.repeat_interleave(n))
-        columns.append(line.repeat(n))
-    y, x = torch.cat(rows), torch.cat(columns)
-    distance = torch.hypot(y[:, None] - y, x[:, None] - x)
-    count = len(y)
-    bias = torch.zeros(1, len(slopes), count, count + -count % 16, dtype=dtype, device=slopes.device)[..., :count]
-    for head, slope in enumerate(slopes):
-        bias[0, head] = -slope * distance
-    return bias
-
-
 def _kernel_resize(patch: int) -> torch.Tensor:
     """(256, patch^2) float64: right-multiplied to a flat kernel, the kernel of ``patch`` pixels that responds to a shrunk image
     as the published one does to the image. Source: Beyer et al. 2023, FlexiViT, arXiv 2212.08013, section 3.4 (PI-resize)."""
@@ -316,11 +283,11 @@ def _kernel_resize(patch: int) -> torch.Tensor:
     return torch.linalg.pinv(shrunk).T
 
 
-def _checked_scale(image: Image) -> int:
+def _checked_scale(scale_m: float) -> int:
     """The pixel size, whole metres."""
-    if image.scale_m != int(image.scale_m) or image.scale_m < 1:
-        raise ModelError(f"pixels of {image.scale_m:g} m are not valid; allowed: whole metres")
-    return int(image.scale_m)
+    if scale_m != int(scale_m) or scale_m < 1:
+        raise ModelError(f"pixels of {scale_m:g} m are not valid; allowed: whole metres")
+    return int(scale_m)
 
 
 def _measured(image: Image, options: Options) -> np.ndarray:
@@ -346,8 +313,10 @@ def _scaled(pixels: np.ndarray, image: Image, options: Options) -> np.ndarray:
     if image.modality == "s1" and options.preset == "rs-embed":
         return log_scaled(pixels)
     known = np.array([STATISTICS[band] for band in BANDS[image.modality]], np.float32)[:, :, None, None]
-    pixels = pixels / np.float32(DN_PER_REFLECTANCE) if image.modality == "s2" else decibel(pixels)
-    return (pixels - known[:, 0]) / known[:, 1]
+    if image.modality == "s2":
+        return (pixels / np.float32(DN_PER_REFLECTANCE) - known[:, 0]) / known[:, 1]
+    # a power of 0 is no data, which has no decibel: the mean stands in
+    return np.where(pixels > 0, (decibel(pixels) - known[:, 0]) / known[:, 1], np.float32(0))
 
 
 def _native_side(shape: tuple[int, ...], scale: int, modality: str, options: Options) -> int | None:
@@ -373,8 +342,10 @@ def _framed(pixels: np.ndarray, side: int, pad: str) -> np.ndarray:
         surplus = [n - length for n in pixels.shape[2:]]
         rows, columns = (slice(max(n, 0) // 2, max(n, 0) // 2 + length) for n in surplus)
         before = [max(-n, 0) // 2 for n in surplus]
-        widths = [(0, 0), (0, 0), *((some, max(-n, 0) - some) for n, some in zip(surplus, before))]
-        pixels = np.pad(pixels[:, :, rows, columns], widths, pad)
+        pixels = pixels[:, :, rows, columns]
+        if min(surplus) < 0:
+            widths = [(0, 0), (0, 0), *((some, max(-n, 0) - some) for n, some in zip(surplus, before))]
+            pixels = np.pad(pixels, widths, pad)
     return pixels
 
 

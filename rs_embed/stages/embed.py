@@ -19,7 +19,7 @@ from ..providers import Roi
 from ..run import Run
 from ..specs import PointBuffer
 from ..store import peek, write_object
-from ..units import Unit
+from ..units import Source, Unit
 from .common import by_object, chunk_of, read_chip, spent, stop, unit_of
 from .quality import inspect
 
@@ -149,7 +149,7 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
             elif isinstance(result, Exception):
                 fail(index, result)
             else:
-                how_made = {"device": how.device, "batch": engine.batch, "weights": engine.said}
+                how_made = {"device": how.device, "weights": engine.said}
                 meta |= how_made | _said(result.said, meta)
                 stored = write_object(run.store.embedding(unit.id, ids[index]), result.array, meta)
                 rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
@@ -164,7 +164,7 @@ def _nothing() -> np.ndarray:
 
 def _said(said: dict, meta: dict) -> dict:
     """What the engine did to an image, and where the cells of a grid lie: as even cells over the pixels they cover."""
-    out = {"input_prep": said["input_prep"]}
+    out = {"input_prep": said["input_prep"], "batch": said["batch"]}
     if "cells" in said:
         (a, _, c, _, e, f), (height, width) = meta["affine"], meta["shape"]
         (y0, y1, x0, x1), (rows, columns) = said["cells"], said["grid"]
@@ -172,6 +172,16 @@ def _said(said: dict, meta: dict) -> dict:
         affine += [0.0, e * height * (y1 - y0) / rows, f + e * height * y0]
         out["grid"] = {"crs": meta["crs"], "affine": affine}
     return out
+
+
+def _emptied(frames: np.ndarray, source: Source, unit: Unit) -> np.ndarray:
+    """Pixels without data as 0, whatever the request fills them with: what models that know their bands take for no data."""
+    import numpy as np
+
+    fill = source.identity["fill_value"]
+    if fill == 0 or get_adapter(unit.model).info.any_bands:
+        return frames
+    return np.where(frames == fill, frames.dtype.type(0), frames)
 
 
 def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
@@ -198,7 +208,7 @@ def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     lon, lat = centre_of_request(roi.spatial, run.request.config.projection, grid)
     # rs-embed 0.3.1 tells all tiles of a point the point's place
     tiles_alike = unit.options.preset == "rs-embed" and isinstance(roi.spatial, PointBuffer)
-    frames = pixels if pixels.ndim == 4 else pixels[None]
+    frames = _emptied(pixels if pixels.ndim == 4 else pixels[None], run.plan.source[unit.source], unit)
     return Image(
         unit.modality,
         frames,

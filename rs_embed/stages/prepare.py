@@ -78,26 +78,28 @@ def prepare(run: Run, *, live: bool) -> list[str]:
     return asked
 
 
-def find_weights(run: Run, good: Container[str] = ()) -> None:
+def find_weights(run: Run, good: Container[str] | None = None) -> None:
     """Look for the weights of every model that has something to embed before anything is fetched for it, and download them
     here, where the network is likelier than on a cluster's nodes.
 
     Args:
-        good: receipts that hold.
+        good: receipts that hold; None looks at them.
 
     Raises:
         ModelError: there are none, unless ``continue_on_error``: then the model's rows say so.
     """
+    if good is None:
+        good = {path for path, state in _examined(run).states.items() if state == "good"}
     for unit in run.plan.embedded:
         if all(f"embed/{unit.id}/{chunk.name}.json" in good for chunk in run.plan.chunks):
             continue
         if all(run.store.embedding(unit.id, name).exists() for name in run.plan.objects(unit.source)):
             continue
         try:
-            run.checkpoint(unit)
-        except ModelError:
+            run.checkpoint(unit, download=True)
+        except ModelError as error:
             if not run.request.config.continue_on_error:
-                raise
+                raise ModelError(f"model {unit.label}: {error}") from None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import locks
 from ..errors import StoreError
-from ..run import CONFIG, IMAGERY, ROIS, Run, load_run
+from ..run import CONFIG, IMAGERY, ROIS, WEIGHTS, Run, load_run
 from ..store import Store
 
 NAME = ".rs_embed"
@@ -164,6 +164,8 @@ def load_strictly(folder: Path) -> Run:
     if not text.endswith("\n") or not (folder / CONFIG).read_text(encoding="utf-8").endswith("\n"):
         raise StoreError(f"{ROIS} or {CONFIG} ends in the middle of a line")
     run = load_run(folder)
+    if not (folder / WEIGHTS).exists() and any(u.identity.get("weights", {}).get("sha256") for u in run.plan.units):
+        raise StoreError(f"{WEIGHTS} is missing")
     if not all(re.fullmatch(r"[0-9a-f]{32}", i or "") for i in run.plan.roi_ids):
         raise StoreError(f"{ROIS} has a row without an id")
     generation = run.work / "generations" / f"{folder.name}.json"
