@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ def export_batch(
     fetch: FetchSpec | None = None,
     modality: str | None = None,
     input_prep: str | InputPrepSpec | None = None,
+    stac: Mapping | None = None,
     **options: Any,
 ) -> Any:
     """Embed every ROI with every model and export the result.
@@ -54,6 +55,7 @@ def export_batch(
         sensor, fetch: replace, or change, the imagery request of all models; not both.
         modality: input modality of all models.
         input_prep: shorthand for the option of that name.
+        stac: what collections are called in a STAC API that is not known (``{"collections": {...}}``, docs/stac.md).
 
     Returns:
         The manifest (a dict) of a combined export, or the list of the ROIs' manifests, in ROI order, of a per_item one.
@@ -91,6 +93,7 @@ def export_batch(
         sensor=sensor,
         fetch=fetch,
         modality=modality,
+        stac=stac,
     )
     run = open_run(request, os.getcwd())
     check(run)

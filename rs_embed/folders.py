@@ -12,6 +12,9 @@ from .errors import ModelError
 from .identity import digest
 from .request import Request
 
+#: Environment variable with the store of runs that name none (``store_dir``); jobs take it from the frozen request.
+STORE = "RS_EMBED_STORE"
+
 
 def target_path(request: Request, base: str) -> str:
     """Absolute path of the target: combined with its suffix, per_item the folder.
@@ -58,9 +61,11 @@ def folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path]
     """(work, store, run folder) of a request. The work folder lies beside the target, so that both layouts share it."""
     config = request.config
     work = Path(resolved(config.work_dir, base)) if config.work_dir else Path(target).parent / ".rs_embed"
-    store = Path(resolved(config.store_dir, base)) if config.store_dir else work / "store"
+    shared = config.store_dir or os.environ.get(STORE)
+    store = Path(resolved(shared, base)) if shared else work / "store"
     for folder, key in ((work, "work_dir"), (store, "store_dir")):
-        check_writable(str(folder), f"export.{key}: {str(folder)!r}")
+        where = STORE if key == "store_dir" and shared and not config.store_dir else f"export.{key}"
+        check_writable(str(folder), f"{where}: {str(folder)!r}")
     stem = re.sub(
         r"[^A-Za-z0-9._-]+", "_", Path(target).stem if request.target.layout == "combined" else Path(target).name
     )[:60]

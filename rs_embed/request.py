@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from . import stac_settings
 from .config import (
     LAYOUTS,
     ExportConfig,
@@ -25,7 +26,20 @@ from .rois import RoiTable
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
 
 #: Keys of a config file, in the order they are written.
-KEYS = ("rois", "temporal", "models", "target", "backend", "device", "output", "sensor", "fetch", "modality", "export")
+KEYS = (
+    "rois",
+    "temporal",
+    "models",
+    "target",
+    "backend",
+    "device",
+    "output",
+    "sensor",
+    "fetch",
+    "modality",
+    "stac",
+    "export",
+)
 REQUIRED = ("rois", "models", "target")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -47,6 +61,7 @@ class Request:
     fetch: FetchSpec | None = None
     modality: str | None = None
     windows: tuple[TemporalSpec | None, ...] | None = None
+    stac: Mapping | None = None
 
     def window(self, index: int) -> TemporalSpec | None:
         """The window of a ROI: its own, or the run's."""
@@ -73,6 +88,7 @@ class Request:
         fetch: FetchSpec | None = None,
         modality: str | None = None,
         windows: Sequence[TemporalSpec | None] | None = None,
+        stac: Mapping | None = None,
     ) -> Request:
         """Normalise and validate the arguments of ``export_batch``.
 
@@ -128,6 +144,7 @@ class Request:
             fetch=fetch,
             modality=canonical_modality(modality),
             windows=tuple(windows) if windows and any(windows) else None,
+            stac=stac_settings.read(stac) or None,
         )
 
     def to_config(self, rois: Any) -> dict:
@@ -144,6 +161,7 @@ class Request:
             "sensor": self.sensor and to_mapping(self.sensor),
             "fetch": self.fetch and to_mapping(self.fetch),
             "modality": self.modality,
+            "stac": self.stac,
             "export": to_mapping(self.config, defaults=True),
         }
 
@@ -170,6 +188,7 @@ class Request:
             output=OutputSpec() if output is None else from_mapping(OutputSpec, output, "output", SpecError),
             **_source_override(config, ""),
             modality=config.get("modality"),
+            stac=config.get("stac"),
         )
 
 

@@ -148,7 +148,7 @@ def open_run(request: Request, base: str) -> Run:
     """
     target = target_path(request, base)
     work, store, folder = folders(request, target, base)
-    provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"))
+    provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"), settings=_settings(request))
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
     digests = Digests(_found(folder, WEIGHTS).get("digests"), str(folder))
@@ -181,6 +181,11 @@ def open_run(request: Request, base: str) -> Run:
     for unit in plan.embedded:
         check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
     return Run(plan, folder, work, Store(store), provider, generation, digests)
+
+
+def _settings(request: Request) -> dict[str, Mapping | None]:
+    """What the config says to providers, by the word of their ``backend``."""
+    return {"stac": request.stac}
 
 
 def _relative(model: ExportModelRequest, base: str, folder: str) -> ExportModelRequest:
@@ -240,7 +245,9 @@ def load_run(folder: str | Path) -> Run:
     windows = table.windows(rows)
     request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows), windows=windows)
     imagery = _found(folder, IMAGERY, job=True)
-    provider = get_provider(request.backend, str(folder), imagery.get("provider"), job=True)
+    provider = get_provider(
+        request.backend, str(folder), imagery.get("provider"), job=True, settings=_settings(request)
+    )
     digests = Digests(_found(folder, WEIGHTS, job=True).get("digests"), str(folder), job=True)
     work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
     generation = _read_generation(work, folder)

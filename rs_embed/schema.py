@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import stac_settings
 from .config import LABEL, LAYOUTS, NAME, ExportConfig
 from .fields import json_schema
 from .request import DEVICES, REQUIRED
@@ -110,6 +111,7 @@ def config_schema() -> dict[str, Any]:
             "output": _nullable(json_schema(OutputSpec)),
             **overrides,
             "modality": _TEXT_OR_NULL,
+            "stac": stac_settings.schema(),
             "export": _nullable(_export()),
         },
         **_NOT_BOTH,

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 
 from rs_embed import BBox, ModelError, PointBuffer, ProviderError, SensorSpec, SpecError, TemporalSpec, load_export
-from rs_embed.providers import local, rasters
+from rs_embed.providers import rasters, scenes
 from rs_embed.run import load_run
 
 from .conftest import CHECKOUT, combined, export
@@ -90,7 +90,7 @@ def test_a_chip_made_in_strips_is_the_same(tmp_path, monkeypatch):
     catalogue(tmp_path, *({"path": f"{i}.tif", "datetime": f"2022-07-0{i + 1}"} for i in range(3)))
     place = at(300, 350, 2500, "EPSG:3035", (4290000, 3800000))
     whole, _ = chip(tmp_path, place)
-    monkeypatch.setattr(local, "_STRIP_BYTES", 40_000)
+    monkeypatch.setattr(scenes, "STRIP_BYTES", 40_000)
     strips, _ = chip(tmp_path, place)
     assert whole.pixels.shape == (2, 500, 500)
     assert np.array_equal(whole.pixels, strips.pixels)

@@ -177,3 +177,23 @@ def test_receipts_are_strict_json(tmp_path):
     assert not (tmp_path / "r.json").exists()
     receipts.write(tmp_path / "r.json", "embed", "k", [])
     json.loads((tmp_path / "r.json").read_text(), parse_constant=lambda c: pytest.fail(c))
+
+
+def test_the_environment_names_the_store_of_runs_that_name_none(tmp_path, monkeypatch):
+    from rs_embed import ExportConfig
+    from rs_embed.run import load_run
+
+    from .rasters import at, catalogue, noise, run, write
+
+    write(tmp_path / "a.tif", noise(0))
+    catalogue(tmp_path, {"path": "a.tif"})
+    monkeypatch.setenv("RS_EMBED_STORE", str(tmp_path / "shared"))
+    made = run(tmp_path, [at(30, 30)])
+    assert made.store.root == tmp_path / "shared"
+    made.freeze()
+    named = run(tmp_path, [at(30, 30)], config=ExportConfig(store_dir=str(tmp_path / "own")))
+    assert named.store.root == tmp_path / "own"
+    monkeypatch.setenv("RS_EMBED_STORE", str(tmp_path / "a.tif"))
+    assert load_run(made.dir).store.root == tmp_path / "shared", "a job goes by what its start has frozen"
+    with pytest.raises(ModelError, match="RS_EMBED_STORE: "):
+        run(tmp_path, [at(30, 30)])

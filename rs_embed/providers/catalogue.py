@@ -142,7 +142,7 @@ def _row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
         line,
         given["path"],
         given["collection"],
-        _utc(given["datetime"], where),
+        utc(given["datetime"], where),
         bands,
         given.get("scene", given["path"]),
         cloud,
@@ -165,7 +165,7 @@ def _number(given: Mapping[str, str], key: str, where: str) -> float | None:
     return number
 
 
-def _utc(text: str, where: str) -> str:
+def utc(text: str, where: str) -> str:
     """A date or date-time as UTC text of one form, whose order is that of time; without an offset it is UTC."""
     try:
         time = dt.datetime.fromisoformat(text)

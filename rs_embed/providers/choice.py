@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..identity import digest
 from . import catalogue, rasters
@@ -18,6 +18,25 @@ if TYPE_CHECKING:
 
     from ..specs import TemporalSpec
     from ..units import Source
+
+
+class SceneFile(Protocol):
+    """A file of a scene, as far as choosing and joining files goes.
+
+    Attributes:
+        row: what is said about it: collection, time, scene, cloud cover, orbit.
+        box: (west, south, east, north) of its outline, degrees.
+        bands: names in file order. dtype: of its numbers.
+        order: sorts files in the order in which they cover each other.
+        about: what else the manifest says of its scene.
+    """
+
+    row: catalogue.Row
+    box: tuple[float, float, float, float]
+    bands: tuple[str, ...]
+    dtype: str
+    order: tuple
+    about: dict
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,21 @@ class File:
         """By time, scene and path: the order in which files cover each other, whatever their order in the table."""
         return self.row.datetime, self.row.scene, self.row.path
 
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Outline, degrees."""
+        return self.header.box
+
+    @property
+    def dtype(self) -> str:
+        """Of its numbers."""
+        return self.header.dtype
+
+    @property
+    def about(self) -> dict:
+        """Nothing but the row."""
+        return {}
+
 
 def frozen(file: File) -> dict:
     """A file as JSON values."""
@@ -72,9 +106,9 @@ def thawed(known: dict) -> dict[tuple[str, str], File]:
     return files
 
 
-def scenes(files: Sequence[File]) -> list[list[File]]:
+def scenes(files: Sequence[SceneFile]) -> list[list[SceneFile]]:
     """Files by scene, scenes by the time of their first file."""
-    found: dict[tuple[str, str], list[File]] = {}
+    found: dict[tuple[str, str], list[SceneFile]] = {}
     for file in sorted(files, key=lambda f: f.order):
         found.setdefault((file.row.collection, file.row.scene), []).append(file)
     return list(found.values())
@@ -121,7 +155,7 @@ def touch(outlines: np.ndarray, box: Sequence[float]) -> np.ndarray:
     return np.where(west > east, over | under, over & under) & (south <= box[3]) & (north >= box[1])
 
 
-def provenance(scene: Sequence[File]) -> dict:
+def provenance(scene: Sequence[SceneFile]) -> dict:
     """What the manifest says of a scene."""
     first = scene[0].row
     said = {"scene": first.scene, "datetime": first.datetime, "collection": first.collection}
@@ -129,4 +163,4 @@ def provenance(scene: Sequence[File]) -> dict:
         said["cloud_cover"] = first.cloud_cover
     if first.collection in UNITS:
         said["units"] = UNITS[first.collection]
-    return said | {"files": [f.row.path for f in scene]}
+    return said | scene[0].about | {"files": list(dict.fromkeys(f.row.path for f in scene))}

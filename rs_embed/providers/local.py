@@ -7,38 +7,36 @@ modification time of their files, are part of what the ROI's chip is filed under
 
 from __future__ import annotations
 
-import bisect
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError, StoreError
 from ..geometry import Grid, lonlat_boxes
 from ..identity import digest
-from . import catalogue, choice, composite, rasters
-from .base import Chip, Roi
+from . import catalogue, choice, rasters
+from .base import Roi
 from .choice import File
-from .forms import convert, other_form
+from .forms import other_form
+from .scenes import SceneProvider, decoded
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..units import Source
 
-#: Memory for the pixels of all scenes of a chip at once; a larger chip is made in strips of rows.
-_STRIP_BYTES = 64 << 20
 #: Headers read at a time.
 _OPENERS = 8
 
 
-class LocalProvider:
+class LocalProvider(SceneProvider):
     """Reads chips out of the files of a catalogue."""
 
     name = "local"
 
     def __init__(self, argument: str, base: str, known: dict | None = None, *, job: bool = False) -> None:
+        super().__init__()
         if not argument.strip():
             raise ModelError("backend: 'local:' names no folder; allowed: 'local:<folder or catalogue file>'")
         path = os.path.realpath(os.path.join(base, os.path.expanduser(argument)))
@@ -49,10 +47,9 @@ class LocalProvider:
                 "imagery.json is missing, which says what the run found in its catalogue; start the run again"
             )
         # headers of an earlier start, where the catalogue is the same file; its rows are not believed
-        self._known = choice.thawed(known) if known and (job or known.get("catalogue") == self.path) else {}
-        self._files = dict(self._known) if job else {}
+        self._earlier = choice.thawed(known) if known and (job or known.get("catalogue") == self.path) else {}
+        self._files = dict(self._earlier) if job else {}
         self._rows = [f.row for f in self._files.values()] if job else catalogue.read(self.path)
-        self._used: dict[tuple, tuple[list[File], list[str], np.ndarray]] = {}  # by source and collection
 
     def identity(self) -> dict:
         """The name alone: which files a chip was made of is said for each ROI."""
@@ -108,7 +105,7 @@ class LocalProvider:
     def _open(self, row: catalogue.Row) -> File:
         """A row with its file's header, which is read again only where the file is another than it was."""
         path, key = os.path.join(self.folder, row.path), (row.path, row.collection)
-        known = self._files.get(key) or self._known.get(key)
+        known = self._files.get(key) or self._earlier.get(key)
         if known is not None and rasters.stamps(path, known.header.parts) == known.stamps:
             header, stamps = known.header, known.stamps
         else:
@@ -148,27 +145,9 @@ class LocalProvider:
                 "allowed: null, or an orbit column in the catalogue"
             )
 
-    def _touching(self, source: Source, roi: Roi, box: Sequence[float]) -> list[File]:
-        """The files of a ROI, in the order in which they cover each other: those of the collection; where none touches the
-        ROI, those of another form of it."""
-        wanted = source.identity["collection"]
-        return self._of_form(source, wanted, roi, box) or self._of_form(source, other_form(wanted), roi, box)
-
-    def _of_form(self, source: Source, collection: str | None, roi: Roi, box: Sequence[float]) -> list[File]:
-        import numpy as np
-
-        key = source.id, collection
-        if key not in self._used:  # sorted by time: a window is a slice
-            rows = [r for r in self._rows if r.collection == collection and choice.within(r, source)]
-            known = (self._files.get((r.path, r.collection)) for r in rows)
-            files = sorted((f for f in known if f), key=lambda f: f.order)
-            outlines = np.array([f.header.box for f in files]).reshape(-1, 4)
-            self._used[key] = files, [f.row.date for f in files], outlines
-        files, dates, outlines = self._used[key]
-        window = roi.temporal
-        first = bisect.bisect_left(dates, window.start) if window else 0
-        last = bisect.bisect_left(dates, window.end) if window else len(files)
-        return [files[first + i] for i in np.flatnonzero(choice.touch(outlines[first:last], box))]
+    def _known(self, collection: str | None) -> Iterator[File]:
+        found = (self._files.get((r.path, r.collection)) for r in self._rows if r.collection == collection)
+        return (f for f in found if f)
 
     def _nothing(self, source: Source, without: Sequence[Roi], rows: Sequence, files: Sequence[File]) -> str:
         """The sentence about ROIs without imagery: what was searched, and how far it got."""
@@ -194,111 +173,13 @@ class LocalProvider:
 
     # pixels ----------------------------------------------------------------------------------------------------
 
-    def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
-        """Composite of the ROI's scenes, or one of each time bin."""
-        import numpy as np
-
-        scenes = choice.scenes(self._touching(source, roi, lonlat_boxes([grid])[0]))
-        provenance: dict = {"scenes": [choice.provenance(s) for s in scenes]}
-        if not scenes:
-            return Chip(np.zeros((len(bands), 0, 0), np.uint8), (0.0,) * len(bands), (), provenance)
-        spans = composite.bins(roi.temporal, source.frames) if roi.temporal else []
-        dates = tuple(composite.midpoint(*span) for span in spans)
-        if source.frames.mode == "composite":
-            pixels, valid = self._composite(scenes, bands, grid, source)
-            return Chip(pixels, _coverage(valid), dates, provenance)
-        whole: tuple | None = None
-        frames, covered = [], []
-        said: list[list[str]] = [[] for _ in bands]
-        provenance["frames"] = []
-        for number, (start, end) in enumerate(spans):
-            inside = [s for s in scenes if start <= s[0].row.date < end]
-            made = self._composite(inside, bands, grid, source) if inside else None
-            empty = [made is None or not made[1][i].any() for i in range(len(bands))]
-            if any(empty):
-                whole = whole or self._composite(scenes, bands, grid, source)
-                made = whole if made is None else composite.replace_bands(made, whole, empty)
-                for i in np.flatnonzero(empty):
-                    said[i].append(
-                        f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
-                    )
-            frames.append(made[0])
-            covered.append(_coverage(made[1]))
-            names = [s[0].row.scene for s in inside]
-            provenance["frames"].append(
-                {"start": start, "end": end, "scenes": names, **({"empty": True} if all(empty) else {})}
-            )
-        kind = np.result_type(*(f.dtype for f in frames))
-        pixels = np.stack([f.astype(kind, copy=False) for f in frames])
-        coverage = tuple(float(v) for v in np.mean(covered, axis=0))
-        return Chip(pixels, coverage, dates, provenance, tuple(map(tuple, said)))
-
-    def _composite(
-        self, scenes: Sequence[Sequence[File]], bands: Sequence[str], grid: Grid, source: Source
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(values (C, H, W), valid (C, H, W)) of several scenes; the same numbers in one strip or many."""
-        import numpy as np
-
-        row_bytes = sum(len(bands) * grid.width * np.dtype(s[0].header.dtype).itemsize for s in scenes)
-        step = min(grid.height, max(1, _STRIP_BYTES // row_bytes))
-        how, fill = source.identity["composite"], source.identity["fill_value"]
-        strips = []
-        for top in range(0, grid.height, step):
-            strip = grid.rows(top, min(top + step, grid.height))
-            strips.append(composite.combine([self._image(s, bands, strip, source) for s in scenes], how, fill))
-        if len(strips) == 1:
-            return strips[0]
-        return np.concatenate([v for v, _ in strips], axis=1), np.concatenate([m for _, m in strips], axis=1)
-
-    def _image(
-        self, files: Sequence[File], bands: Sequence[str], grid: Grid, source: Source
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One scene: (values, valid) (C, H, W) each, in the request's units; where files overlap, the last one's."""
-        import numpy as np
-
-        parts = []
-        for file in files:
-            held = [b for b in bands if b in file.bands]
-            if held:
-                parts.append((held, *self._read(file, held, grid, source.identity["collection"])))
-        if len(parts) == 1 and parts[0][0] == list(bands):
-            return parts[0][1:]
-        if not parts:  # the files of the scene that touch the ROI hold other bands
-            shape = (len(bands), grid.height, grid.width)
-            return np.zeros(shape, files[0].header.dtype), np.zeros(shape, bool)
-        values = np.zeros((len(bands), grid.height, grid.width), np.result_type(*(v.dtype for _, v, _ in parts)))
-        valid = np.zeros(values.shape, bool)
-        for held, pixels, good in parts:
-            for i, band in enumerate(held):
-                at = bands.index(band)
-                np.copyto(values[at], pixels[i], where=good[i], casting="same_kind")
-                valid[at] |= good[i]
-        return values, valid
-
     def _read(self, file: File, bands: Sequence[str], grid: Grid, collection: str) -> tuple[np.ndarray, np.ndarray]:
-        import numpy as np
-
         row, path = file.row, os.path.join(self.folder, file.row.path)
         indexes = [file.bands.index(b) for b in bands]
-        values, inside = rasters.read(path, indexes, grid)
+        values, inside, _ = rasters.read(path, indexes, grid)
         if rasters.stamps(path, file.header.parts) != file.stamps:  # looked at after reading: what was read may be new
             raise ProviderError(f"raster {path} has changed since this run was started; start it again")
-        valid = np.repeat(inside[None], len(bands), axis=0)
-        for i, index in enumerate(indexes):
-            nodata = file.nodata[index]
-            if nodata is not None and not math.isnan(nodata):
-                valid[i] &= values[i] != nodata
-        if values.dtype.kind == "f":
-            valid &= ~np.isnan(values)
-        if (row.scale, row.offset) != (1.0, 0.0):
-            kind = np.promote_types(values.dtype, np.float32)
-            values = values.astype(kind) * kind.type(row.scale) + kind.type(row.offset)
-        if row.collection != collection:
-            values, defined = convert(values, collection)
-            valid &= defined
-        return values, valid
-
-
-def _coverage(valid: np.ndarray) -> tuple[float, ...]:
-    """Share of valid pixels of each band."""
-    return tuple(float(v) for v in valid.mean(axis=(1, 2)))
+        nodata = [file.nodata[i] for i in indexes]
+        return decoded(
+            values, inside, nodata, scale=row.scale, offset=row.offset, held=row.collection, wanted=collection
+        )

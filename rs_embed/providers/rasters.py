@@ -133,41 +133,49 @@ def _parts(path: str, files: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(os.path.relpath(f, os.path.dirname(path)) for f in found))
 
 
-def read(path: str, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def read(path: str, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
+    """:func:`pixels` of a file.
+
+    Raises:
+        ProviderError: the file cannot be read.
+    """
+    with _open(path) as dataset:
+        return pixels(dataset, indexes, grid)
+
+
+def pixels(dataset: Any, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
     """Pixels of some bands on a grid, by rasterio's warp with nearest centre; only the blocks that the grid touches are read.
     Values of a coarse grid are picked from the full resolution, whether or not a file has overviews. The warp finds centres
     within an eighth of a pixel, line by line, so the rows of a grid can be read apart.
 
     Args:
+        dataset: an open rasterio dataset.
         indexes: positions of the bands in the file, from 0, alpha bands not counted.
 
     Returns:
-        (values (C, H, W) in the file's dtype, inside (H, W) bool: the raster has a pixel there that its mask does not hide).
-
-    Raises:
-        ProviderError: the file cannot be read.
+        (values (C, H, W) in the file's dtype, inside (H, W) bool: the raster has a pixel there that its mask does not hide,
+        the file's own nodata number of each band or None).
     """
     import rasterio
     from rasterio.enums import Resampling
     from rasterio.vrt import WarpedVRT
 
-    with _open(path) as dataset:
-        alpha = _alpha(dataset)
-        own = [i for i in dataset.indexes if i not in alpha]
-        view = {
-            "crs": grid.crs,
-            "transform": rasterio.Affine(*grid.affine),
-            "width": grid.width,
-            "height": grid.height,
-            "resampling": Resampling.nearest,
-            "src_nodata": None,  # values that mean no data are found afterwards, band by band
-            "nodata": None,
-            "add_alpha": not alpha,
-        }
-        with WarpedVRT(dataset, **view) as warped:
-            values = warped.read([own[i] for i in indexes])
-            inside = warped.read(alpha[-1] if alpha else warped.count) > 0
-    return values, inside
+    alpha = _alpha(dataset)
+    own = [i for i in dataset.indexes if i not in alpha]
+    view = {
+        "crs": grid.crs,
+        "transform": rasterio.Affine(*grid.affine),
+        "width": grid.width,
+        "height": grid.height,
+        "resampling": Resampling.nearest,
+        "src_nodata": None,  # values that mean no data are found afterwards, band by band
+        "nodata": None,
+        "add_alpha": not alpha,
+    }
+    with WarpedVRT(dataset, **view) as warped:
+        values = warped.read([own[i] for i in indexes])
+        inside = warped.read(alpha[-1] if alpha else warped.count) > 0
+    return values, inside, [dataset.nodatavals[own[i] - 1] for i in indexes]
 
 
 def stamps(path: str, parts: Sequence[str]) -> Stamps:

@@ -1,0 +1,264 @@
+"""A STAC API and a server of byte ranges on the loopback: landing page, collections, searches with paging, files, tokens; with
+faults to order, and counts of everything."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+
+@dataclass
+class Fault:
+    """What happens to some requests.
+
+    Attributes:
+        kind: an HTTP status, or ``slow``, ``drop`` (no answer), ``cut`` (half of the body).
+        path: part of the paths it happens to. times: how often. after: requests of that path that go well before.
+        ranged: only to requests of ranges. headers: of the answer.
+    """
+
+    kind: str
+    path: str = "/files/"
+    times: int = 10**9
+    after: int = 0
+    ranged: bool = False
+    headers: dict = field(default_factory=dict)
+
+
+@dataclass
+class Asked:
+    """One request, and what was sent."""
+
+    method: str
+    path: str
+    query: str
+    range: str | None
+    body: dict | None = None
+    status: int = 0
+    sent: int = 0
+
+
+class Stac:
+    """What the server has and does; tests change it while it runs.
+
+    Attributes:
+        items: all items. page: largest page.
+        signed: files need a token. lifetime: seconds that a token is said to live; good: tokens that open files.
+        faults: to come. asked: all requests.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.items, self.page = root, [], 10**6
+        self.signed, self.lifetime, self.tokens, self.good = False, 3600.0, 0, set()
+        self.faults: list[Fault] = []
+        self.asked: list[Asked] = []
+        self.address = ""
+        self.key = uuid.uuid4().hex[:8]  # in every URL of a file: ports come again, and GDAL remembers files by URL
+        self.lock = threading.Lock()
+
+    def add(
+        self, name: str, assets: dict[str, str], box, when="2022-07-01T10:00:00Z", collection="s2", **properties
+    ) -> dict:
+        """An item; assets are name -> file below the root, or a whole asset."""
+        west, south, east, north = (float(v) for v in box)
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        item = {
+            "type": "Feature",
+            "stac_version": "1.0.0",
+            "stac_extensions": [],
+            "id": name,
+            "collection": collection,
+            "bbox": [west, south, east, north],
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"datetime": when} | properties,
+            "links": [],
+            "assets": {k: self.asset(a) for k, a in assets.items()},
+        }
+        self.items.append(item)
+        return item
+
+    @property
+    def files(self) -> str:
+        """URL of the folder."""
+        return f"{self.address}/files/{self.key}"
+
+    def asset(self, said: str | dict) -> dict:
+        said = {"href": said} if isinstance(said, str) else said
+        return {"type": "image/tiff; application=geotiff"} | said | {"href": f"{self.files}/{said['href']}"}
+
+    def count(self, part: str, method: str = "") -> int:
+        """Requests whose path has a part."""
+        return sum(part in a.path and a.method.startswith(method) for a in self.asked)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Requests by the first word of their path."""
+        return dict(Counter(a.path.split("/")[1] or "landing" for a in self.asked))
+
+    def sent(self, part: str = "/files/") -> int:
+        """Bytes of answers."""
+        return sum(a.sent for a in self.asked if part in a.path)
+
+    def fault(self, asked: Asked) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.path in asked.path and (asked.range or not fault.ranged):
+                    if fault.after > 0:
+                        fault.after -= 1
+                        return None
+                    if fault.times > 0:
+                        fault.times -= 1
+                        return fault
+        return None
+
+
+def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            self.serve(None)
+
+        def do_POST(self) -> None:
+            self.serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def serve(self, body: dict | None) -> None:
+            parts = urlsplit(self.path)
+            self.asked = Asked(self.command, parts.path, parts.query, self.headers.get("Range"), body)
+            with stac.lock:
+                stac.asked.append(self.asked)
+            self.fault = stac.fault(self.asked)
+            kind = self.fault.kind if self.fault else ""
+            if kind.isdigit():
+                return self.answer(int(kind), b"not now", "text/plain", **self.fault.headers)
+            if kind == "drop":
+                self.close_connection = True
+                return self.connection.close()
+            if kind == "slow":
+                time.sleep(1.2)
+            word, _, rest = parts.path[1:].partition("/")
+            {"": self.landing, "collections": self.collections, "search": self.search, "token": self.token}.get(
+                word, lambda _: self.file(rest, parts.query)
+            )(rest)
+
+        def json(self, said: object) -> None:
+            self.answer(200, json.dumps(said).encode(), "application/json")
+
+        def answer(self, status: int, body: bytes, kind: str, **headers) -> None:
+            self.send_response(status)
+            for name, value in ({"Content-Length": len(body), "Content-Type": kind} | headers).items():
+                self.send_header(name.replace("_", "-"), str(value))
+            self.end_headers()
+            if self.command != "HEAD":
+                if self.fault and self.fault.kind == "cut":
+                    body = body[: len(body) // 2]
+                    self.close_connection = True
+                try:
+                    self.wfile.write(body)
+                    self.wfile.flush()
+                except OSError:  # the client has heard enough
+                    self.close_connection = True
+                self.asked.sent = len(body)
+            self.asked.status = status
+
+        def landing(self, _: str) -> None:
+            core = "https://api.stacspec.org/v1.0.0/"
+            links = [
+                {"rel": "self", "href": stac.address},
+                {"rel": "root", "href": stac.address},
+                {"rel": "data", "href": f"{stac.address}/collections"},
+                {"rel": "search", "href": f"{stac.address}/search", "method": "GET", "type": "application/geo+json"},
+                {"rel": "search", "href": f"{stac.address}/search", "method": "POST", "type": "application/geo+json"},
+            ]
+            said = {
+                "type": "Catalog",
+                "id": "loopback",
+                "stac_version": "1.0.0",
+                "description": "loopback",
+                "links": links,
+            }
+            self.json(said | {"conformsTo": [core + c for c in ("core", "item-search", "collections")]})
+
+        def collections(self, _: str) -> None:
+            ids = dict.fromkeys(i["collection"] for i in stac.items)
+            self.json({"collections": [{"type": "Collection", "id": c} for c in ids], "links": []})
+
+        def search(self, _: str) -> None:
+            asked = self.asked.body or {k: v[0] for k, v in parse_qs(self.asked.query).items()}
+            found = [i for i in stac.items if _matches(i, asked)]
+            start, size = int(asked.get("token", 0)), min(int(asked.get("limit", 10)), stac.page)
+            links = []
+            if start + size < len(found):
+                body = asked | {"token": str(start + size)}
+                links = [{"rel": "next", "href": f"{stac.address}/search", "method": "POST", "body": body}]
+            self.json({"type": "FeatureCollection", "features": found[start : start + size], "links": links})
+
+        def token(self, collection: str) -> None:
+            with stac.lock:
+                stac.tokens += 1
+                token = f"sig=SECRET{stac.tokens}&for={collection}"
+                stac.good.add(token)
+            end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=stac.lifetime)
+            self.json({"token": token, "msft:expiry": end.strftime("%Y-%m-%dT%H:%M:%SZ")})
+
+        def file(self, name: str, query: str) -> None:
+            if stac.signed and query not in stac.good:
+                return self.answer(403, b"no", "text/plain")
+            path = stac.root / name.partition("/")[2]
+            if not path.is_file():
+                return self.answer(404, b"no", "text/plain")
+            data = path.read_bytes()
+            if not self.asked.range:
+                return self.answer(200, data, "image/tiff", Accept_Ranges="bytes")
+            first, _, last = self.asked.range.removeprefix("bytes=").partition("-")
+            end = min(int(last or len(data)), len(data) - 1)
+            span = f"bytes {first}-{end}/{len(data)}"
+            self.answer(206, data[int(first) : end + 1], "image/tiff", Content_Range=span, Accept_Ranges="bytes")
+
+    return Handler
+
+
+def _matches(item: dict, asked: dict) -> bool:
+    if asked.get("collections") and item["collection"] not in asked["collections"]:
+        return False
+    if box := asked.get("bbox"):
+        west, south, east, north = item["bbox"]
+        if west > box[2] or east < box[0] or south > box[3] or north < box[1]:
+            return False
+    if span := asked.get("datetime"):
+        start, end = span.split("/")
+        return start <= item["properties"]["datetime"] <= end
+    return True
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Stac]:
+    """A server of the files below a folder, as long as the block lasts."""
+    stac = Stac(root)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(stac))
+    server.daemon_threads = True
+    stac.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield stac
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
