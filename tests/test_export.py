@@ -217,6 +217,7 @@ def test_boxes_of_many_sizes_give_grids_of_many_sizes(tmp_path):
     assert result.status == "partial"
 
 
+@pytest.mark.heavy
 def test_a_failure_stops_the_run_with_roi_model_and_stage(tmp_path):
     pixels = noise(1, (2, 60, 200))
     pixels[:, :, 150:] = 7
@@ -248,6 +249,7 @@ def test_only_embeddings_or_only_inputs_and_no_manifest(tmp_path):
     assert "embed" not in jobs(run_folder(tmp_path / "b"))
 
 
+@pytest.mark.heavy
 def test_odd_paths_work(tmp_path):
     folder = tmp_path / "with space & 'quote' {brace} ü"
     export(combined(folder / "{all} {wildcards}"), places(1))

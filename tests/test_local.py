@@ -235,6 +235,7 @@ def test_a_job_plans_what_the_start_planned_and_opens_no_file_for_it(tmp_path, m
         job.provider.fetch(source, source.bands, roi, job.grid(source, roi))
 
 
+@pytest.mark.heavy
 def test_an_export_of_local_rasters_grows_with_its_catalogue_and_moves(tmp_path):
     home = tmp_path / "home"
     for i, corner in enumerate(((0, 0), (5000, 0))):

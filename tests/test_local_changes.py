@@ -30,6 +30,7 @@ def pixels(folder, target, places=None, **options):
     return load_export(target / "run.npz").models["mosaiks"].inputs
 
 
+@pytest.mark.heavy
 def test_a_row_that_left_the_catalogue_or_the_window_is_not_read_any_more(tmp_path):
     rasters, out = tmp_path / "rasters", tmp_path / "out"
     rows = []
@@ -70,6 +71,7 @@ def test_the_files_behind_a_vrt_and_sidecars_count(tmp_path):
     assert key() != second
 
 
+@pytest.mark.heavy
 def test_folders_of_equal_names_sizes_and_times_are_told_apart(tmp_path):
     for name, value in (("v1", 100), ("v2", 700)):
         os.utime(level(tmp_path / name, "x.tif", value), ns=(10**18, 10**18))
@@ -109,6 +111,7 @@ def test_a_window_without_any_image_is_no_data_where_errors_are_tolerated(tmp_pa
     assert (manifest["status"], manifest["models"][0].get("no_data_indices")) == ("ok", [0])
 
 
+@pytest.mark.heavy
 def test_quality_and_no_data_are_about_the_bands_of_the_model_whatever_was_fetched_with_them(tmp_path):
     image = noise(0, dtype="int16")
     image[1] = -1
@@ -165,6 +168,7 @@ def test_files_that_are_south_up_or_mirrored_are_found(tmp_path, dx, dy):
     assert (got.pixels == expected).mean() > 0.99
 
 
+@pytest.mark.heavy
 def test_a_linked_catalogue_and_two_collections_of_one_file(tmp_path):
     level(tmp_path / "r", "x.tif", 100)
     made = catalogue(tmp_path / "r", {"path": "x.tif"}, {"path": "x.tif", "collection": "other"})

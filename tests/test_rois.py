@@ -271,6 +271,7 @@ def run(target: ExportTarget, rows: list[dict], **keywords):
     return export(target, None, rois=pandas.DataFrame(rows), **keywords)
 
 
+@pytest.mark.heavy
 def test_manifests_say_each_window_and_a_changed_one_costs_only_its_roi(tmp_path):
     target = combined(tmp_path / "run")
     manifest = run(target, windowed(3, JULY), temporal=JUNE)
