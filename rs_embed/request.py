@@ -22,10 +22,24 @@ from .config import (
 from .errors import ModelError, SpecError
 from .fields import from_mapping, refuse_unknown, to_mapping
 from .rois import RoiTable
+from .services import GeeSettings
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
 
 #: Keys of a config file, in the order they are written.
-KEYS = ("rois", "temporal", "models", "target", "backend", "device", "output", "sensor", "fetch", "modality", "export")
+KEYS = (
+    "rois",
+    "temporal",
+    "models",
+    "target",
+    "backend",
+    "gee",
+    "device",
+    "output",
+    "sensor",
+    "fetch",
+    "modality",
+    "export",
+)
 REQUIRED = ("rois", "models", "target")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -47,6 +61,7 @@ class Request:
     fetch: FetchSpec | None = None
     modality: str | None = None
     windows: tuple[TemporalSpec | None, ...] | None = None
+    gee: GeeSettings | None = None
 
     def window(self, index: int) -> TemporalSpec | None:
         """The window of a ROI: its own, or the run's."""
@@ -73,6 +88,7 @@ class Request:
         fetch: FetchSpec | None = None,
         modality: str | None = None,
         windows: Sequence[TemporalSpec | None] | None = None,
+        gee: GeeSettings | Mapping | None = None,
     ) -> Request:
         """Normalise and validate the arguments of ``export_batch``.
 
@@ -128,6 +144,9 @@ class Request:
             fetch=fetch,
             modality=canonical_modality(modality),
             windows=tuple(windows) if windows and any(windows) else None,
+            gee=gee
+            if gee is None or isinstance(gee, GeeSettings)
+            else from_mapping(GeeSettings, gee, "gee", ModelError),
         )
 
     def to_config(self, rois: Any) -> dict:
@@ -139,6 +158,7 @@ class Request:
             "models": [_model_mapping(m) for m in self.models],
             "target": target,
             "backend": self.backend,
+            "gee": self.gee and to_mapping(self.gee),
             "device": self.device,
             "output": to_mapping(self.output, defaults=True),
             "sensor": self.sensor and to_mapping(self.sensor),
@@ -166,6 +186,7 @@ class Request:
             target=_target(config["target"]),
             config=_options(config.get("export")),
             backend="auto" if config.get("backend") is None else config["backend"],
+            gee=config.get("gee"),
             device=config.get("device"),
             output=OutputSpec() if output is None else from_mapping(OutputSpec, output, "output", SpecError),
             **_source_override(config, ""),

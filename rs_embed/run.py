@@ -30,6 +30,7 @@ from .models.pieces import too_small
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
+from .services import settle
 from .store import Store, replace_file
 from .units import Generation, Source, Unit
 from .weights import Checkpoint, Digests, locate
@@ -201,7 +202,9 @@ def open_run(request: Request, base: str) -> Run:
     """
     target = target_path(request, base)
     work, store, folder = _folders(request, target, base)
-    provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"))
+    request = settle(request, base)
+    known = _found(folder, IMAGERY).get("provider")
+    provider = get_provider(request.backend, base, known, settings={"gee": request.gee})
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
     digests = Digests(_found(folder, WEIGHTS).get("digests"), str(folder))
@@ -311,7 +314,9 @@ def load_run(folder: str | Path) -> Run:
     windows = table.windows(rows)
     request = replace(Request.from_config(config, first), names=tuple(r["name"] for r in rows), windows=windows)
     imagery = _found(folder, IMAGERY, job=True)
-    provider = get_provider(request.backend, str(folder), imagery.get("provider"), job=True)
+    provider = get_provider(
+        request.backend, str(folder), imagery.get("provider"), job=True, settings={"gee": request.gee}
+    )
     digests = Digests(_found(folder, WEIGHTS, job=True).get("digests"), str(folder), job=True)
     work, store = (Path(os.path.normpath(folder / d)) for d in (request.config.work_dir, request.config.store_dir))
     generation = _read_generation(work, folder)

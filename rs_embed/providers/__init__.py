@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 
 from ..errors import ModelError
 from ..fields import nearest
@@ -11,27 +12,32 @@ from .base import Chip, Provider, Roi
 __all__ = ["PROVIDERS", "Chip", "Provider", "Roi", "get_provider"]
 
 #: backend word -> (module, class)
-PROVIDERS = {"local": ("local", "LocalProvider"), "sample": ("sample", "SampleProvider")}
+PROVIDERS = {
+    "gee": ("gee", "GeeProvider"),
+    "local": ("local", "LocalProvider"),
+    "sample": ("sample", "SampleProvider"),
+}
 
 
-def get_provider(backend: str, base: str, known: dict | None = None, *, job: bool = False) -> Provider:
+def get_provider(
+    backend: str, base: str, known: dict | None = None, *, job: bool = False, settings: Mapping | None = None
+) -> Provider:
     """The provider of a ``backend`` string such as ``"sample"`` or ``"local:rasters/"``.
 
     Args:
         base: folder that a path in the string is relative to.
         known: what an earlier start of the run froze (``Provider.freeze``).
         job: this is a job of the run: ``known`` is what the run was planned with, and is not looked up again.
+        settings: of services, by backend word.
 
     Raises:
         ModelError: an unknown backend, naming those there are.
     """
     word, _, argument = backend.partition(":")
-    allowed = "'local:<folder or catalogue>', 'sample'"
-    if word == "auto":
-        raise ModelError(
-            f"backend: 'auto' means Earth Engine ('gee'), which this version does not have yet; allowed: {allowed}"
-        )
+    allowed = "'auto', 'gee', 'gee:<project>', 'local:<folder or catalogue>', 'sample'"
+    word = "gee" if word == "auto" else word
     if word not in PROVIDERS:
         raise ModelError(f"backend: {backend!r} is not supported{nearest(word, PROVIDERS)}; allowed: {allowed}")
     module, name = PROVIDERS[word]
-    return getattr(importlib.import_module(f".{module}", __name__), name)(argument, base, known, job=job)
+    more = {"settings": settings[word]} if settings and settings.get(word) else {}
+    return getattr(importlib.import_module(f".{module}", __name__), name)(argument, base, known, job=job, **more)

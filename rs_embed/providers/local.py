@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError, StoreError
@@ -64,6 +65,12 @@ class LocalProvider:
     def freeze(self) -> dict:
         """Rows and headers of the files that this request may read."""
         return {"catalogue": self.path, "files": [choice.frozen(f) for f in self._files.values()]}
+
+    def slot(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+        """Nothing: everything was looked up when the run was started."""
 
     # before anything runs --------------------------------------------------------------------------------------
 
@@ -206,32 +213,16 @@ class LocalProvider:
         dates = tuple(composite.midpoint(*span) for span in spans)
         if source.frames.mode == "composite":
             pixels, valid = self._composite(scenes, bands, grid, source)
-            return Chip(pixels, _coverage(valid), dates, provenance)
-        whole: tuple | None = None
-        frames, covered = [], []
-        said: list[list[str]] = [[] for _ in bands]
-        provenance["frames"] = []
-        for number, (start, end) in enumerate(spans):
-            inside = [s for s in scenes if start <= s[0].row.date < end]
-            made = self._composite(inside, bands, grid, source) if inside else None
-            empty = [made is None or not made[1][i].any() for i in range(len(bands))]
-            if any(empty):
-                whole = whole or self._composite(scenes, bands, grid, source)
-                made = whole if made is None else composite.replace_bands(made, whole, empty)
-                for i in np.flatnonzero(empty):
-                    said[i].append(
-                        f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
-                    )
-            frames.append(made[0])
-            covered.append(_coverage(made[1]))
-            names = [s[0].row.scene for s in inside]
-            provenance["frames"].append(
-                {"start": start, "end": end, "scenes": names, **({"empty": True} if all(empty) else {})}
-            )
-        kind = np.result_type(*(f.dtype for f in frames))
-        pixels = np.stack([f.astype(kind, copy=False) for f in frames])
-        coverage = tuple(float(v) for v in np.mean(covered, axis=0))
-        return Chip(pixels, coverage, dates, provenance, tuple(map(tuple, said)))
+            return Chip(pixels, composite.coverage(valid), dates, provenance)
+        inside = [[s for s in scenes if start <= s[0].row.date < end] for start, end in spans]
+        pixels, covered, provenance["frames"], said = composite.frames(
+            spans,
+            [[s[0].row.scene for s in bin_] for bin_ in inside],
+            lambda number: self._composite(inside[number], bands, grid, source),
+            lambda: self._composite(scenes, bands, grid, source),
+            len(bands),
+        )
+        return Chip(pixels, covered, dates, provenance, said)
 
     def _composite(
         self, scenes: Sequence[Sequence[File]], bands: Sequence[str], grid: Grid, source: Source
@@ -297,8 +288,3 @@ class LocalProvider:
             values, defined = convert(values, collection)
             valid &= defined
         return values, valid
-
-
-def _coverage(valid: np.ndarray) -> tuple[float, ...]:
-    """Share of valid pixels of each band."""
-    return tuple(float(v) for v in valid.mean(axis=(1, 2)))
