@@ -13,6 +13,7 @@ from .errors import ModelError
 from .fields import nearest
 from .request import Request
 from .rois import RoiTable, read_rois
+from .services import GeeSettings
 from .specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def export_batch(
     fetch: FetchSpec | None = None,
     modality: str | None = None,
     input_prep: str | InputPrepSpec | None = None,
+    gee: GeeSettings | Mapping[str, Any] | None = None,
     stac: Mapping | None = None,
     **options: Any,
 ) -> Any:
@@ -49,12 +51,13 @@ def export_batch(
         models: ids, or :class:`ExportModelRequest` where one model differs.
         target: ``ExportTarget.combined(path)`` or ``ExportTarget.per_item(dir, names=...)``; relative to the working directory.
         config: run options; instead, single options may be given as keywords (``chunk_size=64``).
-        backend: where pixels come from, for example ``"sample"``.
+        backend: where pixels come from: ``"gee"`` or ``"gee:<project>"`` (Earth Engine; what ``"auto"`` means), ``"local:<folder>"``, ``"sample"``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         output: pooled vectors (D,) or grids (D, h, w), float32.
         sensor, fetch: replace, or change, the imagery request of all models; not both.
         modality: input modality of all models.
         input_prep: shorthand for the option of that name.
+        gee: settings of Earth Engine, for example ``{"project": "my-project"}``; see docs/gee.md.
         stac: what collections are called in a STAC API that is not known (``{"collections": {...}}``, docs/stac.md).
 
     Returns:
@@ -93,6 +96,7 @@ def export_batch(
         sensor=sensor,
         fetch=fetch,
         modality=modality,
+        gee=gee,
         stac=stac,
     )
     run = open_run(request, os.getcwd())

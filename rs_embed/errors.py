@@ -30,11 +30,13 @@ class ProviderError(RSEmbedError):
     Attributes:
         retryable: True when the same request can succeed later (time-out, quota, dropped connection),
             False when it is deterministic (unknown band, no permission).
+        retry_after: seconds that the service asks to wait first, or None.
     """
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    def __init__(self, message: str, *, retryable: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
+        self.retry_after = retry_after
 
 
 class StoreError(RSEmbedError):

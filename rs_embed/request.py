@@ -23,6 +23,7 @@ from .config import (
 from .errors import ModelError, SpecError
 from .fields import from_mapping, refuse_unknown, to_mapping
 from .rois import RoiTable
+from .services import GeeSettings
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
 
 #: Keys of a config file, in the order they are written.
@@ -32,6 +33,7 @@ KEYS = (
     "models",
     "target",
     "backend",
+    "gee",
     "device",
     "output",
     "sensor",
@@ -61,6 +63,7 @@ class Request:
     fetch: FetchSpec | None = None
     modality: str | None = None
     windows: tuple[TemporalSpec | None, ...] | None = None
+    gee: GeeSettings | None = None
     stac: Mapping | None = None
 
     def window(self, index: int) -> TemporalSpec | None:
@@ -88,6 +91,7 @@ class Request:
         fetch: FetchSpec | None = None,
         modality: str | None = None,
         windows: Sequence[TemporalSpec | None] | None = None,
+        gee: GeeSettings | Mapping | None = None,
         stac: Mapping | None = None,
     ) -> Request:
         """Normalise and validate the arguments of ``export_batch``.
@@ -144,6 +148,9 @@ class Request:
             fetch=fetch,
             modality=canonical_modality(modality),
             windows=tuple(windows) if windows and any(windows) else None,
+            gee=gee
+            if gee is None or isinstance(gee, GeeSettings)
+            else from_mapping(GeeSettings, gee, "gee", ModelError),
             stac=stac_settings.read(stac) or None,
         )
 
@@ -156,6 +163,7 @@ class Request:
             "models": [_model_mapping(m) for m in self.models],
             "target": target,
             "backend": self.backend,
+            "gee": self.gee and to_mapping(self.gee),
             "device": self.device,
             "output": to_mapping(self.output, defaults=True),
             "sensor": self.sensor and to_mapping(self.sensor),
@@ -184,6 +192,7 @@ class Request:
             target=_target(config["target"]),
             config=_options(config.get("export")),
             backend="auto" if config.get("backend") is None else config["backend"],
+            gee=config.get("gee"),
             device=config.get("device"),
             output=OutputSpec() if output is None else from_mapping(OutputSpec, output, "output", SpecError),
             **_source_override(config, ""),

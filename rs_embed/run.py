@@ -28,6 +28,7 @@ from .models.sizes import check_sizes
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
+from .services import settle
 from .store import Store, replace_file
 from .units import Generation, Source, Unit
 from .weights import Checkpoint, Digests, locate
@@ -148,6 +149,7 @@ def open_run(request: Request, base: str) -> Run:
     """
     target = target_path(request, base)
     work, store, folder = folders(request, target, base)
+    request = settle(request, base)
     provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"), settings=_settings(request))
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
@@ -185,7 +187,7 @@ def open_run(request: Request, base: str) -> Run:
 
 def _settings(request: Request) -> dict[str, Mapping | None]:
     """What the config says to providers, by the word of their ``backend``."""
-    return {"stac": request.stac}
+    return {"gee": request.gee, "stac": request.stac}
 
 
 def _relative(model: ExportModelRequest, base: str, folder: str) -> ExportModelRequest:

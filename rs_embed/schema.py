@@ -11,6 +11,7 @@ from . import stac_settings
 from .config import LABEL, LAYOUTS, NAME, ExportConfig
 from .fields import json_schema
 from .request import DEVICES, REQUIRED
+from .services import GeeSettings
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec
 
 _TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}
@@ -107,6 +108,7 @@ def config_schema() -> dict[str, Any]:
                 "minLength": 1,
                 "default": "auto",
             },
+            "gee": _nullable(json_schema(GeeSettings)),
             "device": {"description": "where models run", "enum": [*DEVICES, None], "default": "auto"},
             "output": _nullable(json_schema(OutputSpec)),
             **overrides,

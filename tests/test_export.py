@@ -330,7 +330,7 @@ def test_python_refuses_before_anything_is_written(tmp_path):
         ({"target": "somewhere"}, rs_embed.ModelError),
         ({"target": ExportTarget.per_item(str(tmp_path / "x"), names=["only-one"])}, rs_embed.ModelError),
         ({"target": combined(Path("/proc/nowhere/run"))}, rs_embed.ModelError),
-        ({"backend": "gee"}, rs_embed.ModelError),
+        ({"backend": "geee"}, rs_embed.ModelError),
         ({"fetch": FetchSpec(scale_m=10), "sensor": RGB}, rs_embed.ModelError),
         ({"models": [ExportModelRequest("mosaiks", model_config={"featurs": 3})]}, rs_embed.ModelError),
         ({"modality": "s1"}, rs_embed.ModelError),

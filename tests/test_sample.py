@@ -138,8 +138,7 @@ def test_backends_name_what_there_is():
         get_provider("sampel", ".")
     with pytest.raises(ModelError, match=r"backend: 'sample:x' is not valid; allowed: 'sample'"):
         get_provider("sample:x", ".")
-    with pytest.raises(ModelError, match=r"backend: 'auto' means Earth Engine .* allowed: 'local:"):
-        get_provider("auto", ".")
+    assert get_provider("auto", ".").name == "gee"
 
 
 def test_a_fetch_outside_the_scene_is_an_error_not_garbage(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections import Counter
@@ -37,6 +38,12 @@ class Fake:
 
     def __init__(self, **plan):
         self.plan, self.calls, self.lock = plan, [], threading.Lock()
+
+    def slot(self):
+        return contextlib.nullcontext()
+
+    def expect(self, source, wanted):
+        return None
 
     def fetch(self, source, bands, roi, grid):
         with self.lock:

@@ -13,6 +13,7 @@ __all__ = ["PROVIDERS", "Chip", "Provider", "Roi", "get_provider"]
 
 #: backend word -> (module, class)
 PROVIDERS = {
+    "gee": ("gee", "GeeProvider"),
     "local": ("local", "LocalProvider"),
     "sample": ("sample", "SampleProvider"),
     "stac": ("stac", "StacProvider"),
@@ -34,11 +35,11 @@ def get_provider(
         ModelError: an unknown backend, naming those there are.
     """
     word, _, argument = backend.partition(":")
-    allowed = "'local:<folder or catalogue>', 'stac' (Earth Search), 'stac:planetary-computer', 'stac:<url or file>', 'sample'"
-    if word == "auto":
-        raise ModelError(
-            f"backend: 'auto' means Earth Engine ('gee'), which this version does not have yet; allowed: {allowed}"
-        )
+    allowed = (
+        "'auto', 'gee', 'gee:<project>', 'local:<folder or catalogue>', 'stac' (Earth Search), 'stac:planetary-computer', "
+        "'stac:<url or file>', 'sample'"
+    )
+    word = "gee" if word == "auto" else word
     if word not in PROVIDERS:
         raise ModelError(f"backend: {backend!r} is not supported{nearest(word, PROVIDERS)}; allowed: {allowed}")
     module, name = PROVIDERS[word]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,6 +95,19 @@ class Provider(Protocol):
 
     def freeze(self) -> dict | None:
         """What jobs need to know of what :meth:`resolve` found, as JSON values; None if nothing."""
+        ...
+
+    def slot(self) -> AbstractContextManager:
+        """Held while a chip is fetched and stored: limits what all jobs of the run ask of a service at a time."""
+        ...
+
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+        """These places are about to be fetched: what can be looked up for all of them together is. What fails for a place
+        alone is left to :meth:`fetch`.
+
+        Raises:
+            ProviderError: nothing could be looked up; fetching may still succeed.
+        """
         ...
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:

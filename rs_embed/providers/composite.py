@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..description import Frames
@@ -96,6 +96,50 @@ def replace_bands(
 
     choose = np.asarray(which)[:, None, None]
     return np.where(choose, other[0], made[0]), np.where(choose, other[1], made[1])
+
+
+def coverage(valid: np.ndarray) -> tuple[float, ...]:
+    """Share of valid pixels of each band of (C, H, W)."""
+    return tuple(float(v) for v in valid.mean(axis=(1, 2)))
+
+
+def frames(
+    spans: Sequence[tuple[str, str]],
+    scenes: Sequence[Sequence[str]],
+    make: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    whole: Callable[[], tuple[np.ndarray, np.ndarray]],
+    bands: int,
+) -> tuple[np.ndarray, tuple[float, ...], list[dict], tuple[tuple[str, ...], ...]]:
+    """One composite a bin. Where a bin has no imagery, or none of a band, the composite of the whole window stands in.
+
+    Args:
+        spans: dates of the bins. scenes: ids of the images in each.
+        make: (values, valid) of the composite of a bin that has images. whole: the same of the whole window.
+
+    Returns:
+        (pixels (T, C, H, W), coverage of each band, what the provenance says of each frame, sentences about each band).
+    """
+    import numpy as np
+
+    stand_in: tuple | None = None
+    pixels, covered, records = [], [], []
+    said: list[list[str]] = [[] for _ in range(bands)]
+    for number, ((start, end), inside) in enumerate(zip(spans, scenes)):
+        made = make(number) if inside else None
+        empty = [made is None or not made[1][i].any() for i in range(bands)]
+        if any(empty):
+            stand_in = stand_in or whole()
+            made = stand_in if made is None else replace_bands(made, stand_in, empty)
+            for i in np.flatnonzero(empty):
+                said[i].append(
+                    f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
+                )
+        pixels.append(made[0])
+        covered.append(coverage(made[1]))
+        records.append({"start": start, "end": end, "scenes": list(inside), **({"empty": True} if all(empty) else {})})
+    kind = np.result_type(*(p.dtype for p in pixels))
+    stacked = np.stack([p.astype(kind, copy=False) for p in pixels])
+    return stacked, tuple(float(v) for v in np.mean(covered, axis=0)), records, tuple(map(tuple, said))
 
 
 def _median(stack: np.ma.MaskedArray, dtype: np.dtype) -> np.ndarray:

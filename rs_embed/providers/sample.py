@@ -13,6 +13,7 @@ import importlib.resources
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError
@@ -74,6 +75,12 @@ class SampleProvider:
 
     def freeze(self) -> None:
         return None
+
+    def slot(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+        """Nothing."""
 
     def resolve(self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool) -> None:
         """Refuse other collections and bands, windows without the scene's date, and ROIs outside the scene."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..geometry import Grid, lonlat_boxes
@@ -53,6 +54,12 @@ class SceneProvider:
     def _map(self, read: Callable[[Any], Any], things: Sequence[Any]) -> Iterable[Any]:
         """``read`` of everything, in order; one after the other unless a provider does better."""
         return map(read, things)
+
+    def slot(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+        """Nothing: everything was looked up when the run was started."""
 
     # which files ---------------------------------------------------------------------------------------------------
 
@@ -99,32 +106,16 @@ class SceneProvider:
         dates = tuple(composite.midpoint(*span) for span in spans)
         if source.frames.mode == "composite":
             pixels, valid = self._composite(scenes, bands, grid, source)
-            return Chip(pixels, _coverage(valid), dates, provenance)
-        whole: tuple | None = None
-        frames, covered = [], []
-        said: list[list[str]] = [[] for _ in bands]
-        provenance["frames"] = []
-        for number, (start, end) in enumerate(spans):
-            inside = [s for s in scenes if start <= s[0].row.date < end]
-            made = self._composite(inside, bands, grid, source) if inside else None
-            empty = [made is None or not made[1][i].any() for i in range(len(bands))]
-            if any(empty):
-                whole = whole or self._composite(scenes, bands, grid, source)
-                made = whole if made is None else composite.replace_bands(made, whole, empty)
-                for i in np.flatnonzero(empty):
-                    said[i].append(
-                        f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
-                    )
-            frames.append(made[0])
-            covered.append(_coverage(made[1]))
-            names = [s[0].row.scene for s in inside]
-            provenance["frames"].append(
-                {"start": start, "end": end, "scenes": names, **({"empty": True} if all(empty) else {})}
-            )
-        kind = np.result_type(*(f.dtype for f in frames))
-        pixels = np.stack([f.astype(kind, copy=False) for f in frames])
-        coverage = tuple(float(v) for v in np.mean(covered, axis=0))
-        return Chip(pixels, coverage, dates, provenance, tuple(map(tuple, said)))
+            return Chip(pixels, composite.coverage(valid), dates, provenance)
+        inside = [[s for s in scenes if start <= s[0].row.date < end] for start, end in spans]
+        pixels, covered, provenance["frames"], said = composite.frames(
+            spans,
+            [[s[0].row.scene for s in bin_] for bin_ in inside],
+            lambda number: self._composite(inside[number], bands, grid, source),
+            lambda: self._composite(scenes, bands, grid, source),
+            len(bands),
+        )
+        return Chip(pixels, covered, dates, provenance, said)
 
     def _composite(
         self, scenes: Sequence[Sequence[choice.SceneFile]], bands: Sequence[str], grid: Grid, source: Source
@@ -220,8 +211,3 @@ def decoded(
         values, defined = convert(values, wanted)
         valid &= defined
     return values, valid
-
-
-def _coverage(valid: np.ndarray) -> tuple[float, ...]:
-    """Share of valid pixels of each band."""
-    return tuple(float(v) for v in valid.mean(axis=(1, 2)))

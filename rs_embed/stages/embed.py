@@ -196,7 +196,8 @@ def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     pixels, chip = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[roi.index])
     meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance", "roi") if k in chip}
     if pixels is None:
-        metas[roi.index] = meta | {"quality": {"valid": 0.0}}
+        known = {"warnings": chip["warnings"]} if chip["warnings"] else {}
+        metas[roi.index] = meta | {"quality": {"valid": 0.0} | known}
         raise _NoData
     quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip["warnings"])
     bad = _bad_input(run, quality)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from contextlib import AbstractContextManager
 
 from .. import receipts
 from ..errors import ProviderError
-from ..geometry import roi_in_square
+from ..geometry import Grid, roi_in_square
 from ..providers import Roi
+from ..retries import attempts
 from ..run import Run
 from ..store import write_object
 from ..units import Source
 from .common import by_object, models_of, needed_bands, now, part_of, source_of, spent, stop
 
-#: Longest pause between two attempts, seconds.
-MAX_PAUSE_S = 60.0
+#: Threads for each request that may be in flight: while one waits to ask again, another asks.
+THREADS = 2
 
 
 def fetch(run: Run, source_id: str, part_name: str) -> dict:
@@ -67,10 +69,13 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
 
 
 def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) -> list[tuple[Roi, Exception]]:
-    """Fetch with ``num_workers`` threads; without ``continue_on_error`` nothing new is begun after a failure."""
+    """Fetch ``num_workers`` at a time; without ``continue_on_error`` nothing new is begun after a failure."""
     errors: list[tuple[Roi, Exception]] = []
-    with ThreadPoolExecutor(run.request.config.num_workers, thread_name_prefix="fetch") as pool:
-        futures = {pool.submit(_fetch_one, run, source, roi, bands): roi for roi, bands in wanted}
+    config = run.request.config
+    turns = threading.BoundedSemaphore(config.num_workers)
+    _expect(run, source, wanted)
+    with ThreadPoolExecutor(THREADS * config.num_workers, thread_name_prefix="fetch") as pool:
+        futures = {pool.submit(_fetch_one, run, source, roi, bands, turns): roi for roi, bands in wanted}
         pending = set(futures)
         try:
             while pending:
@@ -81,7 +86,7 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
                         rows[run.plan.objects(source.id)[roi.index]] = future.result()
                     except Exception as error:
                         errors.append((roi, error))
-                if errors and not run.request.config.continue_on_error:
+                if errors and not config.continue_on_error:
                     pending = {f for f in pending if not f.cancel()}  # those under way are finished and kept
         except BaseException:  # Ctrl-C: do not begin what is still waiting
             pool.shutdown(wait=False, cancel_futures=True)
@@ -89,16 +94,34 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
     return errors
 
 
-def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...]) -> dict:
-    grid = run.grid(source, roi)
+def _expect(run: Run, source: Source, wanted: list) -> None:
+    """Let the provider look things up for all places together; where it cannot, each place does it, and says why it fails."""
     config = run.request.config
-    attempts = Retrying(
-        stop=stop_after_attempt(config.max_retries + 1),
-        wait=wait_random_exponential(multiplier=config.retry_backoff_s, max=MAX_PAUSE_S),
-        retry=retry_if_exception(lambda e: isinstance(e, ProviderError) and e.retryable),
-        reraise=True,
-    )
-    chip = attempts(run.provider.fetch, source, bands, roi, grid)
+
+    def look() -> None:
+        with run.provider.slot():
+            run.provider.expect(source, [(roi, run.grid(source, roi)) for roi, _ in wanted])
+
+    try:
+        attempts(config.max_retries, config.retry_backoff_s)(look)
+    except ProviderError as error:
+        print(f"fetch: {error}", file=sys.stderr)
+
+
+def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], turns: AbstractContextManager) -> dict:
+    """Fetch and store one place. It has its turn until the chip is stored: if the job is killed, no more chips are lost
+    than requests were in flight. While it waits to ask again it has none."""
+    grid, config = run.grid(source, roi), run.request.config
+
+    def once() -> dict:
+        with turns, run.provider.slot():
+            return _stored(run, source, roi, bands, grid)
+
+    return attempts(config.max_retries, config.retry_backoff_s)(once)
+
+
+def _stored(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], grid: Grid) -> dict:
+    chip = run.provider.fetch(source, bands, roi, grid)
     status = "ok" if chip.valid > 0 else "no_data"
     meta = {
         "status": status,

@@ -16,6 +16,7 @@ rule fetch:
         "../../envs/environment.yaml"
     resources:
         fetch=1,
+        gee=gee_share(PLAN.request),
         mem_mb=1000,
         runtime=60,
     params:

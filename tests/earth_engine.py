@@ -1,0 +1,236 @@
+"""A loopback Earth Engine: the service's own discovery document and algorithms (from the client's wheel), pixels and values
+evaluated from local GeoTIFFs, faults on order, and a record of what was asked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+
+from rs_embed.geometry import Grid
+
+from .ee_graph import Graph, Image, Refused, Scene
+
+PROJECT = "test-project"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong: an error answer, half a body (``cut``), no answer (``drop``), or a late one (``slow`` seconds)."""
+
+    status: int = 200
+    message: str = ""
+    retry_after: str | None = None
+    cut: bool = False
+    drop: bool = False
+    slow: float = 0.0
+
+
+TOO_MANY = Fault(
+    429, "Too Many Requests: Request was rejected because the request rate or concurrency limit was exceeded."
+)
+UNAVAILABLE = Fault(503, "The service is currently unavailable.")
+
+
+@dataclass
+class EarthEngine:
+    """The service.
+
+    Attributes:
+        collections: images by collection id.
+        faults: for the next pixel requests, one each; None: all is well.
+        chances: of a fault in any later pixel request, with a seeded generator.
+        latency: shortest time of an answer with pixels, seconds.
+        limit: largest answer, bytes without compression.
+        asked: bodies of requests by kind, as they came. done: digests of requests that were answered in full.
+        most: greatest number of requests in flight at a time. flying: how many are now.
+    """
+
+    collections: dict[str, list[Scene]] = field(default_factory=dict)
+    faults: list[Fault | None] = field(default_factory=list)
+    chances: dict[Fault, float] = field(default_factory=dict)
+    latency: float = 0.0
+    limit: int = 48 << 20
+    gate: Callable[[dict], None] | None = None
+    asked: dict[str, list] = field(default_factory=lambda: {"pixels": [], "value": [], "start": []})
+    done: Counter = field(default_factory=Counter)
+    headers: list[dict] = field(default_factory=list)
+    began: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+    most: int = 0
+    flying: int = 0
+
+    def __post_init__(self) -> None:
+        import ee
+
+        tests = Path(ee.__file__).parent / "tests"
+        self.discovery = (tests / "cloud_api_discovery_document.json").read_bytes()
+        self.algorithms = (tests / "algorithms.json").read_bytes()
+        self.lock, self.rng, self.url = threading.Lock(), random.Random(0), ""
+
+    @property
+    def repeats(self) -> int:
+        """Pixel requests that were made again although they had succeeded."""
+        return sum(n - 1 for n in self.done.values())
+
+    def counts(self) -> dict[str, int]:
+        """Requests by kind."""
+        return {k: len(v) for k, v in self.asked.items()}
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        for record in (*self.asked.values(), self.done, self.headers, self.began, self.ended):
+            record.clear()
+        self.most = 0
+
+    @contextlib.contextmanager
+    def flight(self, kind: str, body: dict) -> Iterator[None]:
+        with self.lock:
+            self.asked[kind].append(body)
+            self.began.append(time.monotonic())
+            self.flying += 1
+            self.most = max(self.most, self.flying)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.flying -= 1
+                self.ended.append(time.monotonic())
+
+    def fault(self) -> Fault | None:
+        """What happens to the next pixel request."""
+        with self.lock:
+            if self.faults:
+                return self.faults.pop(0)
+            draw = self.rng.random()
+            for fault, chance in self.chances.items():
+                if (draw := draw - chance) < 0:
+                    return fault
+        return None
+
+    def value(self, body: dict):
+        """The answer of ``value:compute``."""
+        expression = body["expression"]
+        graph = Graph(self.collections, expression["values"])
+        return graph.node({"valueReference": expression["result"]})
+
+    def pixels(self, body: dict) -> bytes:
+        """The answer of ``image:computePixels``: a structured array in npy."""
+        image = self.value(body)
+        where, size = body["grid"]["affineTransform"], body["grid"]["dimensions"]
+        affine = tuple(
+            float(where.get(k, 0)) for k in ("scaleX", "shearX", "translateX", "shearY", "scaleY", "translateY")
+        )
+        grid = Grid(body["grid"]["crsCode"], affine, size["width"], size["height"])
+        assert isinstance(image, Image) and body["fileFormat"] == "NPY"
+        total = grid.width * grid.height * sum(k.itemsize for k in image.dtypes)
+        if total > self.limit:
+            raise Refused(f"Total request size ({total} bytes) must be less than or equal to {self.limit} bytes.")
+        if max(grid.width, grid.height) > 32768 or len(image.names) > 1024:
+            raise Refused("Pixel grid dimensions must be less than or equal to 32768, with at most 1024 bands.")
+        table = np.zeros((grid.height, grid.width), list(zip(image.names, image.dtypes)))
+        for name, (values, mask) in zip(image.names, image.pixels(grid), strict=True):
+            table[name] = np.where(mask, values, 0)
+        file = io.BytesIO()
+        np.save(file, table)
+        return file.getvalue()
+
+
+def _handler(service: EarthEngine) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            service.headers.append(dict(self.headers))
+            kind = "discovery" if "discovery" in self.path else "algorithms"
+            service.asked["start"].append(kind)
+            self.answer(200, getattr(service, kind))
+
+        def do_POST(self) -> None:
+            service.headers.append(dict(self.headers))
+            text = self.rfile.read(int(self.headers["Content-Length"]))
+            body, kind = json.loads(text), "pixels" if "computePixels" in self.path else "value"
+            started = time.monotonic()
+            with service.flight(kind, body):
+                if service.gate:
+                    service.gate(body)
+                fault = service.fault() if kind == "pixels" else None
+                if fault and fault.drop:
+                    # no orderly end: the client sees a reset
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.close_connection = True
+                    return
+                if fault and fault.slow:
+                    time.sleep(fault.slow)
+                if fault and fault.status != 200:
+                    self.refuse(fault.status, fault.message, fault.retry_after)
+                    return
+                try:
+                    made = service.pixels(body) if kind == "pixels" else service.value(body)
+                except Refused as error:
+                    self.refuse(400, str(error))
+                    return
+                data = made if kind == "pixels" else json.dumps({"result": made}).encode()
+                time.sleep(max(0.0, service.latency - (time.monotonic() - started)))
+                self.answer(200, data, cut=bool(fault and fault.cut))
+                if kind == "pixels" and not (fault and fault.cut):
+                    with service.lock:
+                        service.done[hashlib.sha256(text).hexdigest()] += 1
+
+        def refuse(self, status: int, message: str, retry_after: str | None = None) -> None:
+            said = {"error": {"code": status, "message": message, "status": "ERROR"}}
+            self.answer(status, json.dumps(said).encode(), {"Retry-After": retry_after} if retry_after else {})
+
+        def answer(self, status: int, data: bytes, more: dict | None = None, *, cut: bool = False) -> None:
+            self.send_response(status)
+            for key, value in (
+                {"Content-Length": str(len(data)), "Content-Type": "application/json"} | (more or {})
+            ).items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+            if cut:
+                self.close_connection = True
+
+        def log_message(self, *_) -> None:
+            return
+
+    return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        return  # a client that was killed
+
+
+@contextlib.contextmanager
+def served(**about) -> Iterator[EarthEngine]:
+    """A running service; its address is ``url``."""
+    service = EarthEngine(**about)
+    server = _Server(("127.0.0.1", 0), _handler(service))
+    service.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield service
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
