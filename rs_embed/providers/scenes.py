@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import bisect
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..geometry import Grid, lonlat_boxes
@@ -55,10 +56,10 @@ class SceneProvider:
         """``read`` of everything, in order; one after the other unless a provider does better."""
         return map(read, things)
 
-    def slot(self) -> AbstractContextManager:
-        return nullcontext()
+    def turns(self, workers: int) -> AbstractContextManager:
+        return threading.BoundedSemaphore(workers)
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
         """Nothing: everything was looked up when the run was started."""
 
     # which files ---------------------------------------------------------------------------------------------------
