@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from .errors import ProviderError
@@ -25,8 +27,17 @@ def attempts(max_retries: int, backoff_s: float) -> Retrying:
         return own(state) + (getattr(state.outcome.exception(), "retry_after", None) or 0.0)
 
     return Retrying(
-        stop=stop_after_attempt(max_retries + 1), wait=pause, retry=retry_if_exception(_again), reraise=True
+        stop=stop_after_attempt(max_retries + 1),
+        wait=pause,
+        retry=retry_if_exception(_again),
+        before_sleep=_say,
+        reraise=True,
     )
+
+
+def _say(state: RetryCallState) -> None:
+    """A line in the job's log."""
+    print(f"{state.outcome.exception()}; asking again in {state.upcoming_sleep:.1f} s", file=sys.stderr, flush=True)
 
 
 def _again(error: BaseException) -> bool:

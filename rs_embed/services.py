@@ -95,13 +95,13 @@ def is_loopback(url: str) -> bool:
 def gee_share(request: Request) -> int:
     """Percent of Earth Engine's concurrency that a fetch job of a request reserves in Snakemake; 0 for other backends.
 
-    One job more is let in than the concurrency feeds: a job that is starting up uses none, and the run's slots (``quota.py``)
-    keep the count.
+    Two jobs more are let in than the concurrency feeds: one that starts up and one that ends use little of it, and the run's
+    slots (``quota.py``) keep the count.
     """
     if request.backend != "gee" or request.gee is None:
         return 0
     workers = request.config.num_workers
-    return max(1, math.floor(WHOLE_QUOTA * workers / (request.gee.concurrency + workers)))
+    return max(1, math.floor(WHOLE_QUOTA * workers / (request.gee.concurrency + 2 * workers)))
 
 
 def settle(request: Request, base: str, environment: Mapping[str, str] = os.environ) -> Request:

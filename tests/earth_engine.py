@@ -10,10 +10,11 @@ import json
 import random
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,7 +52,8 @@ class EarthEngine:
 
     Attributes:
         collections: images by collection id.
-        faults: for the next pixel requests, one each; None: all is well.
+        faults, value_faults: for the next requests for pixels, and for values, one each; None: all is well.
+        start_faults: how many of the next requests of a connecting client are refused.
         chances: of a fault in any later pixel request, with a seeded generator.
         latency: shortest time of an answer with pixels, seconds.
         limit: largest answer, bytes without compression.
@@ -61,13 +63,15 @@ class EarthEngine:
 
     collections: dict[str, list[Scene]] = field(default_factory=dict)
     faults: list[Fault | None] = field(default_factory=list)
+    value_faults: list[Fault | None] = field(default_factory=list)
     chances: dict[Fault, float] = field(default_factory=dict)
     latency: float = 0.0
     limit: int = 48 << 20
-    gate: Callable[[dict], None] | None = None
     asked: dict[str, list] = field(default_factory=lambda: {"pixels": [], "value": [], "start": []})
     done: Counter = field(default_factory=Counter)
     headers: list[dict] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    start_faults: int = 0
     began: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
     most: int = 0
@@ -92,27 +96,30 @@ class EarthEngine:
 
     def forget(self) -> None:
         """Begin to count anew."""
-        for record in (*self.asked.values(), self.done, self.headers, self.began, self.ended):
+        for record in (*self.asked.values(), self.done, self.headers, self.kinds, self.began, self.ended):
             record.clear()
         self.most = 0
 
-    @contextlib.contextmanager
-    def flight(self, kind: str, body: dict) -> Iterator[None]:
+    def take_off(self, kind: str, body: dict) -> None:
+        """A request has come."""
         with self.lock:
             self.asked[kind].append(body)
             self.began.append(time.monotonic())
+            self.kinds.append(kind)
             self.flying += 1
             self.most = max(self.most, self.flying)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.flying -= 1
-                self.ended.append(time.monotonic())
 
-    def fault(self) -> Fault | None:
-        """What happens to the next pixel request."""
+    def land(self) -> None:
+        """Its answer is about to be sent: once it is read, the client may ask the next thing."""
         with self.lock:
+            self.flying -= 1
+            self.ended.append(time.monotonic())
+
+    def fault(self, kind: str) -> Fault | None:
+        """What happens to the next request."""
+        with self.lock:
+            if kind == "value":
+                return self.value_faults.pop(0) if self.value_faults else None
             if self.faults:
                 return self.faults.pop(0)
             draw = self.rng.random()
@@ -158,42 +165,45 @@ def _handler(service: EarthEngine) -> type[BaseHTTPRequestHandler]:
             service.headers.append(dict(self.headers))
             kind = "discovery" if "discovery" in self.path else "algorithms"
             service.asked["start"].append(kind)
+            if service.start_faults:
+                service.start_faults -= 1
+                self.answer(503, _error(503, UNAVAILABLE.message))
+                return
             self.answer(200, getattr(service, kind))
 
         def do_POST(self) -> None:
             service.headers.append(dict(self.headers))
             text = self.rfile.read(int(self.headers["Content-Length"]))
             body, kind = json.loads(text), "pixels" if "computePixels" in self.path else "value"
-            started = time.monotonic()
-            with service.flight(kind, body):
-                if service.gate:
-                    service.gate(body)
-                fault = service.fault() if kind == "pixels" else None
-                if fault and fault.drop:
-                    # no orderly end: the client sees a reset
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.close_connection = True
-                    return
-                if fault and fault.slow:
-                    time.sleep(fault.slow)
-                if fault and fault.status != 200:
-                    self.refuse(fault.status, fault.message, fault.retry_after)
-                    return
-                try:
-                    made = service.pixels(body) if kind == "pixels" else service.value(body)
-                except Refused as error:
-                    self.refuse(400, str(error))
-                    return
-                data = made if kind == "pixels" else json.dumps({"result": made}).encode()
-                time.sleep(max(0.0, service.latency - (time.monotonic() - started)))
-                self.answer(200, data, cut=bool(fault and fault.cut))
-                if kind == "pixels" and not (fault and fault.cut):
-                    with service.lock:
-                        service.done[hashlib.sha256(text).hexdigest()] += 1
+            service.take_off(kind, body)
+            status, data, more, fault = self.made(kind, body)
+            service.land()
+            if fault and fault.drop:
+                # no orderly end: the client sees a reset
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                return
+            self.answer(status, data, more, cut=bool(fault and fault.cut))
+            if status == 200 and kind == "pixels" and not (fault and fault.cut):
+                with service.lock:
+                    service.done[hashlib.sha256(text).hexdigest()] += 1
 
-        def refuse(self, status: int, message: str, retry_after: str | None = None) -> None:
-            said = {"error": {"code": status, "message": message, "status": "ERROR"}}
-            self.answer(status, json.dumps(said).encode(), {"Retry-After": retry_after} if retry_after else {})
+        def made(self, kind: str, body: dict) -> tuple[int, bytes, dict, Fault | None]:
+            """(status, content, headers, fault) of an answer; takes as long as it is to take."""
+            started, fault = time.monotonic(), service.fault(kind)
+            if fault and fault.slow:
+                time.sleep(fault.slow)
+            if fault and (fault.status != 200 or fault.drop):
+                more = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+                return fault.status, _error(fault.status, fault.message), more, fault
+            try:
+                made = (
+                    service.pixels(body) if kind == "pixels" else json.dumps({"result": service.value(body)}).encode()
+                )
+            except Refused as error:
+                return 400, _error(400, str(error)), {}, fault
+            time.sleep(max(0.0, service.latency - (time.monotonic() - started)))
+            return 200, made, {}, fault
 
         def answer(self, status: int, data: bytes, more: dict | None = None, *, cut: bool = False) -> None:
             self.send_response(status)
@@ -212,12 +222,17 @@ def _handler(service: EarthEngine) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def _error(status: int, message: str) -> bytes:
+    return json.dumps({"error": {"code": status, "message": message, "status": "ERROR"}}).encode()
+
+
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
 
     def handle_error(self, request, client_address) -> None:
-        return  # a client that was killed
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ An image is made on the grid of the request: every file is warped onto it (neare
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,9 @@ import rasterio
 from rasterio.warp import Resampling, reproject, transform_bounds
 
 from rs_embed.geometry import Grid
+
+#: GDAL's datasets in memory bear one thread at a time.
+_warping = threading.Lock()
 
 
 class Refused(Exception):
@@ -66,8 +71,9 @@ def image_of(scene: Scene) -> Image:
         crs, bounds = file.crs, file.bounds
     kind = scene.convert(np.zeros(1, kind)).dtype if scene.convert else kind
 
+    @functools.cache  # bits of validity ask for the same pixels
     def pixels(grid: Grid) -> Planes:
-        with rasterio.open(scene.path) as file:
+        with _warping, rasterio.open(scene.path) as file:
             to = {
                 "dst_transform": rasterio.Affine(*grid.affine),
                 "dst_crs": grid.crs,

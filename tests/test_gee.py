@@ -250,7 +250,6 @@ def test_where_there_is_no_iw_image_others_are_used_and_that_is_said(tmp_path):
 def test_requests_above_the_limit_are_split_and_joined_exactly(tmp_path, monkeypatch, limit):
     archive = several(tmp_path)
     with archive.served(limit=limit) as service:
-        whole, grid = chip(tmp_path, at(30, 30, 300), collection=S2)
         monkeypatch.setattr(gee, "MAX_BYTES", limit)
         there, here, grid = chips(archive, service, at(30, 30, 300))
         assert_same(there, here)

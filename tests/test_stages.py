@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections import Counter
@@ -39,10 +38,10 @@ class Fake:
     def __init__(self, **plan):
         self.plan, self.calls, self.lock = plan, [], threading.Lock()
 
-    def slot(self):
-        return contextlib.nullcontext()
+    def turns(self, workers):
+        return threading.BoundedSemaphore(workers)
 
-    def expect(self, source, wanted):
+    def expect(self, source, wanted, turns):
         return None
 
     def fetch(self, source, bands, roi, grid):

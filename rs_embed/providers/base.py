@@ -97,13 +97,17 @@ class Provider(Protocol):
         """What jobs need to know of what :meth:`resolve` found, as JSON values; None if nothing."""
         ...
 
-    def slot(self) -> AbstractContextManager:
-        """Held while a chip is fetched and stored: limits what all jobs of the run ask of a service at a time."""
+    def turns(self, workers: int) -> AbstractContextManager:
+        """Entered by every thread of a job while it fetches a chip and stores it: lets in ``workers`` of them at a time, and
+        of all jobs of the run no more than the service is to be asked at a time."""
         ...
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
         """These places are about to be fetched: what can be looked up for all of them together is. What fails for a place
         alone is left to :meth:`fetch`.
+
+        Args:
+            turns: of :meth:`turns`, to be entered for every request.
 
         Raises:
             ProviderError: nothing could be looked up; fetching may still succeed.

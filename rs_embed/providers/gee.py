@@ -7,6 +7,7 @@ are known, and are never mistaken for a request that failed. See docs/gee.md.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -68,9 +69,9 @@ class GeeProvider:
         """The types of the bands of the collections of this request."""
         return {"types": self._types}
 
-    def slot(self) -> AbstractContextManager:
-        """One of the requests that the run may have in flight."""
-        return self._quota.slot() if self._quota else nullcontext()
+    def turns(self, workers: int) -> AbstractContextManager:
+        """Requests that the run may have in flight."""
+        return self._quota.turns(workers) if self._quota else threading.BoundedSemaphore(workers)
 
     # before anything runs --------------------------------------------------------------------------------------
 
@@ -104,7 +105,9 @@ class GeeProvider:
 
     # which images ----------------------------------------------------------------------------------------------
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+    def expect(
+        self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager = nullcontext()
+    ) -> None:
         """Look up the images of all places that are about to be fetched, in one request if the service can."""
         lacking = [(roi, grid) for roi, grid in wanted if (source.id, roi.id) not in self._looks]
         if not lacking:
@@ -112,13 +115,14 @@ class GeeProvider:
         ee = self._client.ee()
         try:
             asked = ee.List([images.look(ee, source, _window(roi), grid) for roi, grid in lacking])
-            answers = self._client.value(asked)
+            with turns:
+                answers = self._client.value(asked)
         except TooMuch as error:
             if len(lacking) == 1:
                 self._looks[source.id, lacking[0][0].id] = error
                 return
-            self.expect(source, lacking[: len(lacking) // 2])
-            self.expect(source, lacking[len(lacking) // 2 :])
+            self.expect(source, lacking[: len(lacking) // 2], turns)
+            self.expect(source, lacking[len(lacking) // 2 :], turns)
         except ProviderError as error:
             if error.retryable:
                 raise

@@ -142,18 +142,18 @@ class Client:
     def _translated(self, call: Callable[[], Any]) -> Any:
         """Call the client; its exceptions become ours, without what is private in them."""
         import ee
-        from google.auth.exceptions import RefreshError, TransportError
+        from google.auth.exceptions import GoogleAuthError, TransportError
         from googleapiclient.errors import Error, HttpError, InvalidJsonError
 
         try:
             return call()
-        except RefreshError as error:
-            raise ProviderError(_missing("the credentials are no longer valid"), retryable=error.retryable) from None
         except (OSError, TransportError, InvalidJsonError, json.JSONDecodeError) as error:
             # time-outs, dropped connections, answers that end too early
             raise ProviderError(
                 f"Earth Engine cannot be reached, or did not answer in full ({type(error).__name__})", retryable=True
             ) from None
+        except GoogleAuthError as error:
+            raise ProviderError(_missing("the credentials were not accepted"), retryable=error.retryable) from None
         except (ee.EEException, Error) as error:
             http = error if isinstance(error, HttpError) else error.__context__
             if isinstance(http, HttpError):

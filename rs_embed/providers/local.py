@@ -10,9 +10,10 @@ from __future__ import annotations
 import bisect
 import math
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError, StoreError
@@ -66,10 +67,10 @@ class LocalProvider:
         """Rows and headers of the files that this request may read."""
         return {"catalogue": self.path, "files": [choice.frozen(f) for f in self._files.values()]}
 
-    def slot(self) -> AbstractContextManager:
-        return nullcontext()
+    def turns(self, workers: int) -> AbstractContextManager:
+        return threading.BoundedSemaphore(workers)
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
         """Nothing: everything was looked up when the run was started."""
 
     # before anything runs --------------------------------------------------------------------------------------

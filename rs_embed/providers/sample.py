@@ -13,7 +13,7 @@ import importlib.resources
 import json
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError
@@ -76,10 +76,10 @@ class SampleProvider:
     def freeze(self) -> None:
         return None
 
-    def slot(self) -> AbstractContextManager:
-        return nullcontext()
+    def turns(self, workers: int) -> AbstractContextManager:
+        return threading.BoundedSemaphore(workers)
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]]) -> None:
+    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
         """Nothing."""
 
     def resolve(self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool) -> None:

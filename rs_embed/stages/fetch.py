@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -72,8 +71,8 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
     """Fetch ``num_workers`` at a time; without ``continue_on_error`` nothing new is begun after a failure."""
     errors: list[tuple[Roi, Exception]] = []
     config = run.request.config
-    turns = threading.BoundedSemaphore(config.num_workers)
-    _expect(run, source, wanted)
+    turns = run.provider.turns(config.num_workers)
+    _expect(run, source, wanted, turns)
     with ThreadPoolExecutor(THREADS * config.num_workers, thread_name_prefix="fetch") as pool:
         futures = {pool.submit(_fetch_one, run, source, roi, bands, turns): roi for roi, bands in wanted}
         pending = set(futures)
@@ -94,16 +93,13 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
     return errors
 
 
-def _expect(run: Run, source: Source, wanted: list) -> None:
+def _expect(run: Run, source: Source, wanted: list, turns: AbstractContextManager) -> None:
     """Let the provider look things up for all places together; where it cannot, each place does it, and says why it fails."""
     config = run.request.config
 
-    def look() -> None:
-        with run.provider.slot():
-            run.provider.expect(source, [(roi, run.grid(source, roi)) for roi, _ in wanted])
-
+    places = [(roi, run.grid(source, roi)) for roi, _ in wanted]
     try:
-        attempts(config.max_retries, config.retry_backoff_s)(look)
+        attempts(config.max_retries, config.retry_backoff_s)(run.provider.expect, source, places, turns)
     except ProviderError as error:
         print(f"fetch: {error}", file=sys.stderr)
 
@@ -114,7 +110,7 @@ def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], turns
     grid, config = run.grid(source, roi), run.request.config
 
     def once() -> dict:
-        with turns, run.provider.slot():
+        with turns:
             return _stored(run, source, roi, bands, grid)
 
     return attempts(config.max_retries, config.retry_backoff_s)(once)
