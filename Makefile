@@ -4,13 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-fast lint format schema bench bench-models bench-noop clean
+.PHONY: help demo test test-fast lint format schema bench bench-models bench-noop bench-gee clean
 
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
-	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, make bench-noop: other pages)"
+	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee: other pages)"
 
 # The interpreter's folder is remembered, so that another PYTHON makes a new environment.
 $(STAMP): pyproject.toml envs/constraints.txt
@@ -50,6 +50,9 @@ bench-models: $(STAMP)
 
 bench-noop: $(STAMP)
 	$(BIN)/python benchmarks/noop.py
+
+bench-gee: $(STAMP)
+	$(BIN)/python benchmarks/gee.py
 
 clean:
 	rm -rf $(VENV) exports .snakemake

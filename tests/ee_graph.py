@@ -280,10 +280,16 @@ def _rectangle(coordinates, crs=None, geodesic=None, evenOdd=None):
     return coordinates, crs or "EPSG:4326"
 
 
-def _sample(image: Image, region, properties=None, defaultValue=None, defaultArrayValue=None) -> dict:
-    """sampleRectangle: lists of numbers (of an image on a grid of its own, see ``_reprojected``)."""
-    planes = image.pixels(image.properties["grid"])
-    lists = {n: np.where(m, v, defaultValue or 0).tolist() for n, (v, m) in zip(image.names, planes)}
+def _reproject(image: Image, crs: str, crsTransform: list) -> Image:
+    """An image on a lattice of its own, which ``sampleRectangle`` then reads."""
+    return Image(image.names, image.dtypes, image.pixels, {"lattice": (crs, crsTransform)}, image.touches)
+
+
+def _sample(image: Image, region: tuple, defaultValue: float = 0.0) -> dict:
+    """Numbers as lists: the pixels of the image's lattice in a rectangle of its own projection."""
+    (crs, (a, _, _, _, e, _)), ((left, bottom, right, top), _) = image.properties["lattice"], region
+    grid = Grid(crs, (a, 0.0, left, 0.0, e, top), round((right - left) / a), round((top - bottom) / -e))
+    lists = {n: np.where(m, v, defaultValue).tolist() for n, (v, m) in zip(image.names, image.pixels(grid))}
     return {"type": "Feature", "geometry": None, "properties": lists}
 
 
@@ -319,18 +325,9 @@ FUNCTIONS: dict[str, Callable] = {
     "Image.unmask": _unmask,
     "reduce.median": _median,
     "ImageCollection.mosaic": _mosaic,
+    "Image.reproject": _reproject,
     "Image.sampleRectangle": _sample,
 }
 for _name, _kind in {"Uint8": "u1", "Int8": "i1", "Uint16": "u2", "Int16": "i2", "Uint32": "u4", "Int32": "i4", "Int64": "i8",
                      "Float": "f4", "Double": "f8"}.items():  # fmt: skip
     FUNCTIONS[f"Image.to{_name}"] = lambda value, kind=_kind: value.each(lambda v, m: (v.astype(kind), m), kind)
-
-
-def _reproject(image: Image, crs: str, crsTransform=None, scale=None) -> Image:
-    """An image on a lattice of its own; here with the dimensions, too, that the caller puts behind the transform."""
-    *affine, width, height = crsTransform
-    grid = Grid(crs, tuple(affine), int(width), int(height))
-    return Image(image.names, image.dtypes, image.pixels, image.properties | {"grid": grid}, image.touches)
-
-
-FUNCTIONS["Image.reproject"] = _reproject

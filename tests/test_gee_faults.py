@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -264,6 +266,33 @@ def test_two_processes_never_have_more_in_flight_than_the_run_may(archive, monke
         assert len(service.done) == 48
         assert service.most == 3
         assert service.repeats == 0
+
+
+def test_the_threads_of_two_jobs_share_the_slots_and_all_of_them_come_in(tmp_path):
+    inside, most, entered, lock = [0], [0], Counter(), threading.Lock()
+    jobs = [Quota(tmp_path, 3, 1e6).turns(workers) for workers in (2, 4)]
+
+    def work(which: int) -> None:
+        for _ in range(10):
+            with jobs[which]:
+                with lock:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    entered[which] += 1
+                time.sleep(0.002)
+                with lock:
+                    inside[0] -= 1
+
+    threads = [threading.Thread(target=work, args=(i % 2,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert (most[0], entered) == (3, {0: 60, 1: 60})
+    files = [Quota(tmp_path, 3, 1e6).free() for _ in range(4)]
+    assert files.count(None) == 1, "and give them all back"
+    for file in files[:3]:
+        os.close(file)
 
 
 def test_requests_begin_no_faster_than_the_run_may(tmp_path):
