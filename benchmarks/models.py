@@ -320,7 +320,16 @@ def main() -> None:
             *__doc__.split("\n\n")[1].splitlines(),
         ]
         page.write_text(
-            "\n".join([*head, "", f"{args.n} images of {SIDE} x {SIDE} pixels on {about}.", "", *lines]) + "\n"
+            "\n".join(
+                [
+                    *head,
+                    "",
+                    f"{args.n} images of {SIDE} x {SIDE} pixels (thor base: {args.n // 8}, so that what a job costs once weighs more) on {about}.",
+                    "",
+                    *lines,
+                ]
+            )
+            + "\n"
         )
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from .config import ExportConfig, ExportModelRequest, ExportTarget
 from .errors import ModelError
 from .fields import nearest
+from .gee_settings import GeeSettings
 from .request import Request
 from .rois import RoiTable, read_rois
-from .services import GeeSettings
 from .specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
 
 if TYPE_CHECKING:

@@ -111,10 +111,11 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
         crs = utm_crs(*spatial.centre)
         bounds = _projected_bounds(spatial, crs)
     square = square and isinstance(spatial, BBox)
-    squared = _squared(bounds) if square else bounds
     if projection == "web_mercator":
-        squared = _reached(bounds, square=square)
-    left, bottom, right, top = squared
+        bounds = _reached(bounds, square=square)
+    elif square:
+        bounds = _squared(bounds)
+    left, bottom, right, top = bounds
     if max(right - left, top - bottom) > 2 * MAX_SIDE * scale_m:  # before any division: a scale can be absurdly small
         raise SpecError(f"ROI: {spatial} at {scale_m:g} m is too large; allowed: {MAX_SIDE} pixels a side")
     if projection == "utm" and isinstance(spatial, PointBuffer):

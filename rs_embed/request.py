@@ -22,8 +22,8 @@ from .config import (
 )
 from .errors import ModelError, SpecError
 from .fields import from_mapping, refuse_unknown, to_mapping
+from .gee_settings import GeeSettings
 from .rois import RoiTable
-from .services import GeeSettings
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
 
 #: Keys of a config file, in the order they are written.

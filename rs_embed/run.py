@@ -21,6 +21,7 @@ from .config import ExportModelRequest
 from .description import RANDOM
 from .errors import SpecError, StoreError
 from .folders import folders, target_path
+from .gee_settings import settle
 from .geometry import Grid, make_grid
 from .identity import digest
 from .models import describe
@@ -28,7 +29,6 @@ from .models.sizes import check_sizes
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
-from .services import settle
 from .store import Store, replace_file
 from .units import Generation, Source, Unit
 from .weights import Checkpoint, Digests, locate

@@ -10,8 +10,8 @@ from typing import Any
 from . import stac_settings
 from .config import LABEL, LAYOUTS, NAME, ExportConfig
 from .fields import json_schema
+from .gee_settings import GeeSettings
 from .request import DEVICES, REQUIRED
-from .services import GeeSettings
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec
 
 _TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rs_embed.description import Frames
-from rs_embed.services import GeeSettings
+from rs_embed.gee_settings import GeeSettings
 
 from . import rasters
 from .earth_engine import PROJECT, EarthEngine, served

@@ -11,14 +11,9 @@ from rs_embed import BBox, ExportConfig, PointBuffer, TemporalSpec
 from rs_embed.description import Frames
 from rs_embed.providers import gee, gee_images
 
-from .conftest import CHECKOUT
 from .gee_runs import DECIBEL, IW, LINEAR, S2, Archive, assert_same, chips, settings
 from .rasters import ORIGIN, at, chip, noise, run
-
-SHARED = CHECKOUT.parent / "shared" / "data"
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real chips are not here")
-S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
-PLACES = {"38D_378R_2_3": (34.0660, -3.4014), "637U_59R_1_3": (9.8449, 57.2269)}
+from .test_local import PLACES, S2_BANDS, SHARED, real
 
 
 @real

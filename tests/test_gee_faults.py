@@ -16,11 +16,11 @@ import pytest
 
 from rs_embed import ExportConfig, ModelError, ProviderError, SensorSpec
 from rs_embed.config import ExportModelRequest
+from rs_embed.gee_settings import HIGH_VOLUME, GeeSettings, gee_share, settle
 from rs_embed.providers import gee_client
 from rs_embed.quota import Quota
 from rs_embed.retries import attempts
 from rs_embed.run import load_run, open_run
-from rs_embed.services import HIGH_VOLUME, GeeSettings, gee_share, settle
 from rs_embed.stages.common import StageError
 from rs_embed.stages.fetch import fetch
 from rs_embed.store import read_object

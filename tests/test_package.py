@@ -146,7 +146,7 @@ def test_imports_point_down_only():
             "description",
             "request",
             "rois",
-            "services",
+            "gee_settings",
             "vectors",
             "frames",
             "units",

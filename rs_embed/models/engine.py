@@ -89,9 +89,8 @@ class Engine:
         torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = (
-            False  # convolutions in float32 mean float32, as matrix products do by default
-        )
+        # convolutions in float32 mean float32, as matrix products do by default
+        torch.backends.cudnn.allow_tf32 = False
         self.adapter, self.options, self.output, self.how, self.prep = adapter, options, output, how, prep
         network = adapter.load(options, modality, bands, weights)
         self.said = adapter.record(network, options)

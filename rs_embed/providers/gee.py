@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from ..description import UNITS
 from ..errors import ProviderError
 from ..fields import nearest
+from ..gee_settings import GEE_URLS, GeeSettings
 from ..geometry import Grid
 from ..identity import digest
 from ..quota import Quota
 from ..retries import attempts
-from ..services import GEE_URLS, GeeSettings
 from . import composite
 from . import gee_images as images
 from .base import Chip, Roi

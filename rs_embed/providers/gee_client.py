@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ProviderError
+from ..gee_settings import GeeSettings
 from ..quota import Quota
-from ..services import GeeSettings
 
 if TYPE_CHECKING:
     import numpy as np

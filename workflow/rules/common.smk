@@ -12,7 +12,7 @@ from snakemake.utils import validate
 from rs_embed.devices import gpus_wanted
 from rs_embed.errors import RSEmbedError
 from rs_embed.plan import Chunk
-from rs_embed.services import gee_share
+from rs_embed.gee_settings import gee_share
 from rs_embed.stages.prepare import prepare
 from rs_embed.workflow import enter, plain
 

@@ -1,4 +1,4 @@
-"""Settings of the services that imagery comes from: where they are, who asks, how much at a time. Nothing secret is in them."""
+"""Settings of Earth Engine: where it is, who asks, how much at a time. Nothing secret is in them."""
 
 from __future__ import annotations
 
