@@ -78,6 +78,8 @@ def _model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
     meta = records.of_model(n, label, entry, records.Images(said) if said else None)
     status = str(entry.get("status", "unknown"))
     error = entry.get("error")
+    if error is None and status != "ok":  # rs-embed says it for each ROI alone
+        error = next(iter(scan.by_index(entry.get("errors_by_index")).values()), None)
 
     @functools.cache
     def failed() -> list[int]:

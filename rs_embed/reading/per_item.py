@@ -151,7 +151,7 @@ class _Item:
 def _found(folder: Path, n_items: int | None) -> ExportResult:
     items: dict[int, _Item] = {}
     notes: list[str] = []
-    first, ours = None, False
+    ours = False
     for path in _pairs(folder):
         said = _sidecar(path)
         row = said.get("point_index")
@@ -167,7 +167,6 @@ def _found(folder: Path, n_items: int | None) -> ExportResult:
         if not said:
             notes.append(f"{path.with_suffix('.json').name} is missing: of ROI {row} only the arrays are known")
             said = {"models": _bare(path), "status": "unknown"}
-        first = first or path
         spatial = said.get("spatial")
         items[row] = _Item(path, spatial if isinstance(spatial, dict) else {}, window(said.get("temporal")))
         items[row].bare = said.get("status") == "unknown"
@@ -206,8 +205,9 @@ def _found(folder: Path, n_items: int | None) -> ExportResult:
         "windows": windows,
     }
     temporal = next((w for w in windows if w), None)
+    first = items[min(items)].path
     head = _sidecar(first)
-    sidecar = first.with_suffix(".json") if first and head else None
+    sidecar = first.with_suffix(".json") if head else None
     return ExportResult(
         "per_item", status, n, temporal, models, folder, notes, head, sidecar, lambda what: lists.get(what, ())
     )

@@ -128,13 +128,7 @@ def _skeleton(file: Any) -> tuple[bytes | None, list[tuple[int, int]]]:
                 continue
             pad, bracket, key = match[1], match[3] or match[5], match[2] or match[4]
             end = text.find(b"\n" + pad + (b"]" if bracket == b"[" else b"}"), at - 1)
-            text.seek(at)
-            first = text.readline().rstrip(b",\n")
-            try:
-                json.loads(first if bracket == b"[" else b"{" + first + b"}")
-            except ValueError:
-                return None, []
-            if end < 0:
+            if end < 0 or text.find(b"\n" + pad + b"  ", at - 1, end) >= 0:
                 return None, []
             parts.append(pad + b'"' + key + b'": {"\\u0000": %d}' % len(regions))
             regions.append((at, end + 1))
