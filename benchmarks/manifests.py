@@ -63,7 +63,8 @@ def requested(n: int, layout: str, pixels: bool) -> Request:
     models = [ExportModelRequest("mosaiks", label=f"m{i}", model_config={"features": 16, "seed": i}) for i in range(3)]
     coarse = FetchSpec(scale_m=20)
     models += [
-        ExportModelRequest("mosaiks", label=f"m{i}", fetch=coarse, model_config={"features": 16}) for i in range(3, MODELS)
+        ExportModelRequest("mosaiks", label=f"m{i}", fetch=coarse, model_config={"features": 16})
+        for i in range(3, MODELS)
     ]
     target = ExportTarget.combined("run") if layout == "combined" else ExportTarget.per_item("run")
     window = TemporalSpec.range("2022-06-01", "2022-09-01")
@@ -151,7 +152,8 @@ def measured(folder: Path, n: int, layout: str, pixels: bool, pool: int) -> tupl
     row = f"| {what} | {n:,} | {size / 1e6:.2f} MB | {size / n / MODELS:.0f} |"
     if layout == "per_item":
         items = sum(p.stat().st_size for p in path.parent.glob("p*.json"))
-        row = f"| {what} (index; files of ROIs) | {n:,} | {size / 1e6:.2f}; {items / 1e6:.1f} MB | {size / n / MODELS:.0f}; {items / n / MODELS:.0f} |"
+        row = f"| {what} (index; files of ROIs) | {n:,} | {size / 1e6:.2f}; {items / 1e6:.1f} MB |"
+        row += f" {size / n / MODELS:.0f}; {items / n / MODELS:.0f} |"
     row += f" {write[0]:.1f} s, {write[1]:.0f} MB | {merge[0]:.1f} s, {merge[1]:.0f} MB |"
     print(row, flush=True)
     return row, path
@@ -185,7 +187,7 @@ def main() -> None:
     small, large, huge = map(int, sys.argv[1:4]) if len(sys.argv) > 3 else (1_000, 10_000, 100_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = []
+        rows, paths = [], []
         for number, (n, layout, pixels, pool) in enumerate(
             [
                 (small, "combined", True, 200),
@@ -197,9 +199,9 @@ def main() -> None:
         ):
             row, path = measured(folder / str(number), n, layout, pixels, pool)
             rows.append(row)
-            template = path if number == 0 else template
+            paths.append(path)
         began = time.monotonic()
-        grown(template, folder / "huge.npz", huge)
+        grown(paths[0], folder / "huge.npz", huge)
         print(f"grown in {time.monotonic() - began:.0f} s", flush=True)
         sizes = [(folder / f"huge{s}").stat().st_size / 1e6 for s in (".json", ".npz")]
         command = [sys.executable, "-c", OPEN, str(folder / "huge.npz")]
@@ -212,16 +214,18 @@ def main() -> None:
     table = "\n".join(f"| {what} | {float(seconds):.3f} | {peak} |" for what, seconds, peak in opened)
     text = f"""# Manifests, measured
 
-Written by `make bench-manifests`; {os.cpu_count()} x {processor()}, Python {platform.python_version()}. Runs are faked (objects of a few numbers), so
-that only the manifests and what they take are seen: {MODELS} models on two sources, twelve scenes a ROI out of so many as the row says, a warning at every
-tenth ROI. Seconds and the most memory of a process that does all `write` jobs of the run, and of the one `merge` job.
+Written by `make bench-manifests`; {os.cpu_count()} x {processor()}, Python {platform.python_version()}.
+Runs are faked (objects of a few numbers), so that only the manifests and what they take are seen: {MODELS} models on two sources, twelve scenes
+a ROI out of so many as the row says, a warning at every tenth ROI. Seconds and the most memory of a process that does all `write`
+jobs of the run, and of the one `merge` job, which reads every object of the store.
 
 | export | ROIs | manifest | bytes a ROI and model | write | merge |
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-`load_export` of a combined export of {huge:,} ROIs and {MODELS} models ({sizes[0]:.0f} MB of manifest, {sizes[1]:.0f} MB of vectors), one thing after the other in one
-process; memory is the most so far. Only to parse the manifest takes {float(parsed[0]):.1f} s and {float(parsed[1]):.0f} MB.
+`load_export` of a combined export of {huge:,} ROIs and {MODELS} models ({sizes[0]:.0f} MB of manifest, {sizes[1]:.0f} MB of vectors), one
+thing after the other in one process; memory is the most so far, with the pages of the manifest that are mapped while it is
+opened. To parse the whole manifest takes {float(parsed[0]):.1f} s and {float(parsed[1]):.0f} MB.
 
 | | seconds | MB |
 |---|---|---|

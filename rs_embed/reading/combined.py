@@ -109,7 +109,7 @@ def _column(entry: Any, n: int, arrays: Path, kind: str, where: str, failed: Cal
         return None
     if entry.get("npz_key"):
         rows = entry.get("indices")
-        if rows is None and isinstance(entry.get("shape"), list) and entry["shape"][0] != n:
+        if rows is None and isinstance(entry.get("shape"), list) and entry["shape"][0] < n:
             rows = [i for i in range(n) if i not in failed()]
             if len(rows) != entry["shape"][0]:
                 return _Unplaced(f"{where}: nothing says which ROIs the {entry['shape'][0]} rows of {kind} belong to")

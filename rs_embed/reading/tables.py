@@ -88,7 +88,8 @@ def items(result: ExportResult, per_model: bool) -> pandas.DataFrame:
     columns = [*_OF_ROI, *(("model",) if per_model else ()), *_OF_RESULT, *(_OF_IMAGE if per_model else ()), "repeats"]
     data: dict[str, list] = {c: [] for c in columns}
     models = list(result.models.values())
-    every = zip(*(_results(m) for m in models)) if models else ((),) * result.n_items
+    keys = ("quality", *(("crs", "shape", "fetched") if per_model else ()))
+    every = zip(*(_results(m, keys) for m in models)) if models else ((),) * result.n_items
     places = zip(result.names, result.windows, centres.tolist(), boxes.tolist(), every)
     for row, (name, window, centre, box, found) in enumerate(places):
         window = window or {}
@@ -113,10 +114,10 @@ def _firsts(groups: Any) -> dict[int, int]:
     return {row: group[0] for group in groups or () for row in group[1:]}
 
 
-def _results(model: ModelResult) -> Iterator[dict]:
+def _results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict]:
     same = _firsts((model.entry.get("duplicates") or {}).get("embeddings"))
-    for row, (status, meta) in enumerate(zip(model.statuses(), model.meta.without_scenes())):
-        failure, meta = model.failures.get(row), meta or {}
+    for row, (status, said) in enumerate(zip(model.statuses(), model.meta.some(keys))):
+        failure, meta = model.failures.get(row), dict(zip(keys, said))
         quality, (height, width) = meta.get("quality") or {}, meta.get("shape") or (None, None)
         yield {
             "status": status,
