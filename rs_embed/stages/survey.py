@@ -163,6 +163,7 @@ def said_of(record: dict) -> dict | None:
     made, taken = record.get("embedding", {}), record.get("input", {})
     if not any(part and part["status"] != "failed" for part in (made, taken)) or made.get("status") == "failed":
         return None
+    taken = {} if taken.get("status") == "failed" else taken  # why is said elsewhere
     shape = {"shape": taken["shape"][-2:]} if "shape" in taken else {}
     said = {k: v for k, v in (taken | shape | made.get("meta", {})).items() if k not in _NOT_REPEATED}
     digests = {
