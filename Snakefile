@@ -32,3 +32,7 @@ rule all:
     default_target: True
     input:
         get_targets,
+
+
+onsuccess:
+    tidy(RUN)

@@ -127,11 +127,9 @@ class ExportConfig:
     profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name or a folder", not_yet=bool)
     work_dir: str | None = option(None, "work folder; null: .rs_embed beside the target")
     store_dir: str | None = option(None, "folder of fetched pixels and embeddings; null: store in the work folder")
-    keep_work: str = option(
-        "all",
-        "what stays in the store after success",
-        choices=("all", "embeddings", "none"),
-        not_yet=lambda v: v != "all",
+    keep_work: str = option("all", "what stays in the store after success", choices=("all", "embeddings", "none"))
+    store_limit_gb: float | None = option(
+        None, "size of the store after success, GB of 1e9 bytes; the oldest objects of finished exports go", minimum=0
     )
     refetch: bool = option(False, "with resume=false: fetch the pixels again, too")
 

@@ -14,8 +14,8 @@ from typing import IO
 
 from .errors import RunLockedError
 
-#: The launcher passes the file descriptor of a lock it holds already to Snakemake in this variable.
-INHERITED = "RS_EMBED_LOCK_FD"
+#: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
+INHERITED, INHERITED_STORE = "RS_EMBED_LOCK_FD", "RS_EMBED_STORE_LOCK_FD"
 #: Somebody who asks whether a folder is locked (``holder``) holds its lock for a moment: a second look is worth it.
 _LOOKS, _PAUSE_S = 5, 0.05
 _held: dict[Path, IO[str]] = {}
@@ -30,14 +30,21 @@ def take(folder: Path) -> IO[str]:
     folder = folder.resolve()
     if folder in _held:
         return _held[folder]
-    if os.environ.get(INHERITED):
-        descriptor = int(os.environ.pop(INHERITED))
-        os.set_inheritable(descriptor, False)  # an orphaned job must not hold the lock of a dead run
-        _held[folder] = os.fdopen(descriptor, "r+")
-        _sign(_held[folder])
-        return _held[folder]
+    inherited = _inherited(INHERITED, "r+")
+    if inherited:
+        _held[folder] = inherited
+        _sign(inherited)
+        return inherited
     _held[folder] = acquire(folder)
     return _held[folder]
+
+
+def _inherited(variable: str, mode: str) -> IO[str] | None:
+    if not os.environ.get(variable):
+        return None
+    descriptor = int(os.environ.pop(variable))
+    os.set_inheritable(descriptor, False)  # an orphaned job must not hold the lock of a dead run
+    return os.fdopen(descriptor, mode)
 
 
 def acquire(folder: Path) -> IO[str]:
@@ -78,7 +85,15 @@ def hold(store: Path) -> None:
     """Share a store for the life of this process; see :func:`share`."""
     store = store.resolve()
     if store not in _held:
-        _held[store] = share(store)
+        _held[store] = _inherited(INHERITED_STORE, "r") or share(store)
+
+
+def alone(store: Path) -> bool:
+    """Have a store that this process holds for itself until the process ends; False while another run uses it, too."""
+    try:
+        return _try(_held[store.resolve()], fcntl.LOCK_EX)
+    except OSError:  # a file system that gives no such lock to a file opened for reading
+        return False
 
 
 def share(store: Path) -> IO[str]:

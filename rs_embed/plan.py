@@ -156,6 +156,10 @@ class Plan:
         """Receipts of all write jobs, in chunk order."""
         return [f"items/{c.name}.json" for c in self.chunks]
 
+    def receipts_of(self, chunk: Chunk) -> list[str]:
+        """Receipts of everything that is done for a chunk."""
+        return [*self.fetch_receipts(chunk), *self.embed_receipts(chunk), f"items/{chunk.name}.json"]
+
     def receipts(self) -> dict[str, str]:
         """Every receipt of the run and the key it must carry, without :attr:`merge_receipt`."""
         keys = {f"fetch/{s.id}/{p.name}.json": self.fetch_key(s, p) for s in self.sources for p in self.parts.values()}

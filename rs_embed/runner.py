@@ -52,24 +52,25 @@ def execute(run: Run) -> None:
         ExportError: it failed; the text has the ROI, model and stage of the first failure and the log's path.
         KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept.
     """
-    with locks.acquire(run.dir) as lock, locks.share(run.store.root):
-        _execute(run, lock)
+    with locks.acquire(run.dir) as lock, locks.share(run.store.root) as shared:
+        _execute(run, lock, shared)
 
 
-def _execute(run: Run, lock: IO[str]) -> None:
+def _execute(run: Run, lock: IO[str], shared: IO[str]) -> None:
     read, write = os.pipe()
     try:
         run.freeze()
         log = run.dir / "logs" / "snakemake.log"
         log.parent.mkdir(exist_ok=True)
-        environment = os.environ | {locks.INHERITED: str(lock.fileno()), "PYTHONUNBUFFERED": "1"}
+        held = {locks.INHERITED: str(lock.fileno()), locks.INHERITED_STORE: str(shared.fileno())}
+        environment = os.environ | held | {"PYTHONUNBUFFERED": "1"}
         with open(log, "w") as text:
             child = subprocess.Popen(
                 [sys.executable, "-m", "rs_embed._run", str(write), *command(run, run.request.config.cores)],
                 stdin=subprocess.PIPE,  # its end tells the child that this process is gone
                 stdout=text,
                 stderr=subprocess.STDOUT,
-                pass_fds=(write, lock.fileno()),
+                pass_fds=(write, lock.fileno(), shared.fileno()),
                 start_new_session=True,
                 cwd=run.dir,
                 env=environment,

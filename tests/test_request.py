@@ -292,7 +292,6 @@ BROKEN = {
         "export.input_prep.tile_size",
         "'9'",
     ),
-    "keep_work not yet": (changed("export", "keep_work", "none"), ModelError, "keep_work", "'none'"),
     "nothing to save": (
         changed("export", {"save_inputs": False, "save_embeddings": False}),
         ModelError,

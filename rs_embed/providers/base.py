@@ -68,6 +68,8 @@ class Provider(Protocol):
     """A source of imagery. Raises :class:`~rs_embed.errors.ProviderError`, which says whether a retry can help."""
 
     name: str
+    #: What :meth:`freeze` says (mappings by key) holds for every run whose provider has the same identity.
+    shared: bool
 
     def identity(self) -> dict:
         """What of the provider and its endpoint changes all pixels; has the key ``name``."""

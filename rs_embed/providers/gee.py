@@ -41,6 +41,7 @@ class GeeProvider:
     """Asks Earth Engine for pixels."""
 
     name = "gee"
+    shared = True
 
     def __init__(
         self,

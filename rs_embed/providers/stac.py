@@ -38,6 +38,7 @@ class StacProvider(SceneProvider):
     """Reads chips out of the files of a STAC catalogue's items."""
 
     name = "stac"
+    shared = False
     #: A year of Sentinel-2 (70 scenes of 12 bands, 224 pixels a side) in one strip: blocks on a seam would be fetched twice.
     strip_bytes = 256 << 20
 

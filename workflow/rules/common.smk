@@ -14,6 +14,7 @@ from rs_embed.errors import RSEmbedError
 from rs_embed.plan import Chunk
 from rs_embed.gee_settings import gee_share
 from rs_embed.stages.prepare import prepare
+from rs_embed.upkeep.tidy import tidy
 from rs_embed.workflow import enter, plain
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
