@@ -124,7 +124,7 @@ class ExportConfig:
     )
     precision: str = option("fp32", "arithmetic of the models", choices=("fp32", "bf16"))
     cores: int | None = option(None, "export_batch: CPU cores for Snakemake; null: all", minimum=1)
-    profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name or a folder", not_yet=bool)
+    profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name (slurm) or a folder")
     work_dir: str | None = option(None, "work folder; null: .rs_embed beside the target")
     store_dir: str | None = option(None, "folder of fetched pixels and embeddings; null: store in the work folder")
     keep_work: str = option("all", "what stays in the store after success", choices=("all", "embeddings", "none"))
@@ -146,7 +146,7 @@ class ExportConfig:
             raise ModelError(
                 "config.refetch: True with resume=True contradict each other; allowed: refetch with resume=False"
             )
-        for key in ("work_dir", "store_dir"):
+        for key in ("work_dir", "store_dir", "profile"):
             value = getattr(self, key)
             if value is not None and (not value.strip() or "\0" in value):
                 raise ModelError(f"config.{key}: {value!r} is not valid; allowed: a path or null")

@@ -16,6 +16,10 @@ from .errors import RunLockedError
 
 #: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
 INHERITED, INHERITED_STORE = "RS_EMBED_LOCK_FD", "RS_EMBED_STORE_LOCK_FD"
+#: Set for a Snakemake that goes on when its launcher is gone; its lock says so, and a patient launcher waits for it.
+LEFT = "RS_EMBED_LEFT"
+#: Time between two looks at such a lock, seconds.
+_PATIENCE_S = 1.0
 #: Somebody who asks whether a folder is locked (``holder``) holds its lock for a moment: a second look is worth it.
 _LOOKS, _PAUSE_S = 5, 0.05
 _held: dict[Path, IO[str]] = {}
@@ -34,6 +38,7 @@ def take(folder: Path) -> IO[str]:
     if inherited:
         _held[folder] = inherited
         _sign(inherited)
+        os.environ.pop(LEFT, None)  # not for the jobs
         return inherited
     _held[folder] = acquire(folder)
     return _held[folder]
@@ -47,8 +52,11 @@ def _inherited(variable: str, mode: str) -> IO[str] | None:
     return os.fdopen(descriptor, mode)
 
 
-def acquire(folder: Path) -> IO[str]:
+def acquire(folder: Path, *, patient: bool = False) -> IO[str]:
     """Lock a run's folder; closing the returned file (by every process that inherited it) releases the lock.
+
+    Args:
+        patient: wait for a run that an earlier process has left behind.
 
     Raises:
         RunLockedError: says who works on it.
@@ -60,6 +68,12 @@ def acquire(folder: Path) -> IO[str]:
             _sign(file)
             return file
         time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
+    if patient and _was_left(file):
+        print(f"rs-embed: waiting for the run that an earlier call began ({_said(file)})", file=sys.stderr, flush=True)
+        while not _try(file, fcntl.LOCK_EX):
+            time.sleep(_PATIENCE_S)
+        _sign(file)
+        return file
     said = _said(file)
     file.close()
     raise RunLockedError(
@@ -79,6 +93,13 @@ def holder(folder: Path) -> dict | None:
         return None
     except ValueError:
         return {}
+
+
+def _was_left(file: IO[str]) -> bool:
+    try:
+        return bool(json.loads(_said(file)).get("left"))
+    except (ValueError, AttributeError):
+        return False
 
 
 def hold(store: Path) -> None:
@@ -135,5 +156,6 @@ def _sign(file: IO[str]) -> None:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     file.seek(0)
     file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+    left = {"left": True} if os.environ.get(LEFT) else {}
+    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since} | left))
     file.flush()

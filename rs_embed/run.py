@@ -107,7 +107,7 @@ class Run:
             "store_dir": os.path.relpath(self.store.root, self.dir),
         }
         # the generation carries a resume=False from here on: whoever reads the frozen request must not begin another
-        config = replace(request.config, **relative, resume=True, refetch=False)
+        config = replace(request.config, **relative, resume=True, refetch=False, profile=None)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
         link = self.dir / PACKAGE / "rs_embed"
         if not link.is_symlink() or os.readlink(link) != str(Path(__file__).parent):

@@ -17,6 +17,7 @@ from typing import IO
 
 from . import locks
 from .errors import ExportError
+from .profiles import Profile, find_profile
 from .progress import progress
 from .run import CONFIG, Run
 
@@ -30,43 +31,45 @@ def workflow_folder() -> Path:
     return packaged if (packaged / "Snakefile").exists() else Path(__file__).parents[1]
 
 
-def command(run: Run, cores: int | None) -> list[str]:
+def command(run: Run, profile: Profile) -> list[str]:
     """Snakemake's arguments for a run."""
-    folder = workflow_folder()
     config = run.request.config
     arguments = [
-        *("--snakefile", str(folder / "Snakefile")),
+        *("--snakefile", str(workflow_folder() / "Snakefile")),
         *("--configfile", str(run.dir / CONFIG)),
-        *("--workflow-profile", str(folder / "profiles" / "default")),
-        *("--cores", str(cores or "all")),
+        *("--workflow-profile", str(profile.folder)),
         "--nocolor",
     ]
+    if config.cores or not profile.remote:  # of a cluster this would be a limit on all jobs together
+        arguments += ["--cores", str(config.cores or "all")]
     return arguments + (["--keep-going"] if config.continue_on_error else [])
 
 
 def execute(run: Run) -> None:
-    """Run the workflow to its end.
+    """Run the workflow to its end. On a cluster the run goes on when this process is gone, and the next call waits for it.
 
     Raises:
         RunLockedError: another live run works on this target.
         ExportError: it failed; the text has the ROI, model and stage of the first failure and the log's path.
         KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept.
     """
-    with locks.acquire(run.dir) as lock, locks.share(run.store.root) as shared:
-        _execute(run, lock, shared)
+    profile = find_profile(run.request.config.profile, os.getcwd(), workflow_folder())
+    with locks.acquire(run.dir, patient=True) as lock, locks.share(run.store.root) as shared:
+        _execute(run, profile, lock, shared)
 
 
-def _execute(run: Run, lock: IO[str], shared: IO[str]) -> None:
+def _execute(run: Run, profile: Profile, lock: IO[str], shared: IO[str]) -> None:
     read, write = os.pipe()
     try:
         run.freeze()
         log = run.dir / "logs" / "snakemake.log"
         log.parent.mkdir(exist_ok=True)
+        alone = {locks.LEFT: "1"} if profile.remote else {}
         held = {locks.INHERITED: str(lock.fileno()), locks.INHERITED_STORE: str(shared.fileno())}
-        environment = os.environ | held | {"PYTHONUNBUFFERED": "1"}
+        environment = os.environ | held | alone | {"PYTHONUNBUFFERED": "1"}
         with open(log, "w") as text:
             child = subprocess.Popen(
-                [sys.executable, "-m", "rs_embed._run", str(write), *command(run, run.request.config.cores)],
+                [sys.executable, "-m", "rs_embed._run", str(write), *command(run, profile)],
                 stdin=subprocess.PIPE,  # its end tells the child that this process is gone
                 stdout=text,
                 stderr=subprocess.STDOUT,

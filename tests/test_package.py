@@ -158,7 +158,7 @@ def test_imports_point_down_only():
         {"providers", "models", "formats"},
         {"run", "folders"},
         {"stages"},
-        {"workflow", "progress", "runner", "schema", "_run", "make_catalogue", "upkeep"},
+        {"workflow", "progress", "profiles", "runner", "schema", "_run", "make_catalogue", "upkeep"},
         {"api", "load", "cli", "__main__", "__init__"},
     ]
     level = {name: i for i, layer in enumerate(layers) for name in layer}

@@ -42,6 +42,7 @@ class GeeProvider:
 
     name = "gee"
     shared = True
+    cores = 0
 
     def __init__(
         self,

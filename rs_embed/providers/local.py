@@ -35,6 +35,7 @@ class LocalProvider(SceneProvider):
 
     name = "local"
     shared = False
+    cores = 1
 
     def __init__(self, argument: str, base: str, known: dict | None = None, *, job: bool = False) -> None:
         super().__init__()

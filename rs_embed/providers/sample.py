@@ -57,6 +57,7 @@ class SampleProvider:
 
     name = "sample"
     shared = False
+    cores = 1
 
     def __init__(self, argument: str = "", base: str = ".", known: dict | None = None, *, job: bool = False) -> None:
         if argument:

@@ -39,6 +39,7 @@ class StacProvider(SceneProvider):
 
     name = "stac"
     shared = False
+    cores = 0
     #: A year of Sentinel-2 (70 scenes of 12 bands, 224 pixels a side) in one strip: blocks on a seam would be fetched twice.
     strip_bytes = 256 << 20
 
