@@ -34,7 +34,7 @@ test-slurm: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt --no-deps --upgrade --target $(VENV)/slurm \
 		snakemake-executor-plugin-slurm snakemake-executor-plugin-slurm-jobstep throttler
 	$(BIN)/python -m tests.slurm.cluster start
-	$(BIN)/python -m pytest -q -m slurm tests/slurm; status=$$?; $(BIN)/python -m tests.slurm.cluster stop; exit $$status
+	$(BIN)/python -m pytest -q -n 3 -m slurm tests/slurm; status=$$?; $(BIN)/python -m tests.slurm.cluster stop; exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-CPUS, MEMORY_MB, GPUS = 16, 60000, 2
+CPUS, MEMORY_MB, GPUS = 32, 100000, 4
 #: State, pids and logs of this cluster.
 HOME = Path("/var/lib/rs-embed-slurm")
 #: The place where SLURM's clients look: inside jobs they are not told of another one.
@@ -62,7 +62,8 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName={{host}} NodeAddr=127.0.0.1 CPUs={CPUS} SocketsPerBoard=1 CoresPerSocket={CPUS} RealMemory={MEMORY_MB} Gres=gpu:{GPUS}
-PartitionName=low Nodes={{host}} Default=YES State=UP DefaultTime=10 MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=calm Nodes={{host}} Default=YES State=UP DefaultTime=10 MaxTime=60 PriorityTier=1 PreemptMode=OFF
+PartitionName=low Nodes={{host}} State=UP DefaultTime=10 MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=high Nodes={{host}} State=UP DefaultTime=10 MaxTime=60 PriorityTier=20 PreemptMode=OFF
 """
 
@@ -100,11 +101,12 @@ def squeue(form: str, *more: str) -> list[str]:
     return _run("squeue", "-h", "-t", "pending,running,completing", "-o", form, *more).split("\n")[:-1]
 
 
-def finished() -> list[dict[str, str]]:
-    """Every job that has ended since the cluster was started, as SLURM's log of them has it."""
+def finished(folder: Path) -> list[dict[str, str]]:
+    """The jobs below a folder that have ended, as SLURM's log of them has it."""
     log = HOME / "jobs.log"
     lines = log.read_text().splitlines() if log.exists() else []
-    return [dict(word.partition("=")[::2] for word in line.split() if "=" in word) for line in lines]
+    found = [dict(word.partition("=")[::2] for word in line.split() if "=" in word) for line in lines]
+    return [job for job in found if job.get("WorkDir", "").startswith(f"{folder}/")]
 
 
 def _install() -> None:

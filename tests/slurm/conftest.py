@@ -51,7 +51,7 @@ class Site:
         self.said = {
             "slurm-status-command": "squeue",
             "slurm-init-seconds-before-status-checks": 8,
-            "default-resources": ["slurm_partition=low"],
+            "default-resources": ["slurm_partition=calm"],
         }
 
     def environment(self, **more: str) -> dict[str, str]:
