@@ -4,14 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-fast test-slurm lint format schema bench bench-models bench-noop bench-gee clean
+.PHONY: help demo test test-fast test-slurm lint format schema bench bench-models bench-noop bench-gee bench-manifests clean
 
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
 	@echo "make test-slurm  exports on a real SLURM, which it installs and starts (as root, on Debian)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
-	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee: other pages)"
+	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests: other pages)"
 
 # The interpreter's folder is remembered, so that another PYTHON makes a new environment.
 $(STAMP): pyproject.toml envs/constraints.txt
@@ -61,6 +61,9 @@ bench-noop: $(STAMP)
 
 bench-gee: $(STAMP)
 	$(BIN)/python benchmarks/gee.py
+
+bench-manifests: $(STAMP)
+	$(BIN)/python benchmarks/manifests.py
 
 clean:
 	rm -rf $(VENV) exports .snakemake

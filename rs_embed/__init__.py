@@ -7,7 +7,7 @@ package imports neither torch, nor numpy, nor Snakemake.
 from .api import export_batch
 from .config import ExportConfig, ExportModelRequest, ExportTarget
 from .errors import ExportError, ModelError, ProviderError, RSEmbedError, RunLockedError, SpecError, StoreError
-from .load import load_export
+from .reading import load_export
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec
 
 __all__ = [

@@ -14,6 +14,8 @@ import pytest
 
 import rs_embed
 
+from .manifest_schema import check_export
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 WINDOW = rs_embed.TemporalSpec.range("2022-06-01", "2022-09-01")
 
@@ -40,7 +42,9 @@ def export(target: rs_embed.ExportTarget, spatials: list, models: list | None = 
     keywords = {"show_progress": False, "cores": 2, "temporal": WINDOW, "backend": "sample"} | keywords
     if "config" in keywords:
         del keywords["show_progress"], keywords["cores"]
-    return rs_embed.export_batch(spatials=spatials, models=models or ["mosaiks"], target=target, **keywords)
+    said = rs_embed.export_batch(spatials=spatials, models=models or ["mosaiks"], target=target, **keywords)
+    check_export(target)
+    return said
 
 
 def combined(path: Path) -> rs_embed.ExportTarget:
@@ -80,7 +84,7 @@ def made(folder: Path) -> dict[str, int]:
 
 
 #: What manifests say of the clock.
-_CLOCK = ("created_at", "completed_at", "fetched")
+_CLOCK = ("created_at", "completed_at", "fetched", "timing")
 
 
 def content(folder: Path) -> dict[str, object]:

@@ -63,16 +63,21 @@ def test_the_combined_file_has_the_documented_arrays_and_manifest(finished):
         "inputs_bchw__rgb": ((9, 3, 32, 32), "uint16"),
         "embeddings__rgb": ((9, 32), "float32"),
     }
-    assert (manifest["status"], manifest["n_items"], manifest["schema_version"]) == ("ok", 9, 1)
+    assert (manifest["status"], manifest["n_items"], manifest["schema_version"]) == ("ok", 9, 2)
     assert manifest["created_at"].endswith("Z")
     assert len(manifest["sources"]) == 1, "both models share one source"
     first = manifest["models"][0]
     assert first["embeddings"] == {"npz_key": "embeddings__mosaiks", "shape": [9, 64], "dtype": "float32"}
     assert first["inputs"]["bands"] == ["B2", "B3", "B4", "B8"]
     assert first["options"]["features"] == 64
-    assert first["metas"][0]["crs"] == "EPSG:32633"
-    assert first["metas"][0]["affine"][0] == 10.0
-    assert "nominal" in first["metas"][0]["provenance"]["note"]
+    assert [sorted(m) for m in first["metas"]] == [["embedding_sha256", "input_sha256"]] * 9, (
+        "what is equal is said once"
+    )
+    assert first["meta_default"]["quality"] == {"valid": 1.0}
+    (images,) = manifest["imagery"].values()
+    assert images["default"]["crs"] == "EPSG:32633"
+    assert [r["affine"][0] for r in images["rows"]] == [10.0] * 9
+    assert "nominal" in images["default"]["provenance"]["note"]
     assert first["weights"]["pretrained"] is False
     made_once = list((finished / ".rs_embed" / "store" / "chips").rglob("*.npy"))
     assert len(made_once) == 9, "two models, one chip a place"
@@ -118,6 +123,8 @@ def test_per_item_after_combined_fetches_and_embeds_nothing(work):
         assert np.array_equal(one.models[model].inputs, many.models[model].inputs)
         assert one.models[model].inputs.dtype == np.float32
         assert one.models[model].raw_inputs().dtype == np.uint16
+        assert list(one.models[model].meta) == list(many.models[model].meta)
+        assert one.models[model].meta[2]["provenance"]["scenes"] == ["spyndex/data/S2_10m.json"]
     with np.load(work / "items" / "c.npz") as file:
         assert sorted(file.files) == ["embedding__mosaiks", "embedding__rgb", "input_chw__mosaiks", "input_chw__rgb"]
     sidecar = json.loads((work / "items" / "c.json").read_text())

@@ -120,11 +120,12 @@ def test_points_and_boxes_tiled_give_grids_where_they_lie(tmp_path):
     manifest = export(combined(tmp_path / "grid"), spatials, ALL, output=OutputSpec.grid(), **options)
     assert manifest["status"] == "ok"
     check_sources(run_folder(tmp_path / "grid"), 3)
+    grids = load_export(tmp_path / "grid")
     for entry in manifest["models"]:
-        for place, meta in zip(spatials, entry["metas"]):
+        for index, (place, meta) in enumerate(zip(spatials, grids.models[entry["model"]].meta)):
             where = meta["grid"]
             a, _, c, _, e, f = where["affine"]
-            depth, rows, columns = _shape(tmp_path, entry, meta)
+            depth, rows, columns = _shape(tmp_path, entry, index)
             west, north = transformer(where["crs"], "EPSG:4326").transform(c, f)
             east, south = transformer(where["crs"], "EPSG:4326").transform(c + a * columns, f + e * rows)
             assert depth == CELLS[entry["model"]]
@@ -135,7 +136,7 @@ def test_points_and_boxes_tiled_give_grids_where_they_lie(tmp_path):
                 assert abs((south + north) / 2 - (place.minlat + place.maxlat) / 2) < cell
             else:
                 assert abs((west + east) / 2 - place.lon) < cell and abs((south + north) / 2 - place.lat) < cell
-    first = manifest["models"][0]["metas"]
+    first = load_export(tmp_path / "grid").models[manifest["models"][0]["model"]].meta
     assert first[0]["input_prep"] == {"mode": "tile", "tile_size": 224, "tiles": 4}
     assert [m["input_prep"]["tiles"] for m in first] == [4, 4, 1]
     pooled = export(combined(tmp_path / "pooled"), spatials, ALL, **options)
@@ -145,8 +146,7 @@ def test_points_and_boxes_tiled_give_grids_where_they_lie(tmp_path):
     assert pooled["status"] == "ok"
 
 
-def _shape(folder: Path, entry: dict, meta: dict) -> tuple[int, int, int]:
-    index = entry["metas"].index(meta)
+def _shape(folder: Path, entry: dict, index: int) -> tuple[int, int, int]:
     with np.load(folder / "grid.npz") as file:
         return file[f"embedding__{entry['model']}__{index:05d}"].shape
 

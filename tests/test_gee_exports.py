@@ -64,13 +64,14 @@ def test_an_export_is_the_same_as_from_the_files_and_grows(tmp_path, settled):
         assert (manifest["backend"], manifest["items"]) == ("gee", {"ok": 9, "no_data": 1})
         assert service.counts()["pixels"] == 9
         assert service.repeats == 0
-        nothing = manifest["models"][0]["metas"][9]
+        about_all = load_export(tmp_path / "gee" / "run").models[manifest["models"][0]["model"]].meta
+        nothing = about_all[9]
         assert nothing["provenance"]["counts"] == {
             f"images of {S2} in 2022-06-01..2022-09-01": 0,
             "with CLOUDY_PIXEL_PERCENTAGE <= 30": 0,
         }
         assert "there is no imagery: 0 images of" in nothing["quality"]["warnings"][0]
-        scenes = manifest["models"][0]["metas"][0]["provenance"]["scenes"]
+        scenes = about_all[0]["provenance"]["scenes"]
         assert [(s["scene"], s["cloud_cover"]) for s in scenes] == [("0", 0.0), ("1", 10.0), ("2", 20.0)]
         export(combined(tmp_path / "local" / "run"), places, backend=f"local:{tmp_path / 'files'}", **about)
         there, here = (load_export(tmp_path / w / "run.npz") for w in ("gee", "local"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rs_embed import SensorSpec, load_export, locks
-from rs_embed.load import ExportResult
+from rs_embed.reading import ExportResult
 from rs_embed.run import FREED
 from rs_embed.upkeep.tidy import tidy
 

@@ -125,11 +125,13 @@ def test_quality_and_no_data_are_about_the_bands_of_the_model_whatever_was_fetch
     grown = export(combined(tmp_path / "grown" / "run"), [at(30, 30)], [one, two, three], **common)
     fresh = export(combined(tmp_path / "fresh" / "run"), [at(30, 30)], [one, two, three], **common)
     assert (tmp_path / "grown" / "run.npz").read_bytes() == (tmp_path / "fresh" / "run.npz").read_bytes()
+    one, other = (load_export(tmp_path / w / "run").models for w in ("grown", "fresh"))
     for a, b in zip(grown["models"], fresh["models"]):
-        assert [m["quality"] for m in a["metas"]] == [m["quality"] for m in b["metas"]], a["model"]
+        label = a["model"]
+        assert [m["quality"] for m in one[label].meta] == [m["quality"] for m in other[label].meta], label
         assert a.get("no_data_indices") == b.get("no_data_indices") == ([0] if a["model"] == "three" else None)
-    assert grown["models"][0]["metas"][0]["quality"] == {"valid": 1.0}
-    assert grown["models"][1]["metas"][0]["quality"]["valid"] == 0.5
+    assert one["one"].meta[0]["quality"] == {"valid": 1.0}
+    assert one["two"].meta[0]["quality"]["valid"] == 0.5
 
 
 def test_a_frame_is_filled_by_band_whatever_was_fetched_with_it(tmp_path):

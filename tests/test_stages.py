@@ -26,6 +26,7 @@ from rs_embed.stages.write import write
 from rs_embed.store import read_object
 
 from .conftest import WINDOW, places
+from .manifest_schema import check_manifest
 
 S2 = "COPERNICUS/S2_SR_HARMONIZED"
 
@@ -103,7 +104,11 @@ def embed_all(run):
 
 
 def write_all(run):
-    return [write(run, c) for c in run.plan.chunk], merge(run)
+    done = [write(run, c) for c in run.plan.chunk], merge(run)
+    items = run.plan.layout == "per_item"
+    for path in [run.plan.manifest, *(run.plan.item_manifest(i) for i in range(len(run.plan.names)) if items)]:
+        check_manifest(run.dir / path)
+    return done
 
 
 def rows(run, step):
@@ -200,12 +205,20 @@ def test_failures_become_rows_and_rows_stay_aligned(make):
     assert model["no_data_indices"] == [3]
     assert "quota" in model["errors_by_index"]["1"]
     assert "1 x 1 pixels is too small; allowed: at least 3" in model["errors_by_index"]["4"]
-    assert [m and m["status"] for m in model["metas"]] == ["ok", None, "ok", "no_data", None]
+    assert [m is None for m in model["metas"]] == [False, True, False, False, True]
+    assert model["failures_by_index"] == {
+        "1": {"stage": "fetch", "retryable": True},
+        "4": {"stage": "embed", "retryable": False},
+    }
     assert model["embeddings"]["indices"] == [0, 2]
 
     from rs_embed import load_export
 
-    vectors = load_export(run.plan.target).embedding("mosaiks")
+    found = load_export(run.plan.target)
+    assert [m and m["status"] for m in found.models["mosaiks"].meta] == ["ok", None, "ok", "no_data", None]
+    assert found.models["mosaiks"].statuses() == ["ok", "failed", "ok", "no_data", "failed"]
+    assert found.items()["stage"].dropna().to_dict() == {1: "fetch", 4: "embed"}
+    vectors = found.embedding("mosaiks")
     assert vectors.shape == (5, 16)
     assert [bool(np.isnan(v).all()) for v in vectors] == [False, True, False, True, True]
     assert np.array_equal(vectors[2], read_object(run.store.embedding(run.plan.units[0].id, run.plan.roi_ids[2])).array)

@@ -1,7 +1,8 @@
 """Manifests: strict JSON, streamed, with the keys of requirements B4 and B5 and what the decisions add.
 
-What is said of a model and of a source is said once in a manifest; per ROI there is a record of its own grid, dates,
-provenance, quality and digests.
+What is said of a model and of a source is said once in a manifest; per ROI there is what is its own of grid, dates,
+provenance, quality and digests (``compact.py``). ``manifest.schema.json`` says all of it; docs/outputs.md explains.
+A list with an entry for every ROI has a line for each, at its own depth: the reader finds entries without parsing the others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from ..specs import TemporalSpec
 from ..store import temporary_name
 from ..units import Unit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: JSON schema of all manifests, in the package.
+SCHEMA = Path(__file__).with_name("manifest.schema.json")
 
 
 class Stream:
@@ -32,16 +35,36 @@ class Stream:
         self.items = items
 
 
+class Pairs(Stream):
+    """A mapping that is written while it is made, from pairs of key and value."""
+
+
 def dump(value: Any, file: TextIO, indent: int = 0) -> None:
     """Write strict JSON; mappings on the first two levels and streams get a line per entry."""
-    if isinstance(value, Stream):
-        _lines(("", "[", "]"), (((), item) for item in value.items), file, indent)
-    elif isinstance(value, Mapping) and (indent < 2 or any(isinstance(v, Stream) for v in value.values())):
+    if isinstance(value, Pairs):
+        _lines(("", "{", "}"), (((json.dumps(k) + ": ",), v) for k, v in value.items), file, indent)
+    elif isinstance(value, Stream):
+        _lines(("", "[", "]"), (((), _Row(item)) for item in value.items), file, indent)
+    elif isinstance(value, _Row):
+        file.write(json.dumps(value.value, allow_nan=False, separators=(",", ":")))
+    elif isinstance(value, Mapping) and (indent < 2 or _streams(value)):
         _lines(("", "{", "}"), (((json.dumps(k) + ": ",), v) for k, v in value.items()), file, indent)
     elif isinstance(value, list) and indent < 2 and any(isinstance(v, Mapping) for v in value):
         _lines(("", "[", "]"), (((), v) for v in value), file, indent)
     else:
         file.write(json.dumps(value, allow_nan=False))
+
+
+class _Row:
+    """An entry of a stream: one line, whatever is in it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _streams(value: Mapping) -> bool:
+    """There is a stream somewhere in nested mappings."""
+    return any(isinstance(v, Stream) or (isinstance(v, Mapping) and _streams(v)) for v in value.values())
 
 
 def _lines(marks: tuple[str, str, str], entries: Iterable[tuple[tuple, Any]], file: TextIO, indent: int) -> None:
@@ -111,9 +134,10 @@ def model_entry(unit: Unit, info: ModelInfo, *, brief: bool = False) -> dict:
     Args:
         brief: without the description of everything the model can do, which the index of the export has.
     """
-    said = {"id": info.id, "citation": info.citation, "licence": info.licence} if brief else describe(info)
+    said = {"id": info.id, "licence": info.licence} if brief else describe(info)
     return {
         "model": unit.label,
+        "key": unit.key,
         "id": unit.model,
         "unit": unit.id,
         "source": unit.source,
@@ -140,6 +164,12 @@ def describe(info: ModelInfo) -> dict:
         },
         "options": json_schema(info.options)["properties"],
     }
+
+
+def array_files(path: str, keys: Any, sidecar: str) -> dict:
+    """Names of the files, relative to the manifest, and of the arrays; under the names that each format has for them."""
+    names = ("nc_path", "nc_variables") if path.endswith(".nc") else ("npz_path", "npz_keys")
+    return {names[0]: Path(path).name, names[1]: keys, "manifest_path": Path(sidecar).name}
 
 
 def status_of(ok: int, failed: int) -> str:

@@ -1,16 +1,19 @@
 """Streaming npz: members are written row by row, the file appears whole or not at all, equal content gives equal bytes.
 
-Embeddings are stored as they are (float32 hardly shrinks, and a reader can map them); pixels are deflated.
+Embeddings are stored as they are (float32 hardly shrinks, and a reader can map them); pixels are deflated. The reader reads
+the rows that are asked for: of a stored member those bytes alone, of a deflated one everything before them, too.
 """
 
 from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ..store import temporary_name
 
@@ -83,3 +86,166 @@ class NpzWriter:
                 self._temporary.unlink(missing_ok=True)
         if kind is None:
             os.replace(self._temporary, self.path)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array in the file: what its header says, and where its numbers begin inside the member."""
+
+    info: zipfile.ZipInfo
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+    start: int
+
+
+class NpzReader:
+    """Read an ``.npz`` lazily; never unpickles.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is no zip file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = open(self.path, "rb")  # noqa: SIM115 - closed in __exit__
+        try:
+            self._zip = zipfile.ZipFile(self._file)
+        except zipfile.BadZipFile as error:
+            self._file.close()
+            raise ValueError(f"{self.path} is damaged or no .npz file ({error})") from None
+        self._members: dict[str, _Member] = {}
+
+    def __enter__(self) -> NpzReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+        self._file.close()
+
+    def keys(self) -> list[str]:
+        """Names of the arrays, in the order of the file."""
+        return [n.removesuffix(".npy") for n in self._zip.namelist()]
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of an array; reads its header."""
+        return self._member(key).shape
+
+    def dtype(self, key: str) -> np.dtype:
+        """Stored dtype of an array; reads its header."""
+        return self._member(key).dtype
+
+    def read(self, key: str, rows: slice | Sequence[int] | None = None) -> np.ndarray:
+        """An array, or some rows of it along the first axis, in the stored dtype and in the order asked for.
+
+        Raises:
+            KeyError: no such array. IndexError: no such row. ValueError: the file is damaged, or holds Python objects.
+        """
+        import numpy as np
+
+        member = self._member(key)
+        try:
+            if rows is None or member.fortran or not member.shape:
+                whole = self._whole(member)
+                return whole if rows is None else whole[rows if isinstance(rows, slice) else np.asarray(rows, np.intp)]
+            wanted = np.arange(member.shape[0])[rows if isinstance(rows, slice) else np.asarray(rows, np.intp)]
+            return self._rows(member, wanted)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{self.path}: the array {key!r} is damaged ({error})") from None
+
+    def _member(self, key: str) -> _Member:
+        import numpy as np
+
+        if key not in self._members:
+            try:
+                info = self._zip.getinfo(f"{key}.npy")
+            except KeyError:
+                raise KeyError(f"{key!r} is not in {self.path}") from None
+            try:
+                with self._zip.open(info) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = {
+                        (1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0,
+                    }.get(version)
+                    if read is None:
+                        raise ValueError(f"version {version} of the npy format")
+                    shape, fortran, dtype = read(file)
+                    start = file.tell()
+            except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise ValueError(f"{self.path}: the array {key!r} cannot be read ({error})") from None
+            if dtype.hasobject:
+                raise ValueError(f"{self.path}: the array {key!r} holds Python objects, which are not read")
+            self._members[key] = _Member(info, shape, dtype, fortran and len(shape) > 1, start)
+        return self._members[key]
+
+    def _whole(self, member: _Member) -> np.ndarray:
+        """Everything, through the zip reader, which compares the checksum."""
+        import numpy as np
+
+        out = np.empty(member.shape[::-1] if member.fortran else member.shape, member.dtype)
+        with self._zip.open(member.info) as file:
+            _skip(file, member.start)
+            _fill(file, out)
+            if file.read(1):
+                raise EOFError("it is longer than its header says")
+        return out.T if member.fortran else out
+
+    def _rows(self, member: _Member, wanted: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        out = np.empty((len(wanted), *member.shape[1:]), member.dtype)
+        size = out[:1].nbytes if len(wanted) else 0
+        if not size:
+            return out
+        stored = member.info.compress_type == zipfile.ZIP_STORED
+        with self._stored(member) if stored else self._zip.open(member.info) as file:
+            at = file.tell()
+            base = at if stored else member.start
+            order = np.argsort(wanted, kind="stable")  # a compressed member is read once, forwards
+            previous = None
+            for place in order:
+                row = int(wanted[place])
+                if previous is not None and wanted[previous] == row:
+                    out[place] = out[previous]
+                    continue
+                target = base + row * size
+                if stored:
+                    file.seek(target)
+                else:
+                    _skip(file, target - at)
+                _fill(file, out[place : place + 1])
+                at, previous = target + size, place
+        return out
+
+    def _stored(self, member: _Member) -> IO[bytes]:
+        """A file of its own at the first number of a member that is not compressed."""
+        file = open(self.path, "rb")  # noqa: SIM115 - the caller closes it
+        file.seek(member.info.header_offset)
+        header = file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            file.close()
+            raise EOFError("its place in the file holds something else")
+        names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        file.seek(member.info.header_offset + 30 + names + member.start)
+        return file
+
+
+def _skip(file: IO[bytes], count: int) -> None:
+    while count:
+        piece = file.read(min(count, 1 << 20))
+        if not piece:
+            raise EOFError("it ends too early")
+        count -= len(piece)
+
+
+def _fill(file: IO[bytes], out: np.ndarray) -> None:
+    """Fill a contiguous array from a file."""
+    if not out.size:
+        return
+    view, done = memoryview(out.reshape(-1).view("u1")), 0
+    while done < len(view):
+        count = file.readinto(view[done : done + (1 << 24)])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError("it ends too early")
+        done += count

@@ -5,6 +5,7 @@ The model is loaded once for the chunk, and only if something is lacking: otherw
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -140,6 +141,7 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
         rows |= {ids[index]: receipts.failure(error, "load") for index in lacking}
         return time.monotonic() - started
     loading = time.monotonic() - started
+    software = {name: importlib.metadata.version(name) for name in ("rs-embed-workflow", "torch", "numpy")}
     with engine:
         for index, result in engine.run(images()):
             meta = metas.pop(index, {})
@@ -149,7 +151,7 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
             elif isinstance(result, Exception):
                 fail(index, result)
             else:
-                how_made = {"device": how.device, "weights": engine.said}
+                how_made = {"device": how.device, "weights": engine.said, "software": software}
                 meta |= how_made | _said(result.said, meta)
                 stored = write_object(run.store.embedding(unit.id, ids[index]), result.array, meta)
                 rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}

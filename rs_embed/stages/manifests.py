@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from .. import receipts
 from ..description import UNITS, ModelInfo
-from ..formats import manifest
+from ..formats import compact, manifest
+from ..formats.manifest import Pairs, Stream
 from ..models import describe
 from ..run import Run
 from ..units import Unit
 from .common import now
-from .survey import Survey
+from .duplicates import equal_arrays, repeated
+from .survey import KINDS, OF_IMAGE, Imagery, Outcome, Survey, said_of
+from .timing import timing
 
 
 def single_key(kind: str, key: str) -> str:
@@ -28,7 +30,9 @@ def stacked_key(kind: str, key: str) -> str:
 def item(run: Run, index: int, row: dict, created: str) -> dict:
     """The manifest of one ROI (requirements B4)."""
     plan, roi = run.plan, run.roi(index)
-    entries = [_item_entry(unit, row["units"][unit.key]) for unit in plan.units]
+    imagery: dict[str, dict] = {}
+    entries = [_item_entry(unit, row["units"][unit.key], imagery) for unit in plan.units]
+    keys = [e[k]["npz_key"] for e in entries for k in KINDS if e[k] and not e[k].get("dedup_reused")]
     return {
         **manifest.header(plan, created),
         "temporal": manifest.window(roi.temporal),
@@ -37,35 +41,38 @@ def item(run: Run, index: int, row: dict, created: str) -> dict:
         "roi": plan.roi_ids[index],
         "status": row["status"],
         "spatial": manifest.spatial(roi.spatial),
+        "imagery": imagery,
         "models": entries,
         "summary": manifest.summary(e["status"] for e in entries),
-        "npz_path": Path(plan.item_file(index)).name,
-        "npz_keys": [
-            e[k]["npz_key"] for e in entries for k in ("input", "embedding") if e[k] and not e[k].get("dedup_reused")
-        ],
-        "manifest_path": Path(plan.item_manifest(index)).name,
+        **manifest.array_files(plan.item_file(index), keys, plan.item_manifest(index)),
     }
 
 
-def _item_entry(unit: Unit, record: dict) -> dict:
+def _item_entry(unit: Unit, record: dict, imagery: dict[str, dict]) -> dict:
+    """A model in the manifest of a ROI; what it says of its image goes into ``imagery``, where another model has not said the same."""
     info = describe(unit.model)
     entry = {**manifest.model_entry(unit, info, brief=True), "status": record["status"]}
-    entry |= {"input": None, "embedding": None, "meta": None}
+    entry |= {"input": None, "embedding": None, "weights": None, "meta": None}
     taken, made = record.get("input", {}), record.get("embedding", {})
     if "shape" in taken:
         entry["input"] = {
             "npz_key": single_key("input", taken.get("same_as", unit.key)),
-            **{k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates", "roi") if k in taken},
+            **{k: taken[k] for k in ("dtype", "shape", "sha256")},
             "units": _units(unit, info),
             "bands": list(unit.sensor.bands),
             **({"dedup_reused": True} if "same_as" in taken else {}),
         }
-        entry["fetch_meta"] = {"fetched": taken["fetched"], "provenance": taken["provenance"]}
     if "shape" in made:
         entry["embedding"] = {"npz_key": single_key("embedding", unit.key)}
         entry["embedding"] |= {k: made[k] for k in ("dtype", "shape", "sha256")}
-    if "meta" in made:
-        entry["meta"] = {"model": unit.label, **made["meta"]}
+    said = said_of(record)
+    if said is not None:
+        said = {k: v for k, v in compact.clean(said).items() if not k.endswith("_sha256")}
+        image = {k: said.pop(k) for k in OF_IMAGE if k in said}
+        shared = imagery.setdefault(unit.source, image)
+        own = {k: v for k, v in image.items() if shared.get(k) != v} | {k: None for k in shared if k not in image}
+        entry["meta"] = {"model": unit.label, **said, **own}
+        entry["weights"] = made.get("meta", {}).get("weights")
     for part in (taken, made):
         if part.get("status") == "failed":
             entry |= {k: part[k] for k in ("error", "stage", "retryable")}
@@ -75,22 +82,16 @@ def _item_entry(unit: Unit, record: dict) -> dict:
 def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
     """The manifest of a combined export (requirements B5)."""
     plan, n = run.plan, len(run.plan.roi_ids)
+    took, of_models = timing(run)
     models = []
     for unit in plan.units:
-        info, outcome = describe(unit.model), survey.outcomes[unit.key]
-        entry = {**manifest.model_entry(unit, info), "status": model_status(survey, unit)}
-        more = {"units": _units(unit, info), "bands": list(unit.sensor.bands)}
-        entry["inputs"] = _arrays(run, survey, unit, "input", more)
-        entry["embeddings"] = _arrays(run, survey, unit, "embedding", {})
-        entry["weights"] = outcome.weights
-        if outcome.errors:
-            first = next(iter(outcome.errors.values()))
-            entry["failed_indices"] = list(outcome.errors)
-            entry["errors_by_index"] = {str(i): error for i, error in outcome.errors.items()}
-            entry["error"] = f"{len(outcome.errors)} of {n} ROIs failed; the first: {first}"
-        if outcome.no_data:
-            entry["no_data_indices"] = outcome.no_data
-        entry["metas"] = manifest.Stream(outcome.records())
+        entry, outcome = _model(survey, unit, n, of_models), survey.outcomes[unit.key]
+        more = {"units": _units(unit, describe(unit.model)), "bands": list(unit.sensor.bands)}
+        entry["inputs"] = _arrays(survey, unit, "input", more)
+        entry["embeddings"] = _arrays(survey, unit, "embedding", {})
+        entry["duplicates"] = _duplicates(run, survey, unit)
+        entry["meta_default"] = outcome.rows.default()
+        entry["metas"] = Stream(outcome.rows.differing())
         models.append(entry)
     return {
         **manifest.header(plan, created),
@@ -101,21 +102,68 @@ def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
         "n_items": n,
         "items": survey.statuses,
         "summary": manifest.summary(m["status"] for m in models),
-        "npz_path": Path(plan.target).name,
-        "npz_keys": keys,
-        "manifest_path": Path(plan.manifest).name,
-        "names": manifest.Stream(plan.names),
-        "roi_ids": manifest.Stream(plan.roi_ids),
-        "spatials": manifest.Stream(manifest.spatial(run.roi(i).spatial) for i in range(n)),
-        **_windows(run),
+        "timing": took,
+        "prefetch": {},
+        **manifest.array_files(plan.target, Stream(keys), plan.manifest),
+        **_places(run),
+        "imagery": {source: _imagery(found) for source, found in survey.imagery.items()},
         "models": models,
     }
 
 
-def _windows(run: Run) -> dict:
-    """The windows of ROIs that have one of their own, null for the others; nothing where none has."""
-    windows = run.request.windows
-    return {"windows": manifest.Stream(map(manifest.window, windows))} if windows else {}
+def _places(run: Run) -> dict:
+    """Names, identities, geometries and windows of the ROIs; windows where some have one of their own, null for the others."""
+    plan, windows = run.plan, run.request.windows
+    return {
+        "repeated_rois": Stream(repeated(plan.roi_ids)),
+        "names": Stream(plan.names),
+        "roi_ids": Stream(plan.roi_ids),
+        "spatials": Stream(manifest.spatial(run.roi(i).spatial) for i in range(len(plan.roi_ids))),
+        **({"windows": Stream(map(manifest.window, windows))} if windows else {}),
+    }
+
+
+def _model(survey: Survey, unit: Unit, n: int, took: dict[str, dict]) -> dict:
+    """What the manifest of a run says of a model in either layout: what it is, and what became of it."""
+    outcome = survey.outcomes[unit.key]
+    entry = {**manifest.model_entry(unit, describe(unit.model)), "status": model_status(survey, unit)}
+    entry["weights"] = outcome.weights
+    if took.get(unit.key):
+        entry["timing"] = took[unit.key]
+    return entry | _failures(outcome, n)
+
+
+def _failures(outcome: Outcome, n: int) -> dict:
+    entry: dict = {}
+    if outcome.failed:
+        entry["error"] = f"{len(outcome.failed)} of {n} ROIs failed; the first: {outcome.first_error}"
+        entry["failed_indices"] = Stream(outcome.failed)
+        entry["errors_by_index"] = Pairs((str(i), error) for i, error, _, _ in outcome.failures)
+        entry["failures_by_index"] = Pairs(
+            (str(i), {"stage": stage, "retryable": retryable}) for i, _, stage, retryable in outcome.failures
+        )
+    if outcome.no_data:
+        entry["no_data_indices"] = Stream(outcome.no_data)
+    return entry
+
+
+def _duplicates(run: Run, survey: Survey, unit: Unit) -> dict:
+    """Rows of different ROIs with equal arrays, of the kinds that are this model's own."""
+    return {
+        name: Stream(equal_arrays(survey.arrays[unit.key, kind].digests, run.plan.roi_ids))
+        for kind, name in zip(KINDS, ("inputs", "embeddings"))
+        if survey.arrays[unit.key, kind].own
+    }
+
+
+def _imagery(found: Imagery) -> dict:
+    scenes = found.scenes.rows
+    return {
+        "default": found.rows.default(),
+        "scene_default": scenes.default(),
+        "scenes": Stream(scenes.differing()),
+        "rows": Stream(found.rows.differing()),
+    }
 
 
 def _units(unit: Unit, info: ModelInfo) -> str | None:
@@ -124,7 +172,7 @@ def _units(unit: Unit, info: ModelInfo) -> str | None:
     return own.units if unit.sensor.collection == own.sensor.collection else UNITS.get(unit.sensor.collection)
 
 
-def _arrays(run: Run, survey: Survey, unit: Unit, kind: str, more: dict) -> dict | None:
+def _arrays(survey: Survey, unit: Unit, kind: str, more: dict) -> dict | None:
     """Where a model's arrays are in the combined file, or None."""
     arrays = survey.arrays[unit.key, kind]
     if not any(arrays.have):
@@ -137,8 +185,8 @@ def _arrays(run: Run, survey: Survey, unit: Unit, kind: str, more: dict) -> dict
         shape = [len(arrays.have), *next(iter(arrays.shapes))]
         return {"npz_key": stacked_key(kind, key), "shape": shape, "dtype": arrays.dtype, **more}
     return {
-        "npz_keys": [f"{single_key(kind, key)}__{i:05d}" for i in arrays.indices],
-        "indices": arrays.indices,
+        "npz_keys": Stream(f"{single_key(kind, key)}__{i:05d}" for i in arrays.indices),
+        "indices": Stream(arrays.indices),
         **more,
     }
 
@@ -146,19 +194,21 @@ def _arrays(run: Run, survey: Survey, unit: Unit, kind: str, more: dict) -> dict
 def index(run: Run, survey: Survey, created: str) -> dict:
     """The index of a per_item export."""
     plan = run.plan
-    models = [
-        {**manifest.model_entry(u, describe(u.model)), "key": u.key, "status": model_status(survey, u)}
-        for u in plan.units
-    ]
+    took, of_models = timing(run)
+    models = []
+    for unit in plan.units:
+        entry = _model(survey, unit, len(plan.roi_ids), of_models)
+        models.append(entry | {"duplicates": _duplicates(run, survey, unit)})
     return {
         **manifest.header(plan, created),
         "status": overall_status(run, survey),
         "n_items": len(plan.roi_ids),
         "items_by_status": survey.statuses,
         "summary": manifest.summary(m["status"] for m in models),
+        "timing": took,
+        **{k: v for k, v in _places(run).items() if k not in ("names", "roi_ids")},
         "models": models,
-        **_windows(run),
-        "items": manifest.Stream(_index_entry(plan.names[r["index"]], r) for r in _rows(run)),
+        "items": Stream(_index_entries(plan.names, _rows(run))),
     }
 
 
@@ -168,20 +218,21 @@ def _rows(run: Run) -> Iterator[dict]:
         yield from receipts.read(f"items/{chunk.name}.json", run.plan.items_key(chunk))["rows"]
 
 
-def _index_entry(name: str, row: dict) -> dict:
-    file = row["files"][0]
-    return {
-        **{k: row[k] for k in ("index", "roi", "status")},
-        "name": name,
-        "file": file["path"],
-        "sha256": file["sha256"],
-    }
+def _index_entries(names: Iterable[str], rows: Iterable[dict]) -> Iterator[dict]:
+    for name, row in zip(names, rows):
+        file = row["files"][0]
+        yield {
+            **{k: row[k] for k in ("index", "roi", "status")},
+            "name": name,
+            "file": file["path"],
+            "sha256": file["sha256"],
+        }
 
 
 def model_status(survey: Survey, unit: Unit) -> str:
     """Status of a model over all ROIs."""
     outcome = survey.outcomes[unit.key]
-    return manifest.status_of(outcome.ok + len(outcome.no_data), len(outcome.errors))
+    return manifest.status_of(outcome.ok + len(outcome.no_data), len(outcome.failed))
 
 
 def overall_status(run: Run, survey: Survey) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ def _write_arrays(run: Run, survey: Survey) -> list[str]:
     return npz.keys
 
 
-def _of(run: Run, unit: Unit, kind: str, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+def _of(run: Run, unit: Unit, kind: str, indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
     """(ROI index, array) of the ROIs that have one, in order."""
     for index in indices:
         yield index, _read(run, unit, kind, run.plan.objects(unit.source)[index])

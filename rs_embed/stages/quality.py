@@ -19,12 +19,12 @@ def inspect(pixels: np.ndarray, bands: Sequence[str], valid: float, known: Seque
         known: what the provider said of them.
 
     Returns:
-        ``valid`` and, where something is wrong, ``warnings``: sentences about frames without imagery, partly filled images, non-finite values
-        and constant bands (an image of one pixel has no spread to judge).
+        ``valid`` and, where something is wrong, ``constant_bands`` and ``warnings``: sentences about frames without imagery, partly filled
+        images, non-finite values and constant bands (an image of one pixel has no spread to judge).
     """
     import numpy as np
 
-    warnings = list(known)
+    warnings, flat = list(known), []
     if valid < 1:
         warnings.append(f"{100 * (1 - valid):.1f} % of the pixels have no data")
     if pixels.dtype.kind == "f" and not (finite := np.isfinite(pixels)).all():
@@ -35,4 +35,5 @@ def inspect(pixels: np.ndarray, bands: Sequence[str], valid: float, known: Seque
         flat = [b for b, low, high in zip(bands, planes.min(1), planes.max(1)) if low == high]
         if flat:
             warnings.append(f"constant bands: {', '.join(flat)}")
-    return {"valid": valid, **({"warnings": warnings} if warnings else {})}
+    found = {"constant_bands": flat, "warnings": warnings}
+    return {"valid": valid} | {k: v for k, v in found.items() if v}

@@ -17,6 +17,7 @@ from ..run import Run
 from ..units import Unit
 from . import manifests, records
 from .common import chunk_of, now, read_checked, read_chip, spent
+from .quality import inspect
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +120,8 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
         arrays[manifests.single_key("input", unit.key)] = (pixels, True)
     else:
         record["same_as"] = same_as
+    if unit not in run.plan.embedded:  # else the embedding's record says it
+        record["quality"] = inspect(pixels, unit.sensor.bands, meta["valid"], meta["warnings"])
     return record | {"provenance": meta["provenance"]}
 
 

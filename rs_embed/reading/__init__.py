@@ -1,0 +1,39 @@
+"""``load_export``: read an export back, combined or per_item, of this package or of ``rs-embed`` 0.3.1, as far as it is asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .result import ExportResult, ModelResult
+
+__all__ = ["ExportResult", "ModelResult", "load_export"]
+
+#: What array files of a combined export end with.
+SUFFIXES = (".npz", ".nc", ".netcdf")
+
+
+def load_export(path: str | Path, *, n_items: int | None = None) -> ExportResult:
+    """Open an export; what it holds is read when it is asked for.
+
+    Args:
+        path: a combined file (``.npz``, ``.nc``, their ``.json``, or the path without a suffix), or the folder of a per_item export.
+        n_items: number of ROIs of the request. Only needed for a folder that ``rs-embed`` wrote: nothing in it says that the
+            last ROIs failed.
+
+    Raises:
+        FileNotFoundError: there is no export. ValueError: it cannot be read as one, in one sentence.
+    """
+    from . import combined, per_item
+
+    given = os.fspath(path)
+    path = Path(given)
+    arrays = [path.with_name(path.name + s) for s in SUFFIXES] if path.name else []
+    if path.is_dir() and (given.endswith(os.sep) or not any(map(Path.exists, arrays))):
+        return per_item.open_folder(path, n_items)
+    suffix = path.suffix.lower()
+    if suffix in (*SUFFIXES, ".json"):
+        return combined.open_file(path.with_suffix(""), None if suffix == ".json" else path, n_items)
+    if path.exists():
+        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; allowed: .npz, .nc, .json or a folder")
+    return combined.open_file(path, None, n_items)  # the path as ExportTarget.combined takes it
