@@ -137,7 +137,7 @@ def _read(paths: Sequence[Path]) -> list[dict]:
     """Manifests with the paths in them made absolute."""
     manifests = json.loads(f"[{','.join(p.read_text(encoding='utf-8') for p in paths)}]")
     for path, manifest in zip(paths, manifests):
-        for key in ("npz_path", "manifest_path"):
+        for key in ("npz_path", "nc_path", "manifest_path"):
             if key in manifest:
                 manifest[key] = os.path.join(path.parent, manifest[key])
     return manifests

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import receipts
-from ..description import UNITS, ModelInfo
-from ..formats import manifest
+from ..description import UNITS
+from ..formats import manifest, module
 from ..models import describe
 from ..run import Run
 from ..units import Unit
@@ -39,12 +39,20 @@ def item(run: Run, index: int, row: dict, created: str) -> dict:
         "spatial": manifest.spatial(roi.spatial),
         "models": entries,
         "summary": manifest.summary(e["status"] for e in entries),
-        "npz_path": Path(plan.item_file(index)).name,
-        "npz_keys": [
-            e[k]["npz_key"] for e in entries for k in ("input", "embedding") if e[k] and not e[k].get("dedup_reused")
-        ],
+        **_file(
+            run,
+            plan.item_file(index),
+            [e[k]["npz_key"] for e in entries for k in ("input", "embedding") if e[k] and not e[k].get("dedup_reused")],
+        ),
         "manifest_path": Path(plan.item_manifest(index)).name,
     }
+
+
+def _file(run: Run, path: str, keys: list[str]) -> dict:
+    """The array file and its arrays, under the names that readers look for in its format. (Entries of models say ``npz_key`` in
+    every format: so the published reader has it.)"""
+    words = module(run.request.config.format)
+    return {words.PATH: Path(path).name, words.KEYS: keys}
 
 
 def _item_entry(unit: Unit, record: dict) -> dict:
@@ -56,7 +64,7 @@ def _item_entry(unit: Unit, record: dict) -> dict:
         entry["input"] = {
             "npz_key": single_key("input", taken.get("same_as", unit.key)),
             **{k: taken[k] for k in ("dtype", "shape", "sha256", "crs", "affine", "dates", "roi") if k in taken},
-            "units": _units(unit, info),
+            "units": units_of(unit),
             "bands": list(unit.sensor.bands),
             **({"dedup_reused": True} if "same_as" in taken else {}),
         }
@@ -79,7 +87,7 @@ def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
     for unit in plan.units:
         info, outcome = describe(unit.model), survey.outcomes[unit.key]
         entry = {**manifest.model_entry(unit, info), "status": model_status(survey, unit)}
-        more = {"units": _units(unit, info), "bands": list(unit.sensor.bands)}
+        more = {"units": units_of(unit), "bands": list(unit.sensor.bands)}
         entry["inputs"] = _arrays(run, survey, unit, "input", more)
         entry["embeddings"] = _arrays(run, survey, unit, "embedding", {})
         entry["weights"] = outcome.weights
@@ -101,8 +109,7 @@ def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
         "n_items": n,
         "items": survey.statuses,
         "summary": manifest.summary(m["status"] for m in models),
-        "npz_path": Path(plan.target).name,
-        "npz_keys": keys,
+        **_file(run, plan.target, keys),
         "manifest_path": Path(plan.manifest).name,
         "names": manifest.Stream(plan.names),
         "roi_ids": manifest.Stream(plan.roi_ids),
@@ -118,9 +125,9 @@ def _windows(run: Run) -> dict:
     return {"windows": manifest.Stream(map(manifest.window, windows))} if windows else {}
 
 
-def _units(unit: Unit, info: ModelInfo) -> str | None:
+def units_of(unit: Unit) -> str | None:
     """Units of the pixels: those of the model's own collection, or what is known of another one."""
-    own = info.modalities[unit.modality]
+    own = describe(unit.model).modalities[unit.modality]
     return own.units if unit.sensor.collection == own.sensor.collection else UNITS.get(unit.sensor.collection)
 
 
