@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 from .arrays import Array
 
@@ -25,19 +26,28 @@ def axes(array: Array, rank: int) -> tuple[str, ...]:
     return _AXES.get((array.kind, rank)) or tuple(f"d{i}" for i in range(rank))
 
 
-def names(array: Array, rank: int) -> tuple[str, ...]:
-    """Names of the dimensions of one ROI's array. Where each ROI has an array of its own in a combined file, so it has axes
-    with coordinates of its own."""
-    return tuple(
-        f"{axis}__{array.model}" if axis in ("band", "dim") else f"{axis}{tail(array, frame=axis == 'frame')}"
-        for axis in axes(array, rank)
-    )
+def names(array: Array, shape: tuple[int, ...], *, own: bool = True) -> tuple[str, ...]:
+    """Names of the dimensions of one ROI's array, of the shape that it has.
+
+    Args:
+        own: in a combined file where each ROI has an array of its own, each has axes of its own, too. Otherwise those of one size
+            share one, ``y__<m>__n32``: thousands of axes cost a reader minutes.
+    """
+    found = []
+    for axis, size in zip(axes(array, len(shape)), shape):
+        if axis in ("band", "dim"):
+            found.append(f"{axis}__{array.model}")
+        elif own or array.roi is None:
+            found.append(f"{axis}{tail(array, axis)}")
+        else:
+            found.append(f"{axis}{tail(replace(array, roi=None), axis)}__n{size}")
+    return tuple(found)
 
 
-def tail(array: Array, *, frame: bool = False) -> str:
-    """How the names end that belong to the grid of an array: ``_in__<m>`` for pixels, ``__<m>`` for cells."""
-    own = "" if array.roi is None else f"__{array.roi:05d}"
-    return f"{'_in' if array.kind == 'input' and not frame else ''}__{array.model}{own}"
+def tail(array: Array, axis: str = "") -> str:
+    """How the names end that belong to the grid of an array: ``_in__<m>`` for pixels, ``__<m>`` for cells and frames."""
+    roi = "" if array.roi is None else f"__{array.roi:05d}"
+    return f"{'_in' if array.kind == 'input' and axis != 'frame' else ''}__{array.model}{roi}"
 
 
 def word(crs: str) -> str:

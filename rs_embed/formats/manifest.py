@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..config import SUFFIX
 from ..description import ModelInfo
 from ..fields import json_schema, to_mapping
 from ..plan import Plan
@@ -21,6 +22,7 @@ from ..rois import row
 from ..specs import TemporalSpec
 from ..store import temporary_name
 from ..units import Unit
+from . import module
 
 SCHEMA_VERSION = 1
 
@@ -178,10 +180,27 @@ def damaged(record: Mapping, base: str = "") -> bool:
     return stat.st_mtime_ns != record["mtime_ns"] and file_record(path)["sha256"] != record["sha256"]
 
 
-def remove_own(path: str | Path) -> None:
-    """Delete a manifest that an earlier run wrote where this one is asked to write none; anything else stays."""
-    if is_own(path):
+def remove_own(path: str | Path, arrays: str | Path) -> None:
+    """Delete a manifest that an earlier run wrote where this one is asked to write none; anything else stays.
+
+    Args:
+        arrays: the file that this one writes; a manifest of another format's file stays.
+    """
+    if is_own(path) and not of_another(path, arrays):
         os.unlink(path)
+
+
+def of_another(path: str | Path, arrays: str | Path) -> bool:
+    """What is there is the manifest of another array file, which is there, too: ``run.json`` is that of ``run.npz`` or of
+    ``run.nc``, whichever was written last."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        said = next(found[k] for k in (module(f).PATH for f in SUFFIX) if k in found)
+        other = os.path.join(os.path.dirname(path), os.path.basename(said))
+    except (OSError, ValueError, TypeError, StopIteration):
+        return False
+    return os.path.basename(other) != os.path.basename(arrays) and os.path.exists(other)
 
 
 def is_json(path: str | Path) -> bool:

@@ -3,7 +3,8 @@
 Names of dimensions depend on the model (and, where each ROI has an array of its own, on the ROI) and on nothing else:
 
 - ``roi``; ``dim__<m>``, ``y__<m>``, ``x__<m>`` of embeddings; ``frame__<m>``, ``band__<m>``, ``y_in__<m>``, ``x_in__<m>`` of pixels.
-- In a combined file with single arrays, y, x and frame are each ROI's own: ``y__<m>__00003``.
+- In a combined file with single arrays, y, x and frame are each ROI's own: ``y__<m>__00003`` (in large ones those of a size share
+  one: ``y__<m>__n32``).
 
 One writer of a process works at a time (``netcdf_reader.py`` says why).
 """
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
 PATH, KEYS = "nc_path", "nc_variables"
 #: Deflate level with byte shuffling: higher ones cost much and save little on pixels (docs/outputs.md has the numbers).
 LEVEL = 1
+#: With more ROIs than this, those with single arrays have no axes of their own: 5,000 of them take a gigabyte to write, and xarray
+#: minutes to open. Their attributes still say CRS and affine.
+OWN_AXES = 500
 #: Single arrays are declared and then written, so many together: HDF5 looks through all variables at every change of mood.
-TOGETHER, TOGETHER_BYTES = 256, 1 << 25
+TOGETHER, TOGETHER_BYTES = 1024, 1 << 26
 
 
 class NetcdfWriter:
@@ -61,7 +65,11 @@ class NetcdfWriter:
         LOCK.acquire()
         try:
             with _said(self.path):
-                self._file = netCDF4.Dataset(self._temporary, "w", clobber=False, format="NETCDF4")
+                try:
+                    self._file = netCDF4.Dataset(self._temporary, "w", clobber=False, format="NETCDF4")
+                except BaseException:
+                    self._temporary.unlink(missing_ok=True)
+                    raise
             try:
                 with _said(self.path):
                     self._head()
@@ -196,7 +204,7 @@ class NetcdfWriter:
         """All ROIs in one variable, a chunk after the other; then where each of them lies."""
         import numpy as np
 
-        dims = ("roi", *(self._dimension(d, n) for d, n in zip(layout.names(array, len(shape) - 1), shape[1:])))
+        dims = ("roi", *(self._dimension(d, n) for d, n in zip(layout.names(array, shape[1:]), shape[1:])))
         variable = self._declare(array, dims, shape, dtype)
         together = variable.chunking()[0]
         crs, affines, dates = [], packed("d"), []
@@ -245,9 +253,10 @@ class NetcdfWriter:
     def _flush(self) -> None:
         """Write the arrays that wait, declared first."""
         variables = []
+        own = len(self.about.places.names) <= OWN_AXES
         for array, row in self._pending:
             tail, shape = layout.tail(array), row.array.shape
-            dims = tuple(self._dimension(d, n) for d, n in zip(layout.names(array, len(shape)), shape))
+            dims = tuple(self._dimension(d, n) for d, n in zip(layout.names(array, shape, own=own), shape))
             variable = self._declare(array, dims, shape, row.array.dtype)
             variables.append((variable, row.array))
             if "y" in layout.axes(array, len(shape)) and row.crs is not None and row.affine is not None:
@@ -256,7 +265,7 @@ class NetcdfWriter:
                 self._mapping(name, row.crs, row.affine if array.roi is None else None)
                 variable.setncatts({"grid_mapping": name, "crs": row.crs, "affine": [float(v) for v in row.affine]})
                 for which, dim in zip("yx", dims[-2:]):
-                    if cf.upright(row.affine):
+                    if own and cf.upright(row.affine):
                         said = cf.axis(which, row.crs, cells=array.kind == "embedding")
                         axis = self._file.createVariable(dim, "f8", (dim,), fill_value=False)
                         axis.setncatts(said)
@@ -302,7 +311,7 @@ class NetcdfWriter:
         if array.kind != "input":
             return
         axes = layout.axes(array, len(dims) - (dims[0] == "roi"))
-        if "frame" not in axes:
+        if "frame" not in axes or dims[axes.index("frame")].startswith(f"frame__{array.model}__n"):
             if dims[0] != "roi" and dates[0]:
                 variable.dates = ", ".join(dates[0])
             return
@@ -327,10 +336,12 @@ def _said(path: Path) -> Iterator[None]:
     """The library's errors as those of the system, with the file and the likely reason."""
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("NetCDF"):
+    except (RuntimeError, OSError) as error:
+        full = (
+            shutil.disk_usage(path.parent).free < 1 << 20
+        )  # where a file cannot begin, the library says permission denied
+        if not str(error).startswith("NetCDF") and not (isinstance(error, OSError) and full):
             raise
-        full = shutil.disk_usage(path.parent).free < 1 << 20
         why = "no space left on the device" if full else "a full disk, a quota or a limit of file sizes does that"
         code = errno.ENOSPC if full else errno.EIO
         raise OSError(code, f"the file could not be written ({error}; {why})", str(path)) from None

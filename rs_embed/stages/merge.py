@@ -41,7 +41,7 @@ def merge(run: Run) -> dict:
             manifest.write(plan.manifest, manifests.index(run, survey, created))
         files.append(manifest.file_record(plan.manifest))
     if not run.request.config.save_manifest:
-        manifest.remove_own(plan.manifest_beside_target)
+        manifest.remove_own(plan.manifest_beside_target, plan.target)
     clean(run)
     receipts.write(plan.merge_receipt, "merge", plan.merge_key, files, **spent(started))
     return {"rois": len(plan.roi_ids), **survey.statuses}

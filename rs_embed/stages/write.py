@@ -151,5 +151,5 @@ def _files(run: Run, index: int, row: dict, arrays: list, created: str) -> list[
             file.add(array, held.array.shape, held.array.dtype, [held])
     manifest.write(sidecar, manifests.item(run, index, row, created))
     if not run.request.config.save_manifest:
-        manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json")
+        manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json", path)
     return [manifest.file_record(path, run.plan.target), manifest.file_record(sidecar, run.plan.target)]
