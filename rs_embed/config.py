@@ -17,6 +17,7 @@ NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 #: The per_item index is ``manifest.json``, so no ROI may be called that.
 RESERVED_NAMES = ("manifest",)
 LAYOUTS = ("combined", "per_item")
+#: File formats, each a module of ``formats``, and the suffix of their files.
 SUFFIX = {"npz": ".npz", "netcdf": ".nc"}
 
 
@@ -93,7 +94,7 @@ class ExportConfig:
         ModelError: a value that is not allowed, or not supported by this version.
     """
 
-    format: str = option("npz", "file format", choices=("npz", "netcdf"), not_yet=lambda v: v == "netcdf")
+    format: str = option("npz", "file format", choices=tuple(SUFFIX))
     save_inputs: bool = option(True, "save the provider's pixels, in their own dtype and units")
     save_embeddings: bool = option(True, "run the models and save the embeddings")
     save_manifest: bool = option(True, "write the JSON manifest beside the arrays")

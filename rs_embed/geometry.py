@@ -255,6 +255,32 @@ def lonlat_boxes(grids: Sequence[Grid]) -> np.ndarray:
     return boxes
 
 
+def lonlat_bounds(spatials: Sequence[SpatialSpec], projection: str) -> np.ndarray:
+    """Bounds of ROIs, (N, 4) float64, west, south, east, north, degrees: of a box its own, of a point those of its square.
+
+    Raises:
+        SpecError: outside the projection's domain.
+    """
+    import numpy as np
+
+    bounds = np.empty((len(spatials), 4))
+    squares: dict[str, list[int]] = {}
+    for i, spatial in enumerate(spatials):
+        if isinstance(spatial, BBox):
+            bounds[i] = spatial.minlon, spatial.minlat, spatial.maxlon, spatial.maxlat
+        else:
+            squares.setdefault("EPSG:3857" if projection == "web_mercator" else utm_crs(*spatial.centre), []).append(i)
+    steps, low, high = np.linspace(-1, 1, 33), np.full(33, -1.0), np.full(33, 1.0)
+    along, up = np.concatenate([steps, steps, low, high]), np.concatenate([low, high, steps, steps])
+    for crs, members in squares.items():
+        lon, lat, r = np.array([[p.lon, p.lat, p.buffer_m] for p in (spatials[i] for i in members)]).T
+        x, y = transformer("EPSG:4326", crs).transform(lon, lat)
+        x, y = x[:, None] + r[:, None] * along, y[:, None] + r[:, None] * up
+        lons, lats = transformer(crs, "EPSG:4326").transform(x, y)
+        bounds[members] = np.stack([lons.min(1), lats.min(1), lons.max(1), lats.max(1)], axis=1)
+    return bounds
+
+
 def centre_lonlat(grid: Grid) -> tuple[float, float]:
     """Centre of a grid as (lon, lat), degrees."""
     return centre_of(grid, (0.0, 1.0, 0.0, 1.0))

@@ -283,7 +283,6 @@ BROKEN = {
     "resume a number": (changed("export", "resume", 1), ModelError, "resume", "1"),
     "backoff negative": (changed("export", "retry_backoff_s", -0.5), ModelError, "retry_backoff_s", "-0.5"),
     "format in capitals": (changed("export", "format", "NPZ"), ModelError, "export.format", "'NPZ'"),
-    "format not yet": (changed("export", "format", "netcdf"), ModelError, "format", "'netcdf'"),
     "precision unknown": (changed("export", "precision", "fp16"), ModelError, "precision", "'fp16'"),
     "prep with a wrong key": (changed("export", "input_prep", {"tile": 9}), SpecError, "export.input_prep", "'tile'"),
     "prep with a wrong value": (

@@ -281,7 +281,6 @@ MODEL_ERRORS = {
     "option a list": (lambda: ExportModelRequest("m", model_config={"a": [1]}), "model_config.a", "[1]"),
     "option NaN": (lambda: ExportModelRequest("m", model_config={"a": float("nan")}), "model_config.a", "nan"),
     "format unknown": (lambda: ExportConfig(format="hdf5"), "config.format", "'hdf5'", "'npz'"),
-    "format not yet": (lambda: ExportConfig(format="netcdf"), "config.format", "'netcdf'", "'npz'"),
     "precision unknown": (lambda: ExportConfig(precision="fp16"), "config.precision", "'fp16'", "'bf16'"),
     "keep_work": (
         lambda: ExportConfig(keep_work="chips"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .. import receipts
-from ..description import UNITS, ModelInfo
+from ..description import UNITS
 from ..formats import compact, manifest
 from ..formats.manifest import Pairs, Stream
 from ..models import describe
@@ -58,7 +58,7 @@ def _item_entry(unit: Unit, record: dict, imagery: dict[str, dict]) -> dict:
         entry["input"] = {
             "npz_key": single_key("input", taken.get("same_as", unit.key)),
             **{k: taken[k] for k in ("dtype", "shape", "sha256")},
-            "units": _units(unit, info),
+            "units": units_of(unit),
             "bands": list(unit.sensor.bands),
             **({"dedup_reused": True} if "same_as" in taken else {}),
         }
@@ -86,7 +86,7 @@ def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
     models = []
     for unit in plan.units:
         entry, outcome = _model(survey, unit, n, of_models), survey.outcomes[unit.key]
-        more = {"units": _units(unit, describe(unit.model)), "bands": list(unit.sensor.bands)}
+        more = {"units": units_of(unit), "bands": list(unit.sensor.bands)}
         entry["inputs"] = _arrays(survey, unit, "input", more)
         entry["embeddings"] = _arrays(survey, unit, "embedding", {})
         entry["duplicates"] = _duplicates(run, survey, unit)
@@ -166,9 +166,9 @@ def _imagery(found: Imagery) -> dict:
     }
 
 
-def _units(unit: Unit, info: ModelInfo) -> str | None:
+def units_of(unit: Unit) -> str | None:
     """Units of the pixels: those of the model's own collection, or what is known of another one."""
-    own = info.modalities[unit.modality]
+    own = describe(unit.model).modalities[unit.modality]
     return own.units if unit.sensor.collection == own.sensor.collection else UNITS.get(unit.sensor.collection)
 
 

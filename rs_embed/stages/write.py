@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from .. import receipts
 from ..errors import StoreError
-from ..formats import manifest
-from ..formats.npz import NpzWriter
+from ..formats import manifest, module
+from ..formats.arrays import Array, Row
 from ..plan import Chunk
 from ..run import Run
 from ..units import Unit
+from . import arrays as described
 from . import manifests, records
 from .common import chunk_of, now, read_checked, read_chip, spent
 from .quality import inspect
@@ -77,7 +78,7 @@ def _statuses(run: Run, chunk: Chunk) -> dict[tuple[str, int], dict]:
 def _row(run: Run, index: int, status: dict, created: str) -> dict:
     """The record of one ROI; reads, and so verifies, every object of it."""
     plan, config = run.plan, run.request.config
-    arrays: dict[str, tuple[np.ndarray, bool]] = {}
+    arrays: list[tuple[Array, Row]] = []
     units = {}
     saved: dict[tuple, str] = {}
     for unit in plan.units:
@@ -108,7 +109,7 @@ def _combine(statuses: list[str]) -> str:
     return "ok" if "ok" in statuses else "no_data"
 
 
-def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: dict) -> dict:
+def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: list) -> dict:
     if fetched["status"] == "failed":
         return {k: v for k, v in fetched.items() if k != "object"}
     pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[index])
@@ -117,7 +118,7 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
         return record | {"status": "no_data"}
     record |= {"shape": list(pixels.shape), "dtype": pixels.dtype.name, "sha256": _array_digest(pixels)}
     if same_as is None:
-        arrays[manifests.single_key("input", unit.key)] = (pixels, True)
+        arrays.append((described.array(unit, "input"), described.row("input", pixels, meta)))
     else:
         record["same_as"] = same_as
     if unit not in run.plan.embedded:  # else the embedding's record says it
@@ -125,13 +126,13 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
     return record | {"provenance": meta["provenance"]}
 
 
-def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: dict) -> dict:
+def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: list) -> dict:
     if made["status"] == "failed":
         return {k: v for k, v in made.items() if k != "object"}
     stored = read_checked(run.store.embedding(unit.id, run.plan.objects(unit.source)[index]))
     if stored.meta["status"] == "no_data":
         return {"status": "no_data", "meta": stored.meta}
-    arrays[manifests.single_key("embedding", unit.key)] = (stored.array, False)
+    arrays.append((described.array(unit, "embedding"), described.row("embedding", stored.array, stored.meta)))
     record = {
         "shape": list(stored.array.shape),
         "dtype": stored.array.dtype.name,
@@ -145,13 +146,13 @@ def _array_digest(array: np.ndarray) -> str:
     return hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest()
 
 
-def _files(run: Run, index: int, row: dict, arrays: dict, created: str) -> list[dict]:
+def _files(run: Run, index: int, row: dict, arrays: list, created: str) -> list[dict]:
     """Write the ROI's arrays and then its manifest (a complete manifest implies complete arrays)."""
     path, sidecar = run.plan.item_file(index), run.plan.item_manifest(index)
-    with NpzWriter(path) as npz:
-        for key, (array, deflate) in arrays.items():
-            npz.add(key, array.shape, array.dtype, [array], deflate=deflate)
+    with module(run.request.config.format).Writer(path, lambda: described.about(run, [index])) as file:
+        for array, held in arrays:
+            file.add(array, held.array.shape, held.array.dtype, [held])
     manifest.write(sidecar, manifests.item(run, index, row, created))
     if not run.request.config.save_manifest:
-        manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json")
+        manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json", path)
     return [manifest.file_record(path, run.plan.target), manifest.file_record(sidecar, run.plan.target)]

@@ -269,6 +269,11 @@ def _file(entry: RunFolder, kind: str, path: str, record: dict, report: Report) 
     else:
         if (now["size"], now["sha256"]) == (record["size"], record["sha256"]):
             return
+        if entry.run.plan.layout == "combined" and manifest.of_another(path, entry.target):
+            report.notes.append(
+                f"{path} is now that of the other file format; a start of {entry.name} writes its own again"
+            )
+            return
         what = "changed since it was written"
         noticed = (now["size"], now["mtime_ns"]) != (record["size"], record["mtime_ns"])
     advice = "the next start makes it anew" if noticed else "rs-embed verify --set-aside and another start make it anew"
