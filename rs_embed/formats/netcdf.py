@@ -97,6 +97,8 @@ class NetcdfWriter:
                 f"{array.key}: NetCDF does not hold {dtype} of shape {shape}; allowed: numbers, none empty"
             )
         stacked = array.roi is None and not self.about.single
+        if stacked and shape[0] != len(self.about.places.names):
+            raise ValueError(f"{array.key}: {shape[0]} rows for {len(self.about.places.names)} ROIs")
         rows = _checked(array.key, shape, dtype, rows, stacked=stacked)
         if stacked:
             with _said(self.path):
