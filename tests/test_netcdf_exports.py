@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from rs_embed import ExportTarget, OutputSpec, PointBuffer, SensorSpec
+from rs_embed import ExportTarget, OutputSpec, PointBuffer, SensorSpec, load_export
 from rs_embed.formats.netcdf import NetcdfReader
 from rs_embed.upkeep.work import find_work
 
@@ -104,7 +104,7 @@ def test_one_file_per_roi(tmp_path, output):
     said = manifests[2]["models"][0]
     taken = found[said["input"]["npz_key"]]
     assert (taken.dtype.name, list(taken.shape)) == (said["input"]["dtype"], said["input"]["shape"])
-    a, _, c, _, e, f = said["input"]["affine"]
+    a, _, c, _, e, f = manifests[2]["imagery"][said["source"]]["affine"]
     assert taken["x_in__mosaiks"].values[[0, -1]].tolist() == [c + a / 2, c + a * (taken.shape[2] - 0.5)]
     assert taken["y_in__mosaiks"].values[0] == f + e / 2
     assert taken["band__mosaiks"].values.tolist() == said["input"]["bands"]
@@ -157,7 +157,8 @@ def test_a_place_without_imagery_makes_single_arrays(tmp_path):
         == manifest["nc_variables"]
     )
     last = found["input_chw__mosaiks__00002"]
-    assert (last.attrs["roi"], last.attrs["crs"]) == ("p00002", entry["metas"][2]["crs"])
+    crs = load_export(tmp_path / "out" / "run.nc").models["mosaiks"].meta[2]["crs"]
+    assert (last.attrs["roi"], last.attrs["crs"]) == ("p00002", crs)
     assert last["y_in__mosaiks__00002"].size == last.sizes["y_in__mosaiks__00002"]
     assert found["name"].values.tolist() == ["p00000", "p00001", "p00002"]
     with NetcdfReader(tmp_path / "out" / "run.nc") as file:
