@@ -95,7 +95,11 @@ class ExportConfig:
     """
 
     format: str = option("npz", "file format", choices=tuple(SUFFIX))
-    save_inputs: bool = option(True, "save the provider's pixels, in their own dtype and units")
+    save_inputs: bool | str = option(
+        True,
+        "save the provider's pixels, in their own dtype and units; model: and the tensors that enter the networks",
+        choices=(True, False, "model"),
+    )
     save_embeddings: bool = option(True, "run the models and save the embeddings")
     save_manifest: bool = option(True, "write the JSON manifest beside the arrays")
     fail_on_bad_input: bool = option(

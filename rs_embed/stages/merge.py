@@ -21,6 +21,7 @@ from ..units import Unit
 from . import arrays as described
 from . import manifests
 from .common import now, read_checked, read_chip, spent
+from .image import tensors_of
 from .survey import KINDS, Survey
 
 
@@ -53,7 +54,7 @@ def _write_arrays(run: Run, survey: Survey) -> list[str]:
 
     with module(run.request.config.format).Writer(run.plan.target, lambda: described.about(run)) as file:
         for unit in run.plan.units:
-            for kind in KINDS:
+            for kind in (*KINDS, *survey.tensors(unit.key)):
                 arrays = survey.arrays[unit.key, kind]
                 if not arrays.own:
                     continue
@@ -77,10 +78,13 @@ def _write_arrays(run: Run, survey: Survey) -> list[str]:
 def _of(run: Run, unit: Unit, kind: str, indices: Iterable[int]) -> Iterator[tuple[int, Row]]:
     """(ROI index, its array and where it lies) of the ROIs that have one, in order."""
     for index in indices:
-        yield index, _read(run, unit, kind, run.plan.objects(unit.source)[index])
+        yield index, _read(run, unit, kind, index)
 
 
-def _read(run: Run, unit: Unit, kind: str, name: str) -> Row:
+def _read(run: Run, unit: Unit, kind: str, index: int) -> Row:
+    name = run.plan.objects(unit.source)[index]
+    if kind.startswith(manifests.MODEL_INPUT):
+        return Row(tensors_of(run, unit, index)[kind.removeprefix(manifests.MODEL_INPUT)])
     if kind == "embedding":
         stored = read_checked(run.store.embedding(unit.id, name))
         return described.row(kind, stored.array, stored.meta)
@@ -94,7 +98,7 @@ def _find_all_damage(run: Run, survey: Survey) -> int:
         for kind in KINDS:
             for index in survey.arrays[unit.key, kind].indices:
                 try:
-                    _read(run, unit, kind, run.plan.objects(unit.source)[index])
+                    _read(run, unit, kind, index)
                 except StoreError:
                     found += 1
     return found - 1  # the first one is missing now, and counted again

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from .. import receipts
-from ..errors import StoreError
+from ..errors import ModelError, StoreError
 from ..formats import manifest, module
 from ..formats.arrays import Array, Row
 from ..plan import Chunk
@@ -18,6 +18,7 @@ from ..units import Unit
 from . import arrays as described
 from . import manifests, records
 from .common import chunk_of, now, read_checked, read_chip, spent
+from .image import tensors_of
 from .quality import inspect
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def _row(run: Run, index: int, status: dict, created: str) -> dict:
             saved.setdefault(same, unit.key)
         if config.save_embeddings:
             entry["embedding"] = _embedding(run, unit, index, status[unit.id, index], arrays)
+        if config.save_inputs == "model" and all(part["status"] == "ok" for part in entry.values()):
+            entry["model_inputs"] = _model_inputs(run, unit, index, arrays)
         found = {part["status"] for part in entry.values()}
         entry["status"] = next(s for s in ("failed", "no_data", "ok") if s in found)
         units[unit.key] = entry
@@ -139,6 +142,19 @@ def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: list) -> di
         "sha256": _array_digest(stored.array),
     }
     return {"status": "ok", **record, "meta": stored.meta}
+
+
+def _model_inputs(run: Run, unit: Unit, index: int, arrays: list) -> dict:
+    """The tensors that enter the network, which are made again of the chip."""
+    try:
+        tensors = tensors_of(run, unit, index)
+    except ModelError as error:  # only where nothing was embedded: an embedding has been through this
+        return receipts.failure(error, "write")
+    said = {}
+    for name, tensor in tensors.items():
+        arrays.append((described.array(unit, manifests.MODEL_INPUT + name), Row(tensor)))
+        said[name] = {"shape": list(tensor.shape), "dtype": tensor.dtype.name, "sha256": _array_digest(tensor)}
+    return {"status": "ok", "tensors": said}
 
 
 def _array_digest(array: np.ndarray) -> str:
