@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -10,6 +11,8 @@ import pytest
 
 from rs_embed import ExportTarget, OutputSpec, PointBuffer, SensorSpec, load_export
 from rs_embed.formats.netcdf import NetcdfReader
+from rs_embed.run import load_run
+from rs_embed.stages.repair import repair
 from rs_embed.upkeep.work import find_work
 
 from .conftest import combined, content, export, log_of, places, steps, times
@@ -163,3 +166,12 @@ def test_a_place_without_imagery_makes_single_arrays(tmp_path):
     assert found["name"].values.tolist() == ["p00000", "p00001", "p00002"]
     with NetcdfReader(tmp_path / "out" / "run.nc") as file:
         assert file.shape("embedding__mosaiks__00000") == (512,)
+
+
+def test_a_damaged_file_is_repaired_to_the_same_bytes(tmp_path):
+    run = make(tmp_path, target="items", layout="per_item", format="netcdf")
+    before, victim = content(tmp_path), tmp_path / "items" / "p00001.nc"
+    victim.write_bytes(victim.read_bytes()[:5000])
+    with contextlib.chdir(run.dir):
+        assert repair(load_run("."), "00000", 0) == {"repaired": 1}
+    assert content(tmp_path) == before
