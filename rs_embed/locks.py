@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import RunLockedError
+from .store import writing
 
 #: The launcher passes the file descriptor of a lock it holds already to Snakemake in this variable.
 INHERITED = "RS_EMBED_LOCK_FD"
@@ -34,7 +35,8 @@ def take(folder: Path) -> IO[str]:
         descriptor = int(os.environ.pop(INHERITED))
         os.set_inheritable(descriptor, False)  # an orphaned job must not hold the lock of a dead run
         _held[folder] = os.fdopen(descriptor, "r+")
-        _sign(_held[folder])
+        with writing(folder / ".lock"):
+            _sign(_held[folder])
         return _held[folder]
     _held[folder] = acquire(folder)
     return _held[folder]
@@ -44,13 +46,15 @@ def acquire(folder: Path) -> IO[str]:
     """Lock a run's folder; closing the returned file (by every process that inherited it) releases the lock.
 
     Raises:
-        RunLockedError: says who works on it.
+        RunLockedError: says who works on it. StoreError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
+    with writing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
     for look in range(_LOOKS):
         if _try(file, fcntl.LOCK_EX):
-            _sign(file)
+            with writing(folder / ".lock"):
+                _sign(file)
             return file
         time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
     said = _said(file)
@@ -83,9 +87,10 @@ def hold(store: Path) -> None:
 
 def share(store: Path) -> IO[str]:
     """Keep a store from being pruned until the returned file is closed; waits while that is being done."""
-    store.mkdir(parents=True, exist_ok=True)
-    # to read: the lock of a store that people share may be another's file
-    file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
+    with writing(store / ".lock"):
+        store.mkdir(parents=True, exist_ok=True)
+        # to read: the lock of a store that people share may be another's file
+        file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
     if not _try(file, fcntl.LOCK_SH):
         print(f"rs-embed: waiting, the store {store} is being pruned ({_said(file)})", file=sys.stderr, flush=True)
         fcntl.flock(file, fcntl.LOCK_SH)
