@@ -145,6 +145,8 @@ def _explain(run: Run, failures: list[dict], log: Path, status: int) -> str:
     said = _errors([line for event in failures for line in event.get("message", "").splitlines()]) or _errors(lines)
     if said:
         return f"{said[0]}{room} (log: {log})"
+    if room or not lines:  # there was no room for its log either
+        return f"Snakemake stopped with status {status}{room} (log: {log})"
     return "\n".join([f"Snakemake stopped with status {status}; the end of {log}:", *lines])
 
 
