@@ -10,9 +10,9 @@ from pathlib import Path
 LEDGER = "RS_EMBED_FAULT_LEDGER"
 
 
-def note(kind: str, **row: object) -> None:
+def note(table: str, /, **row: object) -> None:
     """A row of a table; ``pytest -s`` shows it, too."""
-    line = json.dumps({"kind": kind, **row})
+    line = json.dumps({"table": table, **row})
     print(line)
     if os.environ.get(LEDGER):
         with open(Path(os.environ[LEDGER]), "a") as file:

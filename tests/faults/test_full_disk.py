@@ -56,7 +56,15 @@ def test_a_disk_is_full(undisturbed, tmp_path, layout, file_format, step):
             lost = check_recovered(folder, undisturbed(case), layout)
             again = repeated(before, objects(folder))
             assert (lost, again) == (0, 0)
-            note("disk", step=step, layout=layout, format=file_format, disk="everything", failed=bool(status), files=watcher.seen)
+            note(
+                "disk",
+                step=step,
+                layout=layout,
+                format=file_format,
+                disk="everything",
+                failed=bool(status),
+                files=watcher.seen,
+            )
     assert failed, "the disk was never full"
 
 
@@ -100,5 +108,3 @@ def test_one_of_the_disks_is_full(undisturbed, tmp_path, layout, which):
         assert content(folder) == content(undisturbed(case))
         assert not [p for p in (*folder.rglob(".tmp-*"), *disk.folder.rglob(".tmp-*"))], "half files are left"
         note("disk", step="any", layout=layout, format="npz", disk=which, failed=True, files=0, count=failed)
-
-

@@ -87,7 +87,9 @@ def test_the_work_folder_vanishes(undisturbed, tmp_path, layout, step):
     with Watcher(folder, may_vanish=True) as watcher:
         process = start(case.command(folder), SLOW)
         _in_the_middle(process, step)
-        (folder / ".rs_embed").rename(tmp_path / "elsewhere")  # as a whole, at once: a removed tree, or a mount that is gone
+        (folder / ".rs_embed").rename(
+            tmp_path / "elsewhere"
+        )  # as a whole, at once: a removed tree, or a mount that is gone
         shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
         said = process.communicate(timeout=120)[0]
         if process.returncode:
@@ -103,7 +105,7 @@ def test_the_work_folder_vanishes(undisturbed, tmp_path, layout, step):
 @pytest.mark.parametrize("door", ["python", "snakemake"])
 def test_there_is_no_dev_shm(undisturbed, tmp_path, door):
     """Slim containers and some clusters have none, or one that nobody may write to."""
-    hidden = "mount -t tmpfs -o ro,size=4k tmpfs /dev/shm && ! touch /dev/shm/x 2>/dev/null && exec \"$@\""
+    hidden = 'mount -t tmpfs -o ro,size=4k tmpfs /dev/shm && ! touch /dev/shm/x 2>/dev/null && exec "$@"'
     private = ["unshare", "--mount", "sh", "-c", hidden, "sh"]
     if subprocess.run([*private, "true"], capture_output=True).returncode:
         pytest.skip("/dev/shm cannot be hidden here: unshare --mount is not permitted")

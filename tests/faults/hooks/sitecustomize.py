@@ -69,7 +69,3 @@ if _step and _faults:
         _provider(**_faults["provider"])
     if _step == "embed" and "memory" in _faults:
         _memory(**_faults["memory"])
-    if _step == "embed" and "address" in _faults:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_faults["address"],) * 2)
