@@ -44,6 +44,7 @@ def command(run: Run, cores: int | None) -> list[str]:
         *("--workflow-profile", str(folder / "profiles" / "default")),
         *("--cores", str(cores or "all")),
         "--nocolor",
+        "--nolock",
     ]
     return arguments + (["--keep-going"] if config.continue_on_error else [])
 

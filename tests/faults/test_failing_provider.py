@@ -9,7 +9,7 @@ import pytest
 
 from .ledger import note
 from .watch import Watcher
-from .world import N, Case, check_recovered, objects, repeated, run, sentence
+from .world import Case, N, check_recovered, objects, repeated, run, sentence
 
 WHICH = {"one place": ["p00001"], "a third of the places": ["p00001", "p00004"], "all places": None}
 #: kind: passes by itself (a time-out), final (no permission), or a bug of the provider.
@@ -75,7 +75,7 @@ def test_a_batch_finds_no_memory(tmp_path):
     case, folder, other = Case("combined"), tmp_path / "run", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
-    assert run(case.command(folder), {"memory": {"above": 1}}) == (0, "")
+    assert run(case.command(folder, infer_batch_size=4), {"memory": {"above": 1}}) == (0, "")
     assert run(case.command(other, infer_batch_size=1)) == (0, "")
     with np.load(folder / "run.npz") as halved, np.load(other / "run.npz") as alone:
         assert halved["embeddings__mosaiks"].tobytes() == alone["embeddings__mosaiks"].tobytes()
