@@ -203,11 +203,9 @@ class Request:
 
 def check_keys(config: object) -> None:
     """Refuse a config that is no mapping, has unknown keys or lacks required ones."""
-    if not isinstance(config, Mapping):
-        raise ModelError(
-            f"config: a {type(config).__name__} is not valid; allowed: a mapping with the keys {', '.join(KEYS)}"
-        )
     refuse_bombs(config, "config", ModelError)
+    if not isinstance(config, Mapping):
+        raise ModelError(f"config: {config!r} is not valid; allowed: a mapping with the keys {', '.join(KEYS)}")
     refuse_unknown(config, KEYS, "config", ModelError)
     for key in REQUIRED:
         if config.get(key) is None:
