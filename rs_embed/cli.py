@@ -7,6 +7,7 @@ that is frozen there, so any job can be repeated by hand.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -19,13 +20,17 @@ _FOLDER = "work folder (.rs_embed), a folder that holds one, or the target of an
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. An error of ours is one line on stderr."""
+    """Run a command; returns the exit status. An error of ours, or of a disk, is one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
         return options.call(options) or 0
     except RSEmbedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        said = str(error)
+    except OSError as error:  # a full disk, a folder that is gone
+        said = f"{options.command}: {error.filename or 'a file'} cannot be used: {error.strerror or error}"
+    with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        print(f"error: {said}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

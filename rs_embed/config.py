@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .errors import ModelError, SpecError
-from .fields import check, option
+from .fields import check, option, usable
 from .specs import FetchSpec, InputPrepSpec, SensorSpec
 
 #: Names of ROIs become file names; this is what one may look like.
@@ -67,7 +67,7 @@ class ExportTarget:
             path = self.path if isinstance(self.path, str) else self.path.__fspath__()
         except AttributeError:
             path = ""
-        if not isinstance(path, str) or not path.strip() or "\0" in path:
+        if not isinstance(path, str) or not path.strip() or not usable(path):
             raise ModelError(f"target.path: {self.path!r} is not valid; allowed: a path")
         object.__setattr__(self, "path", path)
         if self.names is not None:
@@ -105,18 +105,24 @@ class ExportConfig:
     fail_on_bad_input: bool = option(
         False, "make constant, partly filled or non-finite input an error before inference"
     )
-    chunk_size: int | None = option(None, "ROIs per embed job; null chooses; never changes a number", minimum=1)
-    infer_batch_size: int | None = option(
-        None, "images per forward pass; null: the model's own choice for the device", minimum=1
+    chunk_size: int | None = option(
+        None, "ROIs per embed job; null chooses; never changes a number", minimum=1, maximum=1e9
     )
-    num_workers: int = option(8, "concurrent requests to the imagery provider in one fetch job", minimum=1)
+    infer_batch_size: int | None = option(
+        None, "images per forward pass; null: the model's own choice for the device", minimum=1, maximum=65536
+    )
+    num_workers: int = option(
+        8, "concurrent requests to the imagery provider in one fetch job", minimum=1, maximum=1024
+    )
     continue_on_error: bool = option(False, "record a failed ROI or model and go on, rather than stop the run")
-    max_retries: int = option(3, "repetitions of a request that failed for a reason that can pass", minimum=0)
+    max_retries: int = option(
+        3, "repetitions of a request that failed for a reason that can pass", minimum=0, maximum=1000
+    )
     retry_backoff_s: float = option(
-        1.0, "first pause before a repetition, seconds; doubles, with jitter, up to a minute", minimum=0
+        1.0, "first pause before a repetition, seconds; doubles, with jitter, up to a minute", minimum=0, maximum=3600
     )
     async_write: bool = option(True, "per_item: write files with several threads")
-    writer_workers: int = option(2, "per_item: number of writing threads", minimum=1)
+    writer_workers: int = option(2, "per_item: number of writing threads", minimum=1, maximum=1024)
     resume: bool = option(True, "reuse what is already there; false computes embeddings and outputs again")
     show_progress: bool = option(True, "progress bars on stderr")
     input_prep: str | InputPrepSpec = option(
@@ -128,7 +134,7 @@ class ExportConfig:
         "utm", "pixel grid: true ground metres, or the reference library's lattice", choices=("utm", "web_mercator")
     )
     precision: str = option("fp32", "arithmetic of the models", choices=("fp32", "bf16"))
-    cores: int | None = option(None, "export_batch: CPU cores for Snakemake; null: all", minimum=1)
+    cores: int | None = option(None, "export_batch: CPU cores for Snakemake; null: all", minimum=1, maximum=1e6)
     profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name (slurm) or a folder")
     work_dir: str | None = option(None, "work folder; null: .rs_embed beside the target")
     store_dir: str | None = option(None, "folder of fetched pixels and embeddings; null: store in the work folder")
@@ -153,7 +159,7 @@ class ExportConfig:
             )
         for key in ("work_dir", "store_dir", "profile"):
             value = getattr(self, key)
-            if value is not None and (not value.strip() or "\0" in value):
+            if value is not None and not value.strip():
                 raise ModelError(f"config.{key}: {value!r} is not valid; allowed: a path or null")
 
     @classmethod
@@ -218,8 +224,8 @@ def _plain_options(options: Mapping[str, Any] | None, model: str) -> dict[str, A
     """Options as a new plain dict, or None when there is none."""
     for key, value in (options or {}).items():
         plain = (
-            value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
-        )
+            value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
+        ) or (isinstance(value, str) and usable(value))
         if not isinstance(key, str) or not plain:
             raise ModelError(
                 f"models.{model}.model_config.{key}: {value!r} is not valid; allowed: a text, a finite number, true, false or null"

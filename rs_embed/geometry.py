@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MERCATOR_MAX_LAT = math.degrees(math.atan(math.sinh(math.pi)))
 #: Largest side of a chip, pixels: Earth Engine's limit for one request, and a guard against a mistyped scale.
 MAX_SIDE = 32768
+#: Most numbers of one chip, over all bands and frames: 2 GB of 16 bits. A chip is held in memory as a whole, a few times.
+MAX_VALUES = 2**30
 #: UPS north and south.
 POLAR = ("EPSG:5041", "EPSG:5042")
 _EPS = 1e-9
@@ -132,6 +134,23 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
     if max(width, height) > MAX_SIDE:
         raise SpecError(f"ROI: {width} x {height} pixels at {scale_m:g} m are too many; allowed: {MAX_SIDE} a side")
     return Grid(crs, (scale_m, 0.0, col0 * scale_m, 0.0, -scale_m, -row0 * scale_m), width, height)
+
+
+def refuse_too_large(grid: Grid, planes: int, where: str) -> None:
+    """Refuse a chip that no memory holds, before anything runs.
+
+    Args:
+        planes: bands times frames.
+
+    Raises:
+        SpecError: more than :data:`MAX_VALUES` numbers.
+    """
+    if grid.width * grid.height * planes > MAX_VALUES:
+        raise SpecError(
+            f"{where}: {grid.width} x {grid.height} pixels with {planes} bands and frames are "
+            f"{grid.width * grid.height * planes:,} numbers, too many for one chip; allowed: {MAX_VALUES:,}, "
+            "so smaller ROIs, or a larger scale_m"
+        )
 
 
 def roi_in_square(spatial: SpatialSpec, projection: str, grid: Grid) -> tuple[float, float, float, float] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import RunLockedError
+from .store import writing
 
 #: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
 INHERITED, INHERITED_STORE = "RS_EMBED_LOCK_FD", "RS_EMBED_STORE_LOCK_FD"
@@ -37,7 +38,8 @@ def take(folder: Path) -> IO[str]:
     inherited = _inherited(INHERITED, "r+")
     if inherited:
         _held[folder] = inherited
-        _sign(inherited)
+        with writing(folder / ".lock"):
+            _sign(inherited)
         os.environ.pop(LEFT, None)  # not for the jobs
         return inherited
     _held[folder] = acquire(folder)
@@ -59,13 +61,15 @@ def acquire(folder: Path, *, patient: bool = False) -> IO[str]:
         patient: wait for a run that an earlier process has left behind.
 
     Raises:
-        RunLockedError: says who works on it.
+        RunLockedError: says who works on it. StoreError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
+    with writing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
     for look in range(_LOOKS):
         if _try(file, fcntl.LOCK_EX):
-            _sign(file)
+            with writing(folder / ".lock"):
+                _sign(file)
             return file
         time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
     if patient and _was_left(file):
@@ -119,9 +123,10 @@ def alone(store: Path) -> bool:
 
 def share(store: Path) -> IO[str]:
     """Keep a store from being pruned until the returned file is closed; waits while that is being done."""
-    store.mkdir(parents=True, exist_ok=True)
-    # to read: the lock of a store that people share may be another's file
-    file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
+    with writing(store / ".lock"):
+        store.mkdir(parents=True, exist_ok=True)
+        # to read: the lock of a store that people share may be another's file
+        file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
     if not _try(file, fcntl.LOCK_SH):
         print(f"rs-embed: waiting, the store {store} is being pruned ({_said(file)})", file=sys.stderr, flush=True)
         fcntl.flock(file, fcntl.LOCK_SH)

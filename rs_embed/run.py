@@ -22,7 +22,7 @@ from .description import RANDOM
 from .errors import SpecError, StoreError
 from .folders import folders, target_path
 from .gee_settings import settle
-from .geometry import Grid, make_grid
+from .geometry import Grid, make_grid, refuse_too_large
 from .identity import digest
 from .models import describe
 from .models.sizes import check_sizes
@@ -188,6 +188,8 @@ def open_run(request: Request, base: str) -> Run:
 
     def keys(source: Source) -> list[str] | None:
         grids = grids_of[source.id] = [_grid(source, roi) for roi in rois]
+        for roi, grid in zip(rois, grids):
+            refuse_too_large(grid, len(source.bands) * source.frames.count, f"ROI {roi.name!r}")
         more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
         return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
 

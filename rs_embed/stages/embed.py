@@ -17,7 +17,7 @@ from ..errors import StoreError
 from ..models import get_adapter
 from ..plan import Chunk
 from ..run import Run
-from ..store import peek, write_object
+from ..store import Object, peek, write_object
 from ..units import Unit
 from .common import by_object, chunk_of, spent, stop, unit_of
 from .image import NoData, bad_input, image_of
@@ -131,16 +131,24 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
         for index, result in engine.run(images()):
             meta = metas.pop(index, {})
             if isinstance(result, NoData):
-                write_object(run.store.embedding(unit.id, ids[index]), _nothing(), meta)
+                _keep(run, unit, index, _nothing(), meta)
                 rows[ids[index]] = {"status": "no_data"}
             elif isinstance(result, Exception):
                 fail(index, result)
             else:
                 how_made = {"device": how.device, "weights": engine.said, "software": software}
                 meta |= how_made | _said(result.said, meta)
-                stored = write_object(run.store.embedding(unit.id, ids[index]), result.array, meta)
+                stored = _keep(run, unit, index, result.array, meta)
                 rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
     return loading
+
+
+def _keep(run: Run, unit: Unit, index: int, array: np.ndarray, meta: dict) -> Object:
+    """Store an embedding. Where that fails (a full disk) nothing else would succeed, whatever ``continue_on_error`` says."""
+    try:
+        return write_object(run.store.embedding(unit.id, run.plan.objects(unit.source)[index]), array, meta)
+    except StoreError as error:
+        raise stop("embed", run.plan.names[index], unit.label, error) from error
 
 
 def _nothing() -> np.ndarray:

@@ -14,7 +14,7 @@ from ..formats import manifest
 from ..locks import hold, take
 from ..plan import Chunk
 from ..run import Run
-from ..store import clean
+from ..store import clean, writing
 from . import records
 from .common import needed_bands
 from .repair import damaged_rois, stamps
@@ -57,8 +57,9 @@ def prepare(run: Run, *, live: bool) -> list[str]:
     if live:
         take(run.dir)
         hold(run.store.root)
-        _unlock(run)
-        run.freeze()
+        with writing(run.dir):
+            _unlock(run)
+            run.freeze()
         if _broken(run, path := _manifest(run)):
             os.unlink(path)  # while the receipt is there that says whose it is
         for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by

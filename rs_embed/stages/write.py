@@ -17,7 +17,7 @@ from ..run import Run
 from ..units import Unit
 from . import arrays as described
 from . import manifests, records
-from .common import chunk_of, now, read_checked, read_chip, spent
+from .common import chunk_of, now, read_checked, read_chip, spent, stop
 from .image import tensors_of
 from .quality import inspect
 
@@ -54,10 +54,11 @@ def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> l
         except BaseException:  # Ctrl-C: do not begin what is still waiting
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    errors = [f.exception() for f in futures if f.exception()]
-    for error in errors:
+    failed = [(i, f.exception()) for i, f in zip(indices, futures) if f.exception()]
+    errors = [error for _, error in failed]
+    for index, error in failed:
         if not isinstance(error, StoreError):
-            raise error
+            raise stop("write", run.plan.names[index], ", ".join(u.label for u in run.plan.units), error) from error
     if errors:
         raise StoreError(f"{errors[0]}{f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''}")
     return [f.result() for f in futures]
