@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-fast lint format schema bench bench-models bench-noop bench-gee bench-manifests clean
+.PHONY: help demo test test-fast test-slurm lint format schema bench bench-models bench-noop bench-gee bench-manifests clean
 
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
+	@echo "make test-slurm  exports on a real SLURM, which it installs and starts (as root, on Debian)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
 	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests: other pages)"
 
@@ -26,7 +27,14 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 -m ""
+	$(BIN)/python -m pytest -q -n 2 -m "not slurm"
+
+# The plugin lies apart: with SLURM's clients installed and no SLURM running, it makes every start of Snakemake wait.
+test-slurm: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt --no-deps --upgrade --target $(VENV)/slurm \
+		snakemake-executor-plugin-slurm snakemake-executor-plugin-slurm-jobstep throttler
+	$(BIN)/python -m tests.slurm.cluster start
+	$(BIN)/python -m pytest -q -n 3 -m slurm tests/slurm; status=$$?; $(BIN)/python -m tests.slurm.cluster stop; exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

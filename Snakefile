@@ -22,13 +22,24 @@ include: "workflow/rules/embed.smk"
 include: "workflow/rules/export.smk"
 
 
+# On a cluster these run where Snakemake does: they write a receipt, or the final file.
 localrules:
     all,
     merge,
     repair,
 
 
+if PLAN.layout == "combined":
+
+    localrules:
+        write,
+
+
 rule all:
     default_target: True
     input:
         get_targets,
+
+
+onsuccess:
+    tidy(RUN)

@@ -19,6 +19,8 @@ from typing import Any
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
+from .locks import LEFT
+
 _pipe = None
 #: What is passed on of an event; anything else stays in the log.
 _FIELDS = ("event", "jobid", "job_id", "jobs", "rule_name", "wildcards", "log", "done", "total", "stats", "exception")
@@ -72,7 +74,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.set_inheritable(int(sys.argv[1]), False)  # an orphaned job must not keep the reader waiting
     _pipe = os.fdopen(int(sys.argv[1]), "w")
-    threading.Thread(target=_watch, args=(os.dup(0),), daemon=True).start()
+    if not os.environ.get(LEFT):  # on a cluster the run goes on, and the next call picks it up
+        threading.Thread(target=_watch, args=(os.dup(0),), daemon=True).start()
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     module = types.ModuleType("snakemake_logger_plugin_rsembed")

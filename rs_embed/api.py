@@ -68,8 +68,9 @@ def export_batch(
         RunLockedError: another process works on this target.
         ExportError: a job failed; what was finished is kept, and the same call goes on from there.
     """
+    from .profiles import find_profile
     from .run import open_run
-    from .runner import execute
+    from .runner import execute, workflow_folder
     from .stages.prepare import check, find_weights
 
     if input_prep is not None:
@@ -99,6 +100,7 @@ def export_batch(
         gee=gee,
         stac=stac,
     )
+    find_profile(request.config.profile, os.getcwd(), workflow_folder())
     run = open_run(request, os.getcwd())
     check(run)
     if not run.request.config.continue_on_error:  # else the start of the workflow does, and the model's rows say so

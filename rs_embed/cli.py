@@ -7,6 +7,7 @@ that is frozen there, so any job can be repeated by hand.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -19,13 +20,17 @@ _FOLDER = "work folder (.rs_embed), a folder that holds one, or the target of an
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. An error of ours is one line on stderr."""
+    """Run a command; returns the exit status. An error of ours, or of a disk, is one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
         return options.call(options) or 0
     except RSEmbedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        said = str(error)
+    except OSError as error:  # a full disk, a folder that is gone
+        said = f"{options.command}: {error.filename or 'a file'} cannot be used: {error.strerror or error}"
+    with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        print(f"error: {said}", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,24 +54,27 @@ def _parser() -> argparse.ArgumentParser:
     step("repair", "make the damaged files of one chunk again", "--chunk", "--number")
     step("merge", "the final files of the run")
 
-    def upkeep(name: str, summary: str, call: Callable, **flags: str) -> None:
+    def upkeep(name: str, summary: str, call: Callable, **flags: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.add_argument("folder", nargs="?", default=".", help=_FOLDER)
         for flag, text in (flags | {"json": "print one JSON object"}).items():
             sub.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=text)
         sub.set_defaults(call=lambda options: _permitted(call, options))
+        return sub
 
     upkeep("status", "what is in a work folder", _status)
     aside = "move damaged objects aside, and let the next start notice everything else that is damaged or gone"
     upkeep("verify", "read everything in a work folder and its exports; status 1 if anything is damaged or missing",
            _verify, set_aside=aside)  # fmt: skip
-    upkeep(
+    prune = upkeep(
         "prune",
         "remove from the store what no run refers to",
         _prune,
         yes="remove it (without this, only say what would be removed)",
         ignore_broken="go on although the request of a run cannot be read; what it made is removed",
     )
+    text = "size that a store may have, GB (1e9 bytes): above it, the oldest objects of finished exports go, too"
+    prune.add_argument("--max-gb", type=_gigabytes, help=text)
     models = commands.add_parser("models", help="list the models, or describe one")
     models.add_argument("model", nargs="?", help="model id or alias")
     models.set_defaults(call=_models)
@@ -80,6 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON schema of the config file")
     schema.set_defaults(call=_schema)
     return parser
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid; allowed: a number >= 0")
+    return value
 
 
 def _step(options: argparse.Namespace) -> int:
@@ -150,7 +168,8 @@ def _prune(options: argparse.Namespace) -> int:
     from .upkeep import text
     from .upkeep.prune import prune
 
-    work, waste = prune(options.folder, yes=options.yes, ignore_broken=options.ignore_broken)
+    limit = None if options.max_gb is None else options.max_gb * 1e9
+    work, waste = prune(options.folder, yes=options.yes, ignore_broken=options.ignore_broken, limit=limit)
     said = text.prune_json(work, waste, done=options.yes)
     return _say(options, said, text.prune(work, waste, done=options.yes))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .errors import ModelError, SpecError
-from .fields import check, option
+from .fields import check, option, usable
 from .specs import FetchSpec, InputPrepSpec, SensorSpec
 
 #: Names of ROIs become file names; this is what one may look like.
@@ -17,6 +17,7 @@ NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
 #: The per_item index is ``manifest.json``, so no ROI may be called that.
 RESERVED_NAMES = ("manifest",)
 LAYOUTS = ("combined", "per_item")
+#: File formats, each a module of ``formats``, and the suffix of their files.
 SUFFIX = {"npz": ".npz", "netcdf": ".nc"}
 
 
@@ -66,7 +67,7 @@ class ExportTarget:
             path = self.path if isinstance(self.path, str) else self.path.__fspath__()
         except AttributeError:
             path = ""
-        if not isinstance(path, str) or not path.strip() or "\0" in path:
+        if not isinstance(path, str) or not path.strip() or not usable(path):
             raise ModelError(f"target.path: {self.path!r} is not valid; allowed: a path")
         object.__setattr__(self, "path", path)
         if self.names is not None:
@@ -93,25 +94,35 @@ class ExportConfig:
         ModelError: a value that is not allowed, or not supported by this version.
     """
 
-    format: str = option("npz", "file format", choices=("npz", "netcdf"), not_yet=lambda v: v == "netcdf")
-    save_inputs: bool = option(True, "save the provider's pixels, in their own dtype and units")
+    format: str = option("npz", "file format", choices=tuple(SUFFIX))
+    save_inputs: bool | str = option(
+        True,
+        "save the provider's pixels, in their own dtype and units; model: and the tensors that enter the networks",
+        choices=(True, False, "model"),
+    )
     save_embeddings: bool = option(True, "run the models and save the embeddings")
     save_manifest: bool = option(True, "write the JSON manifest beside the arrays")
     fail_on_bad_input: bool = option(
         False, "make constant, partly filled or non-finite input an error before inference"
     )
-    chunk_size: int | None = option(None, "ROIs per embed job; null chooses; never changes a number", minimum=1)
-    infer_batch_size: int | None = option(
-        None, "images per forward pass; null: the model's own choice for the device", minimum=1
+    chunk_size: int | None = option(
+        None, "ROIs per embed job; null chooses; never changes a number", minimum=1, maximum=1e9
     )
-    num_workers: int = option(8, "concurrent requests to the imagery provider in one fetch job", minimum=1)
+    infer_batch_size: int | None = option(
+        None, "images per forward pass; null: the model's own choice for the device", minimum=1, maximum=65536
+    )
+    num_workers: int = option(
+        8, "concurrent requests to the imagery provider in one fetch job", minimum=1, maximum=1024
+    )
     continue_on_error: bool = option(False, "record a failed ROI or model and go on, rather than stop the run")
-    max_retries: int = option(3, "repetitions of a request that failed for a reason that can pass", minimum=0)
+    max_retries: int = option(
+        3, "repetitions of a request that failed for a reason that can pass", minimum=0, maximum=1000
+    )
     retry_backoff_s: float = option(
-        1.0, "first pause before a repetition, seconds; doubles, with jitter, up to a minute", minimum=0
+        1.0, "first pause before a repetition, seconds; doubles, with jitter, up to a minute", minimum=0, maximum=3600
     )
     async_write: bool = option(True, "per_item: write files with several threads")
-    writer_workers: int = option(2, "per_item: number of writing threads", minimum=1)
+    writer_workers: int = option(2, "per_item: number of writing threads", minimum=1, maximum=1024)
     resume: bool = option(True, "reuse what is already there; false computes embeddings and outputs again")
     show_progress: bool = option(True, "progress bars on stderr")
     input_prep: str | InputPrepSpec = option(
@@ -123,15 +134,13 @@ class ExportConfig:
         "utm", "pixel grid: true ground metres, or the reference library's lattice", choices=("utm", "web_mercator")
     )
     precision: str = option("fp32", "arithmetic of the models", choices=("fp32", "bf16"))
-    cores: int | None = option(None, "export_batch: CPU cores for Snakemake; null: all", minimum=1)
-    profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name or a folder", not_yet=bool)
+    cores: int | None = option(None, "export_batch: CPU cores for Snakemake; null: all", minimum=1, maximum=1e6)
+    profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name (slurm) or a folder")
     work_dir: str | None = option(None, "work folder; null: .rs_embed beside the target")
     store_dir: str | None = option(None, "folder of fetched pixels and embeddings; null: store in the work folder")
-    keep_work: str = option(
-        "all",
-        "what stays in the store after success",
-        choices=("all", "embeddings", "none"),
-        not_yet=lambda v: v != "all",
+    keep_work: str = option("all", "what stays in the store after success", choices=("all", "embeddings", "none"))
+    store_limit_gb: float | None = option(
+        None, "size of the store after success, GB of 1e9 bytes; the oldest objects of finished exports go", minimum=0
     )
     refetch: bool = option(False, "with resume=false: fetch the pixels again, too")
 
@@ -148,9 +157,9 @@ class ExportConfig:
             raise ModelError(
                 "config.refetch: True with resume=True contradict each other; allowed: refetch with resume=False"
             )
-        for key in ("work_dir", "store_dir"):
+        for key in ("work_dir", "store_dir", "profile"):
             value = getattr(self, key)
-            if value is not None and (not value.strip() or "\0" in value):
+            if value is not None and not value.strip():
                 raise ModelError(f"config.{key}: {value!r} is not valid; allowed: a path or null")
 
     @classmethod
@@ -215,8 +224,8 @@ def _plain_options(options: Mapping[str, Any] | None, model: str) -> dict[str, A
     """Options as a new plain dict, or None when there is none."""
     for key, value in (options or {}).items():
         plain = (
-            value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
-        )
+            value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
+        ) or (isinstance(value, str) and usable(value))
         if not isinstance(key, str) or not plain:
             raise ModelError(
                 f"models.{model}.model_config.{key}: {value!r} is not valid; allowed: a text, a finite number, true, false or null"

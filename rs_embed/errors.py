@@ -11,9 +11,17 @@ RSEmbedError
 
 from __future__ import annotations
 
+#: Characters of a message, at most: one that repeats what was given must stay readable whatever that was.
+LONGEST = 4000
+
 
 class RSEmbedError(Exception):
     """Root of every error that this package raises on purpose."""
+
+    def __init__(self, message: str = "", *more: object) -> None:
+        if isinstance(message, str) and len(message) > LONGEST:  # the end says what is allowed
+            message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 3 :]}"
+        super().__init__(message, *more)
 
 
 class SpecError(RSEmbedError, ValueError):

@@ -11,6 +11,7 @@ import difflib
 import functools
 import math
 import numbers
+import os
 import re
 import types
 import typing
@@ -104,17 +105,67 @@ def normalise(value: Any, hint: Any, rules: Mapping) -> Any:
                 continue
             if math.isfinite(number):
                 return _bounded(number, hint, rules)
-        if kind is str and isinstance(value, str):
+        if kind is str and isinstance(value, str) and usable(value):
             return _bounded(value, hint, rules)
         if dataclasses.is_dataclass(kind) and isinstance(value, kind):
             return value
         if (
             typing.get_origin(kind) is tuple
             and isinstance(value, (list, tuple))
-            and all(isinstance(v, str) and v for v in value)
+            and all(isinstance(v, str) and v and usable(v) for v in value)
         ):
             return tuple(value)
     raise Refused(f"allowed: {allowed(hint, rules)}")
+
+
+#: Longest text that anything in a request can mean, and longest name and path that files can have (bytes, of Linux; the
+#: work folder's own files need some of a path).
+LONGEST_TEXT, LONGEST_NAME, LONGEST_PATH = 10_000, 255, 3_500
+
+
+def usable(text: str) -> bool:
+    """A text can be written down and can be part of a path: no NUL, nothing that no encoding has, no novel."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and len(text) <= LONGEST_TEXT
+
+
+def too_long(path: str) -> bool:
+    """No file system here takes a file of this absolute path."""
+    said = os.fsencode(path)
+    return len(said) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in said.split(b"/"))
+
+
+#: How deep a config file is nested, and how many values it has, at most: aliases of YAML make a few lines into billions.
+DEEPEST, MOST = 12, 2_000_000
+
+
+def refuse_bombs(given: Any, where: str, error: type[Exception]) -> None:
+    """Refuse values that are nested too deep, are too many (an alias counts where it is used), or texts that nothing can
+    use, before anything repeats them."""
+    left, todo = MOST, [(given, 1)]
+    while todo:
+        value, depth = todo.pop()
+        inner: list = []
+        if isinstance(value, Mapping):
+            inner = [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            inner = list(value)
+        elif isinstance(value, str) and not usable(value):
+            raise error(
+                f"{where}: {value[:40]!r} ({len(value)} characters) is not valid; "
+                f"allowed: texts of at most {LONGEST_TEXT} characters, without NUL, that UTF-8 can encode"
+            )
+        elif isinstance(value, int) and value.bit_length() > 1024:
+            raise error(f"{where}: an integer of {value.bit_length()} bits is not valid; allowed: numbers below 1e308")
+        left -= len(inner)
+        if inner and (depth > DEEPEST or left < 0):
+            raise error(
+                f"{where}: it is nested deeper than {DEEPEST} levels or has more than {MOST} values; allowed: less of both"
+            )
+        todo += [(v, depth + 1) for v in inner]
 
 
 def _bounded(value: Any, hint: Any, rules: Mapping) -> Any:

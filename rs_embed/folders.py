@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .config import SUFFIX
 from .errors import ModelError
+from .fields import LONGEST_NAME, LONGEST_PATH, too_long
 from .identity import digest
 from .request import Request
 
@@ -23,6 +24,8 @@ def target_path(request: Request, base: str) -> str:
         ModelError: the path is taken by something else, or cannot be written.
     """
     path = resolved(request.target.path, base)
+    # a combined export's manifest has the longest suffix
+    _refuse_too_long(path + (".json" if request.target.layout == "combined" else ""), "target.path")
     if request.target.layout == "combined":
         given = os.path.abspath(os.path.join(base, os.path.expanduser(request.target.path)))
         path = os.path.join(resolved(os.path.dirname(given), base), os.path.basename(given))
@@ -34,6 +37,14 @@ def target_path(request: Request, base: str) -> str:
     else:
         check_writable(path, f"target.path: {request.target.path!r}")
     return path
+
+
+def _refuse_too_long(path: str, where: str) -> None:
+    if too_long(path):
+        raise ModelError(
+            f"{where}: a path of {len(os.fsencode(path))} bytes is too long; "
+            f"allowed: {LONGEST_PATH} bytes, {LONGEST_NAME} in a name"
+        )
 
 
 def resolved(path: str, base: str) -> str:
@@ -65,6 +76,7 @@ def folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path]
     store = Path(resolved(shared, base)) if shared else work / "store"
     for folder, key in ((work, "work_dir"), (store, "store_dir")):
         where = STORE if key == "store_dir" and shared and not config.store_dir else f"export.{key}"
+        _refuse_too_long(str(folder), where)
         check_writable(str(folder), f"{where}: {str(folder)!r}")
     stem = re.sub(
         r"[^A-Za-z0-9._-]+", "_", Path(target).stem if request.target.layout == "combined" else Path(target).name

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MERCATOR_MAX_LAT = math.degrees(math.atan(math.sinh(math.pi)))
 #: Largest side of a chip, pixels: Earth Engine's limit for one request, and a guard against a mistyped scale.
 MAX_SIDE = 32768
+#: Most numbers of one chip, over all bands and frames: 2 GB of 16 bits. A chip is held in memory as a whole, a few times.
+MAX_VALUES = 2**30
 #: UPS north and south.
 POLAR = ("EPSG:5041", "EPSG:5042")
 _EPS = 1e-9
@@ -132,6 +134,23 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
     if max(width, height) > MAX_SIDE:
         raise SpecError(f"ROI: {width} x {height} pixels at {scale_m:g} m are too many; allowed: {MAX_SIDE} a side")
     return Grid(crs, (scale_m, 0.0, col0 * scale_m, 0.0, -scale_m, -row0 * scale_m), width, height)
+
+
+def refuse_too_large(grid: Grid, planes: int, where: str) -> None:
+    """Refuse a chip that no memory holds, before anything runs.
+
+    Args:
+        planes: bands times frames.
+
+    Raises:
+        SpecError: more than :data:`MAX_VALUES` numbers.
+    """
+    if grid.width * grid.height * planes > MAX_VALUES:
+        raise SpecError(
+            f"{where}: {grid.width} x {grid.height} pixels with {planes} bands and frames are "
+            f"{grid.width * grid.height * planes:,} numbers, too many for one chip; allowed: {MAX_VALUES:,}, "
+            "so smaller ROIs, or a larger scale_m"
+        )
 
 
 def roi_in_square(spatial: SpatialSpec, projection: str, grid: Grid) -> tuple[float, float, float, float] | None:
@@ -253,6 +272,32 @@ def lonlat_boxes(grids: Sequence[Grid]) -> np.ndarray:
         around = east - west > 180
         boxes[members] = np.stack([np.where(around, -180, west), south, np.where(around, 180, east), north], axis=1)
     return boxes
+
+
+def lonlat_bounds(spatials: Sequence[SpatialSpec], projection: str) -> np.ndarray:
+    """Bounds of ROIs, (N, 4) float64, west, south, east, north, degrees: of a box its own, of a point those of its square.
+
+    Raises:
+        SpecError: outside the projection's domain.
+    """
+    import numpy as np
+
+    bounds = np.empty((len(spatials), 4))
+    squares: dict[str, list[int]] = {}
+    for i, spatial in enumerate(spatials):
+        if isinstance(spatial, BBox):
+            bounds[i] = spatial.minlon, spatial.minlat, spatial.maxlon, spatial.maxlat
+        else:
+            squares.setdefault("EPSG:3857" if projection == "web_mercator" else utm_crs(*spatial.centre), []).append(i)
+    steps, low, high = np.linspace(-1, 1, 33), np.full(33, -1.0), np.full(33, 1.0)
+    along, up = np.concatenate([steps, steps, low, high]), np.concatenate([low, high, steps, steps])
+    for crs, members in squares.items():
+        lon, lat, r = np.array([[p.lon, p.lat, p.buffer_m] for p in (spatials[i] for i in members)]).T
+        x, y = transformer("EPSG:4326", crs).transform(lon, lat)
+        x, y = x[:, None] + r[:, None] * along, y[:, None] + r[:, None] * up
+        lons, lats = transformer(crs, "EPSG:4326").transform(x, y)
+        bounds[members] = np.stack([lons.min(1), lats.min(1), lons.max(1), lats.max(1)], axis=1)
+    return bounds
 
 
 def centre_lonlat(grid: Grid) -> tuple[float, float]:

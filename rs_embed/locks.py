@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import IO
 
 from .errors import RunLockedError
+from .store import writing
 
-#: The launcher passes the file descriptor of a lock it holds already to Snakemake in this variable.
-INHERITED = "RS_EMBED_LOCK_FD"
+#: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
+INHERITED, INHERITED_STORE = "RS_EMBED_LOCK_FD", "RS_EMBED_STORE_LOCK_FD"
+#: Set for a Snakemake that goes on when its launcher is gone; its lock says so, and a patient launcher waits for it.
+LEFT = "RS_EMBED_LEFT"
+#: Time between two looks at such a lock, seconds.
+_PATIENCE_S = 1.0
 #: Somebody who asks whether a folder is locked (``holder``) holds its lock for a moment: a second look is worth it.
 _LOOKS, _PAUSE_S = 5, 0.05
 _held: dict[Path, IO[str]] = {}
@@ -30,29 +35,49 @@ def take(folder: Path) -> IO[str]:
     folder = folder.resolve()
     if folder in _held:
         return _held[folder]
-    if os.environ.get(INHERITED):
-        descriptor = int(os.environ.pop(INHERITED))
-        os.set_inheritable(descriptor, False)  # an orphaned job must not hold the lock of a dead run
-        _held[folder] = os.fdopen(descriptor, "r+")
-        _sign(_held[folder])
-        return _held[folder]
+    inherited = _inherited(INHERITED, "r+")
+    if inherited:
+        _held[folder] = inherited
+        with writing(folder / ".lock"):
+            _sign(inherited)
+        os.environ.pop(LEFT, None)  # not for the jobs
+        return inherited
     _held[folder] = acquire(folder)
     return _held[folder]
 
 
-def acquire(folder: Path) -> IO[str]:
+def _inherited(variable: str, mode: str) -> IO[str] | None:
+    if not os.environ.get(variable):
+        return None
+    descriptor = int(os.environ.pop(variable))
+    os.set_inheritable(descriptor, False)  # an orphaned job must not hold the lock of a dead run
+    return os.fdopen(descriptor, mode)
+
+
+def acquire(folder: Path, *, patient: bool = False) -> IO[str]:
     """Lock a run's folder; closing the returned file (by every process that inherited it) releases the lock.
 
+    Args:
+        patient: wait for a run that an earlier process has left behind.
+
     Raises:
-        RunLockedError: says who works on it.
+        RunLockedError: says who works on it. StoreError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
+    with writing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
     for look in range(_LOOKS):
         if _try(file, fcntl.LOCK_EX):
-            _sign(file)
+            with writing(folder / ".lock"):
+                _sign(file)
             return file
         time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
+    if patient and _was_left(file):
+        print(f"rs-embed: waiting for the run that an earlier call began ({_said(file)})", file=sys.stderr, flush=True)
+        while not _try(file, fcntl.LOCK_EX):
+            time.sleep(_PATIENCE_S)
+        _sign(file)
+        return file
     said = _said(file)
     file.close()
     raise RunLockedError(
@@ -74,18 +99,34 @@ def holder(folder: Path) -> dict | None:
         return {}
 
 
+def _was_left(file: IO[str]) -> bool:
+    try:
+        return bool(json.loads(_said(file)).get("left"))
+    except (ValueError, AttributeError):
+        return False
+
+
 def hold(store: Path) -> None:
     """Share a store for the life of this process; see :func:`share`."""
     store = store.resolve()
     if store not in _held:
-        _held[store] = share(store)
+        _held[store] = _inherited(INHERITED_STORE, "r") or share(store)
+
+
+def alone(store: Path) -> bool:
+    """Have a store that this process holds for itself until the process ends; False while another run uses it, too."""
+    try:
+        return _try(_held[store.resolve()], fcntl.LOCK_EX)
+    except OSError:  # a file system that gives no such lock to a file opened for reading
+        return False
 
 
 def share(store: Path) -> IO[str]:
     """Keep a store from being pruned until the returned file is closed; waits while that is being done."""
-    store.mkdir(parents=True, exist_ok=True)
-    # to read: the lock of a store that people share may be another's file
-    file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
+    with writing(store / ".lock"):
+        store.mkdir(parents=True, exist_ok=True)
+        # to read: the lock of a store that people share may be another's file
+        file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
     if not _try(file, fcntl.LOCK_SH):
         print(f"rs-embed: waiting, the store {store} is being pruned ({_said(file)})", file=sys.stderr, flush=True)
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -120,5 +161,6 @@ def _sign(file: IO[str]) -> None:
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     file.seek(0)
     file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+    left = {"left": True} if os.environ.get(LEFT) else {}
+    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since} | left))
     file.flush()

@@ -24,6 +24,7 @@ from .identity import digest
 from .request import Request
 from .units import Generation, Source, Unit, resolve_unit
 
+#: ROIs of a part, at most; in large runs, where jobs wait in queues, a quarter of a chunk.
 PART_SIZE = 64
 #: Automatic chunk: the smallest of these that keeps a run under about 200 chunks.
 CHUNK_SIZES = (256, 512, 1024)
@@ -156,6 +157,10 @@ class Plan:
         """Receipts of all write jobs, in chunk order."""
         return [f"items/{c.name}.json" for c in self.chunks]
 
+    def receipts_of(self, chunk: Chunk) -> list[str]:
+        """Receipts of everything that is done for a chunk."""
+        return [*self.fetch_receipts(chunk), *self.embed_receipts(chunk), f"items/{chunk.name}.json"]
+
     def receipts(self) -> dict[str, str]:
         """Every receipt of the run and the key it must carry, without :attr:`merge_receipt`."""
         keys = {f"fetch/{s.id}/{p.name}.json": self.fetch_key(s, p) for s in self.sources for p in self.parts.values()}
@@ -238,13 +243,16 @@ def make_plan(
 
 
 def make_chunks(n: int, chunk_size: int | None) -> tuple[Chunk, ...]:
-    """Cut ``n`` ROIs into chunks of ``chunk_size`` (None: automatic), and chunks into even parts of at most 64."""
+    """Cut ``n`` ROIs into chunks of ``chunk_size`` (None: automatic), and chunks into even parts of at most 64 (automatic: or
+    four to a chunk)."""
+    part_size = PART_SIZE
     if chunk_size is None:
         chunk_size = next((c for c in CHUNK_SIZES if n <= 200 * c), CHUNK_SIZES[-1])
+        part_size = max(PART_SIZE, chunk_size // 4)
     chunks = []
     for start in range(0, n, chunk_size):
         stop = min(start + chunk_size, n)
-        count = math.ceil((stop - start) / PART_SIZE)
+        count = math.ceil((stop - start) / part_size)
         cuts = [start + (stop - start) * i // count for i in range(count + 1)]
         name = f"{len(chunks):05d}"
         parts = tuple(Part(f"{name}-{i:02d}", a, b) for i, (a, b) in enumerate(itertools.pairwise(cuts)))

@@ -21,7 +21,7 @@ from .config import (
     refuse_both,
 )
 from .errors import ModelError, SpecError
-from .fields import from_mapping, refuse_unknown, to_mapping
+from .fields import from_mapping, refuse_bombs, refuse_unknown, to_mapping, usable
 from .gee_settings import GeeSettings
 from .rois import RoiTable
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
@@ -131,7 +131,7 @@ class Request:
         device = (device or "auto").strip().lower() if isinstance(device, str) or device is None else device
         if device not in DEVICES:
             raise ModelError(f"device: {device!r} is not valid; allowed: one of {', '.join(map(repr, DEVICES))}")
-        if not isinstance(backend, str) or not backend.strip():
+        if not isinstance(backend, str) or not backend.strip() or not usable(backend):
             raise ModelError(f"backend: {backend!r} is not valid; allowed: a text such as 'auto' or 'sample'")
         kind, sep, rest = backend.strip().partition(":")
         return Request(
@@ -203,6 +203,7 @@ class Request:
 
 def check_keys(config: object) -> None:
     """Refuse a config that is no mapping, has unknown keys or lacks required ones."""
+    refuse_bombs(config, "config", ModelError)
     if not isinstance(config, Mapping):
         raise ModelError(f"config: {config!r} is not valid; allowed: a mapping with the keys {', '.join(KEYS)}")
     refuse_unknown(config, KEYS, "config", ModelError)

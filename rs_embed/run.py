@@ -22,7 +22,7 @@ from .description import RANDOM
 from .errors import SpecError, StoreError
 from .folders import folders, target_path
 from .gee_settings import settle
-from .geometry import Grid, make_grid
+from .geometry import Grid, make_grid, refuse_too_large
 from .identity import digest
 from .models import describe
 from .models.sizes import check_sizes
@@ -34,6 +34,8 @@ from .units import Generation, Source, Unit
 from .weights import Checkpoint, Digests, locate
 
 CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "weights.json"
+#: Kinds of objects that were freed after the run was finished (``upkeep/spare.py``), so that nobody misses them.
+FREED = "freed.json"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
 #: site-packages would hide the packages of a job's own software environment.
 PACKAGE = ".package"
@@ -105,7 +107,7 @@ class Run:
             "store_dir": os.path.relpath(self.store.root, self.dir),
         }
         # the generation carries a resume=False from here on: whoever reads the frozen request must not begin another
-        config = replace(request.config, **relative, resume=True, refetch=False)
+        config = replace(request.config, **relative, resume=True, refetch=False, profile=None)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
         link = self.dir / PACKAGE / "rs_embed"
         if not link.is_symlink() or os.readlink(link) != str(Path(__file__).parent):
@@ -121,6 +123,8 @@ class Run:
         if known is not None or self.plan.keys:
             found = {"provider": known, "keys": {k: list(v) for k, v in self.plan.keys.items()}}
             texts[IMAGERY] = _sealed(found)
+            if self.provider.shared:
+                self._share(known)
         else:
             (self.dir / IMAGERY).unlink(missing_ok=True)
         if digests := self.digests.frozen():
@@ -136,6 +140,19 @@ class Run:
                 _generation_file(self.work, self.dir), json.dumps(asdict(self.generation)).encode(), durable=True
             )
 
+    def _share(self, known: dict) -> None:
+        """Tell other runs on this store what was found out, so that they need not ask again."""
+        where = _shared(self.store.root, self.provider)
+        before = _found(*where).get("provider") or {}
+        both = {key: before.get(key, {}) | value for key, value in known.items()}
+        if both != before:
+            replace_file(Path(*where), _sealed({"provider": both}).encode())
+
+
+def _shared(store: str | Path, provider: Provider) -> tuple[Path, str]:
+    """Where a store keeps what a provider found out: folder and file."""
+    return Path(store) / "providers", f"{digest(provider.identity(), 16)}.json"
+
 
 def _sealed(found: dict) -> str:
     return json.dumps(found | {"sha256": digest(found)})
@@ -150,7 +167,11 @@ def open_run(request: Request, base: str) -> Run:
     target = target_path(request, base)
     work, store, folder = folders(request, target, base)
     request = settle(request, base)
-    provider = get_provider(request.backend, base, _found(folder, IMAGERY).get("provider"), settings=_settings(request))
+    known = _found(folder, IMAGERY).get("provider")
+    provider = get_provider(request.backend, base, known, settings=_settings(request))
+    if known is None and provider.shared:
+        known = _found(*_shared(store, provider)).get("provider")
+        provider = get_provider(request.backend, base, known, settings=_settings(request))
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
     digests = Digests(_found(folder, WEIGHTS).get("digests"), str(folder))
@@ -167,6 +188,8 @@ def open_run(request: Request, base: str) -> Run:
 
     def keys(source: Source) -> list[str] | None:
         grids = grids_of[source.id] = [_grid(source, roi) for roi in rois]
+        for roi, grid in zip(rois, grids):
+            refuse_too_large(grid, len(source.bands) * source.frames.count, f"ROI {roi.name!r}")
         more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
         return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
 

@@ -7,6 +7,7 @@ object are harmless, a dead writer leaves no half object, and a reader notices e
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -14,7 +15,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,15 @@ def replace_file(path: str | Path, data: bytes, *, durable: bool = False) -> Non
 
     Args:
         durable: survive a power loss, too (for the few small files that nothing else can restore).
+
+    Raises:
+        StoreError: it cannot be written, for example because the disk is full.
     """
-    path = Path(path)
+    with writing(path):
+        _replace_file(Path(path), data, durable)
+
+
+def _replace_file(path: Path, data: bytes, durable: bool) -> None:
     temporary = temporary_name(path)
     try:
         with open(temporary, "xb") as file:
@@ -49,10 +57,25 @@ def replace_file(path: str | Path, data: bytes, *, durable: bool = False) -> Non
         os.replace(temporary, path)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data, durable=durable)
+        _replace_file(path, data, durable)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error that is on its way says more
+            temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """What is done inside writes this file, or into this folder.
+
+    Raises:
+        StoreError: it cannot be written: one sentence with the path and the system's reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StoreError(f"{path} cannot be written ({why})") from error
 
 
 def temporary_name(path: Path) -> Path:

@@ -118,6 +118,7 @@ CHANGES = [
     Change(
         "`device` (said in manifests)", lambda r: r.update(device="cpu"), steps=of(0, 0, 0, 1), per_item=of(0, 0, 3, 1)
     ),
+    Change("the other file format", option(format="netcdf"), steps=of(3, 6, 3, 1), per_item=of(0, 0, 3, 1)),
     Change("the folder moved elsewhere", lambda r: r.update(moved=True), steps={}),
     Change("the other layout, at another path", lambda r: r.update(relayout=True), steps=of(3, 6, 3, 1)),
 ]

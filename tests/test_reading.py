@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 
 from rs_embed import ModelError, load_export
 from rs_embed.formats import open_arrays
+from rs_embed.formats.arrays import Array, Row
 from rs_embed.formats.npz import NpzReader, NpzWriter
 from rs_embed.reading import scan
 
 from .factories import PROPERTY
 from .manifest_schema import check_manifest
+
+
+def named(key: str, deflated: bool) -> Array:
+    return Array(key, "input" if deflated else "embedding", "m", "m")
 
 
 @PROPERTY
@@ -33,8 +38,8 @@ def test_some_rows_are_those_rows(tmp_path_factory, shape, dtype, how, data):
     array = np.random.default_rng(1).integers(0, 100, shape).astype(dtype)
     if how in ("stored", "deflated"):
         with NpzWriter(path) as npz:
-            npz.add("before", (3,), np.dtype("u1"), [np.arange(3, dtype="u1")], deflate=True)
-            npz.add("a", array.shape, array.dtype, [array], deflate=how == "deflated")
+            npz.add(named("before", True), (3,), np.dtype("u1"), [Row(np.arange(3, dtype="u1"))])
+            npz.add(named("a", how == "deflated"), array.shape, array.dtype, [Row(array)])
     else:
         np.savez_compressed(path, before=np.arange(3), a=np.asfortranarray(array) if how == "fortran" else array)
     n = shape[0]
@@ -57,7 +62,7 @@ def test_only_the_rows_that_are_asked_for_are_read(tmp_path):
     for deflate in (False, True):
         path = tmp_path / f"{deflate}.npz"
         with NpzWriter(path) as npz:
-            npz.add("a", array.shape, array.dtype, [array], deflate=deflate)
+            npz.add(named("a", deflate), array.shape, array.dtype, [Row(array)])
         whole = bytearray(path.read_bytes())
         whole[-2000 if deflate else 12_000] ^= 255  # in a late row
         path.write_bytes(whole)
@@ -80,7 +85,7 @@ def test_python_objects_are_never_made(tmp_path):
     with open_arrays(tmp_path / "b.npz") as file, pytest.raises(ValueError, match="cannot be read"):
         file.shape("a")
     (tmp_path / "c.npz").write_bytes(b"PK no zip")
-    for name, error in (("c.npz", "damaged or no .npz file"), ("d.tif", "unknown suffix '.tif'; allowed: .npz or .nc")):
+    for name, error in (("c.npz", "damaged or no .npz file"), ("d.tif", "unknown suffix '.tif'; allowed: .npz, .nc")):
         with pytest.raises(ValueError, match=error):
             open_arrays(tmp_path / name)
     assert not (tmp_path / "sprung").exists()

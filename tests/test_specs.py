@@ -281,11 +281,15 @@ MODEL_ERRORS = {
     "option a list": (lambda: ExportModelRequest("m", model_config={"a": [1]}), "model_config.a", "[1]"),
     "option NaN": (lambda: ExportModelRequest("m", model_config={"a": float("nan")}), "model_config.a", "nan"),
     "format unknown": (lambda: ExportConfig(format="hdf5"), "config.format", "'hdf5'", "'npz'"),
-    "format not yet": (lambda: ExportConfig(format="netcdf"), "config.format", "'netcdf'", "'npz'"),
     "precision unknown": (lambda: ExportConfig(precision="fp16"), "config.precision", "'fp16'", "'bf16'"),
-    "keep_work not yet": (lambda: ExportConfig(keep_work="embeddings"), "config.keep_work", "'embeddings'", "'all'"),
-    "keep_work none not yet": (lambda: ExportConfig(keep_work="none"), "config.keep_work", "'none'", "'all'"),
-    "profile not yet": (lambda: ExportConfig(profile="slurm"), "config.profile", "'slurm'", "None"),
+    "keep_work": (
+        lambda: ExportConfig(keep_work="chips"),
+        "config.keep_work",
+        "'chips'",
+        "'all', 'embeddings', 'none'",
+    ),
+    "store_limit_gb": (lambda: ExportConfig(store_limit_gb=-1), "config.store_limit_gb", "-1", "a number >= 0 or null"),
+    "empty profile": (lambda: ExportConfig(profile=" "), "config.profile", "' '", "a path or null"),
     "chunk zero": (lambda: ExportConfig(chunk_size=0), "config.chunk_size", "0", ">= 1"),
     "chunk a float": (lambda: ExportConfig(chunk_size=2.5), "config.chunk_size", "2.5", "integer"),
     "chunk a truth value": (lambda: ExportConfig(chunk_size=True), "config.chunk_size", "True"),
@@ -355,7 +359,7 @@ def test_any_value_of_any_option_is_taken_or_refused_in_a_sentence(value):
             assert_refusal(refused, f"config.{name}")
         else:
             kept = getattr(made, name)
-            assert kept == value or kept == value.strip().lower()
+            assert kept == (float(value) if isinstance(kept, float) else value) or kept == value.strip().lower()
 
 
 def test_the_check_itself_says_what_a_field_takes():

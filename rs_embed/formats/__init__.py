@@ -1,11 +1,19 @@
-"""Bytes out: array files and manifests. Bytes in: array files."""
+"""Bytes out: array files and manifests. Bytes in: array files.
+
+A format is a module here and a line of ``config.SUFFIX``. The module has ``Writer``, ``Reader``, ``PATH`` and ``KEYS``: the names
+under which manifests say the file and its arrays.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
+
+from ..config import SUFFIX
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +37,13 @@ class Arrays(Protocol):
         ...
 
 
+def module(name: str) -> ModuleType:
+    """The module of a format by its name in requests."""
+    if name not in SUFFIX:
+        raise ValueError(f"format: {name!r} is not valid; allowed: {', '.join(map(repr, SUFFIX))}")
+    return importlib.import_module(f".{name}", __name__)
+
+
 def open_arrays(path: str | Path) -> AbstractContextManager[Arrays]:
     """Open an array file by its suffix: ``.npz`` or ``.nc``.
 
@@ -36,12 +51,7 @@ def open_arrays(path: str | Path) -> AbstractContextManager[Arrays]:
         FileNotFoundError: there is none. ValueError: another suffix, or no such file by its content.
     """
     suffix = Path(path).suffix.lower()
-    if suffix == ".npz":
-        from .npz import NpzReader
-
-        return NpzReader(path)
-    if suffix in (".nc", ".netcdf"):
-        from .netcdf import NetcdfReader
-
-        return NetcdfReader(path)
-    raise ValueError(f"{path}: unknown suffix {suffix!r}; allowed: .npz or .nc")
+    for name, own in SUFFIX.items():
+        if suffix == own:
+            return module(name).Reader(path)
+    raise ValueError(f"{path}: unknown suffix {suffix!r}; allowed: {', '.join(SUFFIX.values())}")

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..config import SUFFIX
 from ..description import ModelInfo
 from ..fields import json_schema, to_mapping
 from ..plan import Plan
@@ -22,6 +23,7 @@ from ..rois import row
 from ..specs import TemporalSpec
 from ..store import temporary_name
 from ..units import Unit
+from . import module
 
 SCHEMA_VERSION = 2
 #: JSON schema of all manifests, in the package.
@@ -168,8 +170,8 @@ def describe(info: ModelInfo) -> dict:
 
 def array_files(path: str, keys: Any, sidecar: str) -> dict:
     """Names of the files, relative to the manifest, and of the arrays; under the names that each format has for them."""
-    names = ("nc_path", "nc_variables") if path.endswith(".nc") else ("npz_path", "npz_keys")
-    return {names[0]: Path(path).name, names[1]: keys, "manifest_path": Path(sidecar).name}
+    words = module(next(name for name, suffix in SUFFIX.items() if path.endswith(suffix)))
+    return {words.PATH: Path(path).name, words.KEYS: keys, "manifest_path": Path(sidecar).name}
 
 
 def status_of(ok: int, failed: int) -> str:
@@ -208,10 +210,27 @@ def damaged(record: Mapping, base: str = "") -> bool:
     return stat.st_mtime_ns != record["mtime_ns"] and file_record(path)["sha256"] != record["sha256"]
 
 
-def remove_own(path: str | Path) -> None:
-    """Delete a manifest that an earlier run wrote where this one is asked to write none; anything else stays."""
-    if is_own(path):
+def remove_own(path: str | Path, arrays: str | Path) -> None:
+    """Delete a manifest that an earlier run wrote where this one is asked to write none; anything else stays.
+
+    Args:
+        arrays: the file that this one writes; a manifest of another format's file stays.
+    """
+    if is_own(path) and not of_another(path, arrays):
         os.unlink(path)
+
+
+def of_another(path: str | Path, arrays: str | Path) -> bool:
+    """What is there is the manifest of another array file, which is there, too: ``run.json`` is that of ``run.npz`` or of
+    ``run.nc``, whichever was written last."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        said = next(found[k] for k in (module(f).PATH for f in SUFFIX) if k in found)
+        other = os.path.join(os.path.dirname(path), os.path.basename(said))
+    except (OSError, ValueError, TypeError, StopIteration):
+        return False
+    return os.path.basename(other) != os.path.basename(arrays) and os.path.exists(other)
 
 
 def is_json(path: str | Path) -> bool:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from ..store import temporary_name
+from .arrays import Array, Row
 
 if TYPE_CHECKING:
     import numpy as np
 
+PATH, KEYS = "npz_path", "npz_keys"
 #: Deflate level of pixels: 1 is several times faster than 6 and within a few percent of its size on 16-bit imagery.
 LEVEL = 1
 #: Bytes from which zip needs 64-bit sizes; known sizes decide per member, so small files stay plain.
@@ -29,7 +31,8 @@ _ZIP64 = 0x7FFFFFFF
 class NpzWriter:
     """Write an ``.npz`` in a temporary file; leaving the ``with`` block without an error renames it to ``path``."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, about: Callable | None = None) -> None:
+        """``about`` is for formats that say more than numbers."""
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = temporary_name(self.path)
@@ -40,16 +43,15 @@ class NpzWriter:
     def __enter__(self) -> NpzWriter:
         return self
 
-    def add(
-        self, key: str, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[np.ndarray], *, deflate: bool = False
-    ) -> None:
-        """Write one array from consecutive pieces along its first axis; memory holds one piece.
+    def add(self, array: Array, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[Row]) -> None:
+        """Write one array from rows along its first axis, or from the whole; memory holds one of them.
 
         Raises:
-            ValueError: the pieces do not add up to ``shape`` and ``dtype``.
+            ValueError: the rows do not add up to ``shape`` and ``dtype``.
         """
         import numpy as np
 
+        key, deflate = array.key, array.kind == "input"
         info = zipfile.ZipInfo(f"{key}.npy")  # the default date of 1980: bytes depend on content alone
         info.compress_type = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
         info.external_attr = 0o644 << 16
@@ -64,10 +66,10 @@ class NpzWriter:
                 "shape": tuple(map(int, shape)),
             }
             np.lib.format.write_array_header_1_0(member, header)
-            for row in rows:
-                if row.dtype != dtype:
-                    raise ValueError(f"{key}: a piece of dtype {row.dtype} in an array of {dtype}")
-                written += member.write(memoryview(np.ascontiguousarray(row)).cast("B")) if row.size else 0
+            for piece, *_ in rows:
+                if piece.dtype != dtype:
+                    raise ValueError(f"{key}: a piece of dtype {piece.dtype} in an array of {dtype}")
+                written += member.write(memoryview(np.ascontiguousarray(piece)).cast("B")) if piece.size else 0
         if written != expected:
             raise ValueError(f"{key}: {written} bytes for an array of {expected}")
         self.keys.append(key)
@@ -249,3 +251,6 @@ def _fill(file: IO[bytes], out: np.ndarray) -> None:
         if not count:
             raise EOFError("it ends too early")
         done += count
+
+
+Writer, Reader = NpzWriter, NpzReader

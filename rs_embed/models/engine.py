@@ -22,7 +22,7 @@ from ..specs import OutputSpec
 from ..weights import Checkpoint
 from . import device as on
 from .base import Adapter, Image
-from .pieces import Embedding, Pieces
+from .pieces import Embedding, Pieces, pieces_of
 from .reading import Input, inputs
 
 if TYPE_CHECKING:
@@ -138,16 +138,7 @@ class Engine:
                 running = yield from _collect(running)
 
     def _cut(self, key: Any, image: Image) -> Pieces:
-        info = self.adapter.info
-        return Pieces(
-            key,
-            image,
-            self.prep,
-            self.output,
-            of_rectangle=info.of_rectangle,
-            smallest=info.smallest(self.options),
-            limits=info.limits(self.options, image.modality, len(image.pixels)),
-        )
+        return pieces_of(self.adapter, self.options, self.prep, self.output, key, image)
 
     def _preprocess(self, image: Image) -> dict[str, np.ndarray]:
         return self.adapter.preprocess(image, self.options)

@@ -19,7 +19,7 @@ from ..errors import ModelError
 from ..geometry import centre_of, crop
 from ..specs import OutputSpec
 from . import tiles
-from .base import Image
+from .base import Adapter, Image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +119,20 @@ class Pieces:
             return Embedding(vector, self._said())
         covers = [rows.start / height, rows.stop / height, columns.start / width, columns.stop / width]
         return Embedding(part.copy(), self._said() | {"cells": covers, "grid": list(part.shape[1:])})
+
+
+def pieces_of(adapter: Adapter, options: Any, prep: Prep, output: OutputSpec, key: Any, image: Image) -> Pieces:
+    """The pieces of an image for a model; raises like :class:`Pieces`."""
+    info = adapter.info
+    return Pieces(
+        key,
+        image,
+        prep,
+        output,
+        of_rectangle=info.of_rectangle,
+        smallest=info.smallest(options),
+        limits=info.limits(options, image.modality, len(image.pixels)),
+    )
 
 
 def too_small(height: int, width: int, smallest: int) -> str:

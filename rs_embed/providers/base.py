@@ -68,6 +68,10 @@ class Provider(Protocol):
     """A source of imagery. Raises :class:`~rs_embed.errors.ProviderError`, which says whether a retry can help."""
 
     name: str
+    #: What :meth:`freeze` says (mappings by key) holds for every run whose provider has the same identity.
+    shared: bool
+    #: CPU cores that a fetch job keeps busy: 0 where it waits for a service, so that models compute meanwhile.
+    cores: int
 
     def identity(self) -> dict:
         """What of the provider and its endpoint changes all pixels; has the key ``name``."""

@@ -41,6 +41,8 @@ class GeeProvider:
     """Asks Earth Engine for pixels."""
 
     name = "gee"
+    shared = True
+    cores = 0
 
     def __init__(
         self,

@@ -34,6 +34,8 @@ class LocalProvider(SceneProvider):
     """Reads chips out of the files of a catalogue."""
 
     name = "local"
+    shared = False
+    cores = 1
 
     def __init__(self, argument: str, base: str, known: dict | None = None, *, job: bool = False) -> None:
         super().__init__()

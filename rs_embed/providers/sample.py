@@ -56,6 +56,8 @@ class SampleProvider:
     """Cuts chips out of the sample scene by nearest pixel centre, in any projection and scale."""
 
     name = "sample"
+    shared = False
+    cores = 1
 
     def __init__(self, argument: str = "", base: str = ".", known: dict | None = None, *, job: bool = False) -> None:
         if argument:

@@ -38,6 +38,8 @@ class StacProvider(SceneProvider):
     """Reads chips out of the files of a STAC catalogue's items."""
 
     name = "stac"
+    shared = False
+    cores = 0
     #: A year of Sentinel-2 (70 scenes of 12 bands, 224 pixels a side) in one strip: blocks on a seam would be fetched twice.
     strip_bytes = 256 << 20
 
@@ -45,6 +47,7 @@ class StacProvider(SceneProvider):
         self, argument: str, base: str, known: dict | None = None, *, job: bool = False, settings: Mapping | None = None
     ) -> None:
         super().__init__()
+        stac_services.refuse_secrets(argument)
         self.service = stac_services.find(argument)
         self.path = None if self.service else stac_search.is_file(argument.strip(), base)
         self.where = f"{self.service.name} ({self.service.url})" if self.service else f"the catalogue {self.path}"

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ProviderError
-from ..identity import digest
+from ..identity import canonical, digest
 from . import catalogue, rasters
 from .stac_services import Mapped, dark
 
@@ -109,8 +109,19 @@ def read(said: Mapping, ours: str, mapped: Mapped, folder: str | None) -> Item |
         folder: of a static catalogue on disk; the paths of its files are remembered relative to it.
 
     Raises:
-        ProviderError: the item lacks what its numbers cannot be understood without.
+        ProviderError: the item lacks what its numbers cannot be understood without, or is none as the specification has them.
     """
+    try:
+        item = _read(said, ours, mapped, folder)
+        canonical(asdict(item) if item else None)  # what is remembered of it is JSON
+        return item
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        name = str(said.get("id"))[:100] if isinstance(said, Mapping) else "?"
+        why = f"{type(error).__name__}: {str(error)[:100]}"
+        raise ProviderError(f"STAC item {name!r} is not valid ({why}); allowed: items as STAC 1.0 has them") from None
+
+
+def _read(said: Mapping, ours: str, mapped: Mapped, folder: str | None) -> Item | None:
     about, assets = said.get("properties") or {}, said.get("assets") or {}
     if said.get("collection", mapped.collection) != mapped.collection:
         return None
@@ -132,7 +143,7 @@ def read(said: Mapping, ours: str, mapped: Mapped, folder: str | None) -> Item |
         collection=ours,
         datetime=catalogue.utc(str(about.get("datetime") or about.get("start_datetime")), where),
         scene=str(said["id"]),
-        cloud_cover=about.get("eo:cloud_cover"),
+        cloud_cover=_number(about.get("eo:cloud_cover")),
         scale=mapped.scale,
         offset=mapped.offset,
         nodata=mapped.nodata,
@@ -171,8 +182,10 @@ def _asset(band: str, name: str, assets: Mapping, mapped: Mapped, folder: str | 
     if urlsplit(href).scheme:
         href = urlsplit(href)._replace(query="", fragment="").geturl()  # a signature is no part of what a file is
     else:
+        if folder is None:
+            return None  # a service has no say over the files of this machine
         checks += rasters.stamps(href, ())[0]
-        href = os.path.relpath(href, folder) if folder else href
+        href = os.path.relpath(href, folder)
     bands = said.get("raster:bands") or said.get("bands") or []
     nodata = (bands[index] if index < len(bands) else said).get("nodata")
     return Asset(band, index, href, _number(nodata) if mapped.nodata is None else mapped.nodata, digest(checks, 16))
@@ -201,6 +214,8 @@ def _outline(said: Mapping) -> tuple[tuple[Ring, ...], tuple[float, float, float
         return (), None
     if any(abs(a[0] - b[0]) > 180 for r in rings for a, b in itertools.pairwise(r)):
         rings = ()
+    if not all(-1e4 < float(v) < 1e4 for v in (*box, *(v for ring in rings for p in ring for v in p))):
+        raise ValueError("its place is not on the earth")
     return rings, tuple(round(float(v), 6) for v in box)
 
 

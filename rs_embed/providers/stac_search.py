@@ -87,7 +87,10 @@ def from_api(url: str, collection: str, wanted: Sequence[Search]) -> list[dict]:
             asked = client.search(
                 collections=[collection], bbox=search.box, datetime=search.datetime, limit=PAGE, max_items=None
             )
-            return list(asked.items_as_dicts())
+            items = list(asked.items_as_dicts())
+            if not all(isinstance(item, Mapping) and isinstance(item.get("id"), str) for item in items):
+                raise ValueError("it answers with items that have no id")
+            return items
 
     found: dict[str, dict] = {}
     with ThreadPoolExecutor(SEARCHERS, thread_name_prefix="search") as pool:
@@ -175,7 +178,10 @@ def from_file(path: str, collection: str) -> list[dict]:
             root = pystac.read_dict(said, href=path)
             items = [root] if isinstance(root, pystac.Item) else _walk(root, collection)
             return [i.make_asset_hrefs_absolute().to_dict(include_self_link=False) for i in items]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pystac.STACError, pystac.STACTypeError) as error:
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        *(pystac.STACError, pystac.STACTypeError),
+    ) as error:
         said = " ".join(str(error).split())[:300]
         raise ProviderError(
             f"STAC catalogue {path} cannot be read: {said}; allowed: a catalog.json, collection.json, or an item collection"

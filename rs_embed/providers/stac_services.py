@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import ModelError, ProviderError
 from ..fields import nearest
@@ -190,6 +191,28 @@ def find(argument: str) -> Service | None:
     if given.lower().startswith(("http://", "https://")) and not given.lower().endswith((".json", ".geojson")):
         return Service(given, given)
     return None
+
+
+def refuse_secrets(argument: str) -> None:
+    """A URL goes into the manifest, the frozen request and messages, so it must hold no token.
+
+    Raises:
+        ModelError: it has a user, a password, a query or a fragment, which the message does not repeat; or is no URL.
+    """
+    if "://" not in argument:
+        return
+    try:
+        parts = urlsplit(argument.strip())
+        secret = parts.username or parts.password or parts.query or parts.fragment
+    except ValueError:
+        parts, secret = None, None
+    if secret:
+        raise ModelError(
+            "backend: a stac: URL with a user, a password, a query or a fragment is not valid, it would be written into "
+            "manifests; allowed: stac:https://host/path (credentials: .netrc, or the environment of the jobs)"
+        )
+    if parts is None or not parts.hostname:
+        raise ModelError(f"backend: 'stac:{argument}' is no URL; allowed: stac:https://host/path")
 
 
 def mapped(service: Service, settings: Mapping[str, Mapping]) -> dict[str, Mapped]:

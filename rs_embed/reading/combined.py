@@ -11,7 +11,7 @@ from typing import Any
 from ..formats import open_arrays
 from . import records, scan
 from .columns import Column, Single, Stacked
-from .result import ExportResult, Failure, ModelResult, window
+from .result import MODEL_INPUT, ExportResult, Failure, ModelResult, window
 
 #: What arrays are called, by kind: stacked, and one for each ROI.
 _STACKED = {"embeddings": "embeddings__", "inputs": "inputs_bchw__"}
@@ -100,6 +100,8 @@ def _model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
     columns = {
         kind: _column(entry.get(kind), n, arrays, kind, f"{arrays}: model {label!r}", failed) for kind in _STACKED
     }
+    for name, said in (entry.get("model_inputs") or {}).items():
+        columns[MODEL_INPUT + name] = _column(said, n, arrays, "model_inputs", f"{arrays}: model {label!r}", failed)
     kept = {k: v for k, v in entry.items() if not isinstance(v, scan.Lines) and k not in ("metas", "errors_by_index")}
     return ModelResult(label, status, str(error) if error else None, n, meta, kept, columns, failures, statuses)
 

@@ -14,7 +14,7 @@ from ..units import array_key
 from . import scan
 from .columns import Column, Files
 from .records import Records
-from .result import ExportResult, Failure, ModelResult, window
+from .result import MODEL_INPUT, ExportResult, Failure, ModelResult, window
 
 _KIND = {"embeddings": "embedding", "inputs": "input"}
 _USUAL = {"embeddings": "embedding__", "inputs": "input_chw__"}
@@ -114,6 +114,10 @@ def _indexed(folder: Path, index: Path, manifest: dict, n_items: int | None) -> 
         if error is None and entry["status"] != "ok":
             error = next((f.error for f in failures().values()), None)
         kept = {k: v for k, v in entry.items() if not isinstance(v, scan.Lines)}
+        columns = _columns(n, path, item, label, entry["key"])
+        for name in entry.get("model_inputs", ()):
+            usual = f"model_input__{entry['key']}" + ("" if name == "pixels" else f"__{name}")
+            columns[MODEL_INPUT + name] = Files(n, path, usual, lambda row: None)
         models[label] = ModelResult(
             label,
             entry["status"],
@@ -121,7 +125,7 @@ def _indexed(folder: Path, index: Path, manifest: dict, n_items: int | None) -> 
             n,
             meta,
             kept,
-            _columns(n, path, item, label, entry["key"]),
+            columns,
             failures,
             statuses,
         )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import xarray
 
 KINDS = ("embeddings", "inputs")
+#: Columns that begin with this are tensors of the network, called after it.
+MODEL_INPUT = "model_inputs:"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ class ModelResult:
     def raw_inputs(self, dtype: Any = None) -> np.ndarray | list | None:
         """Pixels in a dtype of your choice; None keeps the stored one (a list where ROIs without pixels have no NaN in it)."""
         return self._all("inputs", dtype)
+
+    @cached_property
+    def model_inputs(self) -> dict[str, np.ndarray | list]:
+        """What entered the network, where it was saved (``save_inputs="model"``): tensors by name, (N, ...) float32, the image as
+        ``pixels``; with an axis of tiles behind N where ROIs were cut into several. Missing rows as in :attr:`embeddings`."""
+        names = [k.removeprefix(MODEL_INPUT) for k in self._columns if k.startswith(MODEL_INPUT)]
+        return {name: self._all(MODEL_INPUT + name, None) for name in names}
 
     def rows(self, which: int | slice | Sequence[int], kind: str = "embeddings", dtype: Any = "float32") -> Any:
         """The arrays of some ROIs; the others are not read.

@@ -13,21 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from .. import receipts
 from ..devices import lease
-from ..errors import ModelError, StoreError
+from ..errors import StoreError
 from ..models import get_adapter
 from ..plan import Chunk
-from ..providers import Roi
 from ..run import Run
-from ..specs import PointBuffer
-from ..store import peek, write_object
-from ..units import Source, Unit
-from .common import by_object, chunk_of, read_chip, spent, stop, unit_of
-from .quality import inspect
+from ..store import Object, peek, write_object
+from ..units import Unit
+from .common import by_object, chunk_of, spent, stop, unit_of
+from .image import NoData, bad_input, image_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from ..models.base import Image
 
 
 def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
@@ -51,7 +47,7 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
         found = peek(run.store.embedding(unit.id, name))
         if found is not None:
             rows[name] = {"status": found.meta["status"], "size": found.size, "sha256": found.sha256}
-            bad = _bad_input(run, found.meta["quality"])
+            bad = bad_input(run, found.meta["quality"])
             if bad:
                 errors.append((indices[0], bad))
                 rows[name] = receipts.failure(bad, "embed")
@@ -93,17 +89,6 @@ def _failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[str, dict]:
     return failed
 
 
-def _bad_input(run: Run, quality: dict) -> ModelError | None:
-    """The error of an image with warnings, where the request wants one; also for an embedding that is there already."""
-    if quality.get("warnings") and run.request.config.fail_on_bad_input:
-        return ModelError(f"bad input: {'; '.join(quality['warnings'])}")
-    return None
-
-
-class _NoData(Exception):
-    """There is no imagery: an answer, not a failure."""
-
-
 def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: int) -> float:
     """Embed ROIs; failures go into ``rows`` and ``errors``. Returns the seconds that loading the model took."""
     from ..models.engine import Engine, settings
@@ -119,7 +104,7 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
         for index in lacking:
             if not config.continue_on_error and any(not isinstance(e, StoreError) for _, e in errors):
                 return  # what is under way is finished and kept, nothing new is begun; damaged chips are all found
-            yield index, partial(_image, run, unit, run.roi(index), metas)
+            yield index, partial(image_of, run, unit, run.roi(index), metas)
 
     started = time.monotonic()
     try:
@@ -145,17 +130,25 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
     with engine:
         for index, result in engine.run(images()):
             meta = metas.pop(index, {})
-            if isinstance(result, _NoData):
-                write_object(run.store.embedding(unit.id, ids[index]), _nothing(), meta)
+            if isinstance(result, NoData):
+                _keep(run, unit, index, _nothing(), meta)
                 rows[ids[index]] = {"status": "no_data"}
             elif isinstance(result, Exception):
                 fail(index, result)
             else:
                 how_made = {"device": how.device, "weights": engine.said, "software": software}
                 meta |= how_made | _said(result.said, meta)
-                stored = write_object(run.store.embedding(unit.id, ids[index]), result.array, meta)
+                stored = _keep(run, unit, index, result.array, meta)
                 rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
     return loading
+
+
+def _keep(run: Run, unit: Unit, index: int, array: np.ndarray, meta: dict) -> Object:
+    """Store an embedding. Where that fails (a full disk) nothing else would succeed, whatever ``continue_on_error`` says."""
+    try:
+        return write_object(run.store.embedding(unit.id, run.plan.objects(unit.source)[index]), array, meta)
+    except StoreError as error:
+        raise stop("embed", run.plan.names[index], unit.label, error) from error
 
 
 def _nothing() -> np.ndarray:
@@ -174,53 +167,3 @@ def _said(said: dict, meta: dict) -> dict:
         affine += [0.0, e * height * (y1 - y0) / rows, f + e * height * y0]
         out["grid"] = {"crs": meta["crs"], "affine": affine}
     return out
-
-
-def _emptied(frames: np.ndarray, source: Source, unit: Unit) -> np.ndarray:
-    """Pixels without data as 0, whatever the request fills them with: what models that know their bands take for no data."""
-    import numpy as np
-
-    fill = source.identity["fill_value"]
-    if fill == 0 or get_adapter(unit.model).info.any_bands:
-        return frames
-    return np.where(frames == fill, frames.dtype.type(0), frames)
-
-
-def _image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
-    """The image of a ROI as the adapter takes it; the metadata of its embedding go into ``metas``.
-
-    Raises:
-        _NoData: there is no imagery. ModelError: bad input, where that is to be an error.
-    """
-    from ..geometry import Grid, centre_of_request
-    from ..models.base import Image
-
-    pixels, chip = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[roi.index])
-    meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance", "roi") if k in chip}
-    if pixels is None:
-        known = {"warnings": chip["warnings"]} if chip["warnings"] else {}
-        metas[roi.index] = meta | {"quality": {"valid": 0.0} | known}
-        raise _NoData
-    quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip["warnings"])
-    bad = _bad_input(run, quality)
-    if bad:
-        raise bad
-    height, width = pixels.shape[-2:]
-    metas[roi.index] = meta | {"quality": quality, "shape": [height, width]}
-    grid = Grid(chip["crs"], tuple(chip["affine"]), width, height)
-    lon, lat = centre_of_request(roi.spatial, run.request.config.projection, grid)
-    # rs-embed 0.3.1 tells all tiles of a point the point's place
-    tiles_alike = unit.options.preset == "rs-embed" and isinstance(roi.spatial, PointBuffer)
-    frames = _emptied(pixels if pixels.ndim == 4 else pixels[None], run.plan.source[unit.source], unit)
-    return Image(
-        unit.modality,
-        frames,
-        unit.sensor.bands,
-        unit.sensor.scale_m,
-        lon,
-        lat,
-        tuple(chip["dates"]),
-        None if roi.temporal is None else (roi.temporal.start, roi.temporal.end),
-        tuple(chip["roi"]) if "roi" in chip else None,
-        grid=None if tiles_alike else grid,
-    )

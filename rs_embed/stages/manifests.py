@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .. import receipts
-from ..description import UNITS, ModelInfo
+from ..description import UNITS
 from ..formats import compact, manifest
 from ..formats.manifest import Pairs, Stream
 from ..models import describe
@@ -16,15 +16,25 @@ from .duplicates import equal_arrays, repeated
 from .survey import KINDS, OF_IMAGE, Imagery, Outcome, Survey, said_of
 from .timing import timing
 
+#: Kinds of arrays that begin with this are tensors of the network, called after it; the one of the image is ``pixels``.
+MODEL_INPUT = "model_input:"
+
 
 def single_key(kind: str, key: str) -> str:
     """Name of one ROI's array; the combined file appends the index."""
-    return f"{'input_chw' if kind == 'input' else 'embedding'}__{key}"
+    return _tensor_key(kind, key) or f"{'input_chw' if kind == 'input' else 'embedding'}__{key}"
 
 
 def stacked_key(kind: str, key: str) -> str:
     """Name of the array of all ROIs."""
-    return f"{'inputs_bchw' if kind == 'input' else 'embeddings'}__{key}"
+    return _tensor_key(kind, key) or f"{'inputs_bchw' if kind == 'input' else 'embeddings'}__{key}"
+
+
+def _tensor_key(kind: str, key: str) -> str | None:
+    if not kind.startswith(MODEL_INPUT):
+        return None
+    name = kind.removeprefix(MODEL_INPUT)
+    return f"model_input__{key}" + ("" if name == "pixels" else f"__{name}")
 
 
 def item(run: Run, index: int, row: dict, created: str) -> dict:
@@ -33,6 +43,7 @@ def item(run: Run, index: int, row: dict, created: str) -> dict:
     imagery: dict[str, dict] = {}
     entries = [_item_entry(unit, row["units"][unit.key], imagery) for unit in plan.units]
     keys = [e[k]["npz_key"] for e in entries for k in KINDS if e[k] and not e[k].get("dedup_reused")]
+    keys += [t["npz_key"] for e in entries for t in e.get("model_inputs", {}).values()]
     return {
         **manifest.header(plan, created),
         "temporal": manifest.window(roi.temporal),
@@ -58,13 +69,18 @@ def _item_entry(unit: Unit, record: dict, imagery: dict[str, dict]) -> dict:
         entry["input"] = {
             "npz_key": single_key("input", taken.get("same_as", unit.key)),
             **{k: taken[k] for k in ("dtype", "shape", "sha256")},
-            "units": _units(unit, info),
+            "units": units_of(unit),
             "bands": list(unit.sensor.bands),
             **({"dedup_reused": True} if "same_as" in taken else {}),
         }
     if "shape" in made:
         entry["embedding"] = {"npz_key": single_key("embedding", unit.key)}
         entry["embedding"] |= {k: made[k] for k in ("dtype", "shape", "sha256")}
+    if "tensors" in record.get("model_inputs", {}):
+        entry["model_inputs"] = {
+            name: {"npz_key": single_key(MODEL_INPUT + name, unit.key), **held}
+            for name, held in record["model_inputs"]["tensors"].items()
+        }
     said = said_of(record)
     if said is not None:
         said = {k: v for k, v in compact.clean(said).items() if not k.endswith("_sha256")}
@@ -73,7 +89,7 @@ def _item_entry(unit: Unit, record: dict, imagery: dict[str, dict]) -> dict:
         own = {k: v for k, v in image.items() if shared.get(k) != v} | {k: None for k in shared if k not in image}
         entry["meta"] = {"model": unit.label, **said, **own}
         entry["weights"] = made.get("meta", {}).get("weights")
-    for part in (taken, made):
+    for part in (taken, made, record.get("model_inputs", {})):
         if part.get("status") == "failed":
             entry |= {k: part[k] for k in ("error", "stage", "retryable")}
     return entry
@@ -86,9 +102,12 @@ def combined(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
     models = []
     for unit in plan.units:
         entry, outcome = _model(survey, unit, n, of_models), survey.outcomes[unit.key]
-        more = {"units": _units(unit, describe(unit.model)), "bands": list(unit.sensor.bands)}
+        more = {"units": units_of(unit), "bands": list(unit.sensor.bands)}
         entry["inputs"] = _arrays(survey, unit, "input", more)
         entry["embeddings"] = _arrays(survey, unit, "embedding", {})
+        tensors = survey.tensors(unit.key)
+        if tensors:
+            entry["model_inputs"] = {k.removeprefix(MODEL_INPUT): _arrays(survey, unit, k, {}) for k in tensors}
         entry["duplicates"] = _duplicates(run, survey, unit)
         entry["meta_default"] = outcome.rows.default()
         entry["metas"] = Stream(outcome.rows.differing())
@@ -166,9 +185,9 @@ def _imagery(found: Imagery) -> dict:
     }
 
 
-def _units(unit: Unit, info: ModelInfo) -> str | None:
+def units_of(unit: Unit) -> str | None:
     """Units of the pixels: those of the model's own collection, or what is known of another one."""
-    own = info.modalities[unit.modality]
+    own = describe(unit.model).modalities[unit.modality]
     return own.units if unit.sensor.collection == own.sensor.collection else UNITS.get(unit.sensor.collection)
 
 
@@ -198,6 +217,8 @@ def index(run: Run, survey: Survey, created: str) -> dict:
     models = []
     for unit in plan.units:
         entry = _model(survey, unit, len(plan.roi_ids), of_models)
+        tensors = [kind.removeprefix(MODEL_INPUT) for kind in survey.tensors(unit.key)]
+        entry |= {"model_inputs": tensors} if tensors else {}
         models.append(entry | {"duplicates": _duplicates(run, survey, unit)})
     return {
         **manifest.header(plan, created),

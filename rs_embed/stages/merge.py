@@ -11,20 +11,18 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import receipts, store
 from ..errors import StoreError
-from ..formats import manifest
-from ..formats.npz import NpzWriter
+from ..formats import manifest, module
+from ..formats.arrays import Row
 from ..run import Run
 from ..units import Unit
+from . import arrays as described
 from . import manifests
 from .common import now, read_checked, read_chip, spent
+from .image import tensors_of
 from .survey import KINDS, Survey
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def merge(run: Run) -> dict:
@@ -44,7 +42,7 @@ def merge(run: Run) -> dict:
             manifest.write(plan.manifest, manifests.index(run, survey, created))
         files.append(manifest.file_record(plan.manifest))
     if not run.request.config.save_manifest:
-        manifest.remove_own(plan.manifest_beside_target)
+        manifest.remove_own(plan.manifest_beside_target, plan.target)
     clean(run)
     receipts.write(plan.merge_receipt, "merge", plan.merge_key, files, **spent(started))
     return {"rois": len(plan.roi_ids), **survey.statuses}
@@ -54,38 +52,43 @@ def _write_arrays(run: Run, survey: Survey) -> list[str]:
     """Write the combined array file; returns its keys."""
     import numpy as np
 
-    with NpzWriter(run.plan.target) as npz:
+    with module(run.request.config.format).Writer(run.plan.target, lambda: described.about(run)) as file:
         for unit in run.plan.units:
-            for kind in KINDS:
-                arrays, deflate = survey.arrays[unit.key, kind], kind == "input"
+            for kind in (*KINDS, *survey.tensors(unit.key)):
+                arrays = survey.arrays[unit.key, kind]
                 if not arrays.own:
                     continue
                 try:
                     if arrays.stackable:
                         shape, dtype = next(iter(arrays.shapes)), np.dtype(arrays.dtype)
-                        pieces = (array.astype(dtype, copy=False) for _, array in _of(run, unit, kind, arrays.indices))
-                        key = manifests.stacked_key(kind, unit.key)
-                        npz.add(key, (len(arrays.have), *shape), dtype, pieces, deflate=deflate)
+                        rows = (
+                            row._replace(array=row.array.astype(dtype, copy=False))
+                            for _, row in _of(run, unit, kind, arrays.indices)
+                        )
+                        file.add(described.array(unit, kind, all_rois=True), (len(arrays.have), *shape), dtype, rows)
                         continue
-                    for index, array in _of(run, unit, kind, arrays.indices):
-                        key = f"{manifests.single_key(kind, unit.key)}__{index:05d}"
-                        npz.add(key, array.shape, array.dtype, [array], deflate=deflate)
+                    for index, row in _of(run, unit, kind, arrays.indices):
+                        file.add(described.array(unit, kind, roi=index), row.array.shape, row.array.dtype, [row])
                 except StoreError as error:
                     more = _find_all_damage(run, survey)
                     raise StoreError(f"{error}{f' (and {more} more)' if more else ''}") from None
-    return npz.keys
+    return file.keys
 
 
-def _of(run: Run, unit: Unit, kind: str, indices: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(ROI index, array) of the ROIs that have one, in order."""
+def _of(run: Run, unit: Unit, kind: str, indices: Iterable[int]) -> Iterator[tuple[int, Row]]:
+    """(ROI index, its array and where it lies) of the ROIs that have one, in order."""
     for index in indices:
-        yield index, _read(run, unit, kind, run.plan.objects(unit.source)[index])
+        yield index, _read(run, unit, kind, index)
 
 
-def _read(run: Run, unit: Unit, kind: str, name: str) -> np.ndarray:
+def _read(run: Run, unit: Unit, kind: str, index: int) -> Row:
+    name = run.plan.objects(unit.source)[index]
+    if kind.startswith(manifests.MODEL_INPUT):
+        return Row(tensors_of(run, unit, index)[kind.removeprefix(manifests.MODEL_INPUT)])
     if kind == "embedding":
-        return read_checked(run.store.embedding(unit.id, name)).array
-    return read_chip(run, unit.source, unit.sensor.bands, name)[0]
+        stored = read_checked(run.store.embedding(unit.id, name))
+        return described.row(kind, stored.array, stored.meta)
+    return described.row(kind, *read_chip(run, unit.source, unit.sensor.bands, name))
 
 
 def _find_all_damage(run: Run, survey: Survey) -> int:
@@ -95,7 +98,7 @@ def _find_all_damage(run: Run, survey: Survey) -> int:
         for kind in KINDS:
             for index in survey.arrays[unit.key, kind].indices:
                 try:
-                    _read(run, unit, kind, run.plan.objects(unit.source)[index])
+                    _read(run, unit, kind, index)
                 except StoreError:
                     found += 1
     return found - 1  # the first one is missing now, and counted again

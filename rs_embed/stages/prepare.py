@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from .. import receipts
@@ -14,7 +14,7 @@ from ..formats import manifest
 from ..locks import hold, take
 from ..plan import Chunk
 from ..run import Run
-from ..store import clean
+from ..store import clean, writing
 from . import records
 from .common import needed_bands
 from .repair import damaged_rois, stamps
@@ -57,8 +57,9 @@ def prepare(run: Run, *, live: bool) -> list[str]:
     if live:
         take(run.dir)
         hold(run.store.root)
-        _unlock(run)
-        run.freeze()
+        with writing(run.dir):
+            _unlock(run)
+            run.freeze()
         if _broken(run, path := _manifest(run)):
             os.unlink(path)  # while the receipt is there that says whose it is
         for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by
@@ -136,10 +137,17 @@ def _withdrawn(run: Run, found: _Found) -> list[str]:
     """Receipts that no longer hold: of another request, unreadable, with failures to try again, or vouching for final
     files or objects that are gone. Objects are only looked for where something is left to do that may read them."""
     bad = [path for path, state in found.states.items() if state in ("stale", "retry")]
-    if found.repairs or any(state != "good" for state in found.states.values()):
+    if _busy(found, found.states):
         for chunk in run.plan.chunks:
-            bad += lost(run, chunk, found.states)
+            # a merge of all pixels reads every chunk; one that writes an index reads none
+            if run.plan.layout == "combined" or _busy(found, run.plan.receipts_of(chunk)):
+                bad += lost(run, chunk, found.states)
     return list(dict.fromkeys(bad))
+
+
+def _busy(found: _Found, paths: Iterable[str]) -> bool:
+    """Something is left to do for some receipts."""
+    return any(found.states[path] != "good" or path in found.repairs for path in paths)
 
 
 def _merge_state(run: Run) -> str:

@@ -90,7 +90,7 @@ class Survey:
     """The pass. ``arrays`` by (unit key, kind), ``outcomes`` by unit key, ``imagery`` by source id, ``statuses`` counts ROIs."""
 
     def __init__(self, run: Run) -> None:
-        n = len(run.plan.roi_ids)
+        n = self._n = len(run.plan.roi_ids)
         self.arrays = {
             (u.key, kind): Arrays(bytearray(n), array("Q", bytes(8 * n))) for u in run.plan.units for kind in KINDS
         }
@@ -131,10 +131,16 @@ class Survey:
                 arrays.same_as.add(part.get("same_as"))
                 if part.get("same_as") is None:
                     arrays.digests[index] = int(part["sha256"][:16], 16) or 1
+        for name, part in record.get("model_inputs", {}).get("tensors", {}).items():
+            arrays = self.arrays.setdefault((key, f"model_input:{name}"), Arrays(bytearray(self._n), array("Q")))
+            arrays.have[index] = 1
+            arrays.shapes.add(tuple(part["shape"]))
+            arrays.dtypes.add(part["dtype"])
+            arrays.same_as.add(None)
         outcome = self.outcomes[key]
         outcome.weights = outcome.weights or record.get("embedding", {}).get("meta", {}).get("weights")
         if record["status"] == "failed":
-            failure = next(p for p in map(record.get, KINDS) if p and p["status"] == "failed")
+            failure = next(p for p in map(record.get, (*KINDS, "model_inputs")) if p and p["status"] == "failed")
             outcome.first_error = outcome.first_error or failure["error"]
             outcome.failed.append(index)
             outcome.failures.add([index, failure["error"], failure["stage"], failure["retryable"]])
@@ -143,6 +149,10 @@ class Survey:
         else:
             outcome.ok += 1
         outcome.rows.add(record.get("said"), record.get("lacks", ()))
+
+    def tensors(self, key: str) -> list[str]:
+        """Kinds of the tensors of a unit's network that were saved."""
+        return [kind for unit, kind in self.arrays if unit == key and kind not in KINDS]
 
     def close(self) -> None:
         """Give the temporary files back."""

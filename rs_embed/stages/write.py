@@ -9,14 +9,16 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from .. import receipts
-from ..errors import StoreError
-from ..formats import manifest
-from ..formats.npz import NpzWriter
+from ..errors import ModelError, StoreError
+from ..formats import manifest, module
+from ..formats.arrays import Array, Row
 from ..plan import Chunk
 from ..run import Run
 from ..units import Unit
+from . import arrays as described
 from . import manifests, records
-from .common import chunk_of, now, read_checked, read_chip, spent
+from .common import chunk_of, now, read_checked, read_chip, spent, stop
+from .image import tensors_of
 from .quality import inspect
 
 if TYPE_CHECKING:
@@ -52,10 +54,11 @@ def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> l
         except BaseException:  # Ctrl-C: do not begin what is still waiting
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    errors = [f.exception() for f in futures if f.exception()]
-    for error in errors:
+    failed = [(i, f.exception()) for i, f in zip(indices, futures) if f.exception()]
+    errors = [error for _, error in failed]
+    for index, error in failed:
         if not isinstance(error, StoreError):
-            raise error
+            raise stop("write", run.plan.names[index], ", ".join(u.label for u in run.plan.units), error) from error
     if errors:
         raise StoreError(f"{errors[0]}{f' (and {len(errors) - 1} more)' if len(errors) > 1 else ''}")
     return [f.result() for f in futures]
@@ -77,7 +80,7 @@ def _statuses(run: Run, chunk: Chunk) -> dict[tuple[str, int], dict]:
 def _row(run: Run, index: int, status: dict, created: str) -> dict:
     """The record of one ROI; reads, and so verifies, every object of it."""
     plan, config = run.plan, run.request.config
-    arrays: dict[str, tuple[np.ndarray, bool]] = {}
+    arrays: list[tuple[Array, Row]] = []
     units = {}
     saved: dict[tuple, str] = {}
     for unit in plan.units:
@@ -88,6 +91,8 @@ def _row(run: Run, index: int, status: dict, created: str) -> dict:
             saved.setdefault(same, unit.key)
         if config.save_embeddings:
             entry["embedding"] = _embedding(run, unit, index, status[unit.id, index], arrays)
+        if config.save_inputs == "model" and all(part["status"] == "ok" for part in entry.values()):
+            entry["model_inputs"] = _model_inputs(run, unit, index, arrays)
         found = {part["status"] for part in entry.values()}
         entry["status"] = next(s for s in ("failed", "no_data", "ok") if s in found)
         units[unit.key] = entry
@@ -108,7 +113,7 @@ def _combine(statuses: list[str]) -> str:
     return "ok" if "ok" in statuses else "no_data"
 
 
-def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: dict) -> dict:
+def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: list) -> dict:
     if fetched["status"] == "failed":
         return {k: v for k, v in fetched.items() if k != "object"}
     pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[index])
@@ -117,7 +122,7 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
         return record | {"status": "no_data"}
     record |= {"shape": list(pixels.shape), "dtype": pixels.dtype.name, "sha256": _array_digest(pixels)}
     if same_as is None:
-        arrays[manifests.single_key("input", unit.key)] = (pixels, True)
+        arrays.append((described.array(unit, "input"), described.row("input", pixels, meta)))
     else:
         record["same_as"] = same_as
     if unit not in run.plan.embedded:  # else the embedding's record says it
@@ -125,13 +130,13 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
     return record | {"provenance": meta["provenance"]}
 
 
-def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: dict) -> dict:
+def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: list) -> dict:
     if made["status"] == "failed":
         return {k: v for k, v in made.items() if k != "object"}
     stored = read_checked(run.store.embedding(unit.id, run.plan.objects(unit.source)[index]))
     if stored.meta["status"] == "no_data":
         return {"status": "no_data", "meta": stored.meta}
-    arrays[manifests.single_key("embedding", unit.key)] = (stored.array, False)
+    arrays.append((described.array(unit, "embedding"), described.row("embedding", stored.array, stored.meta)))
     record = {
         "shape": list(stored.array.shape),
         "dtype": stored.array.dtype.name,
@@ -140,18 +145,31 @@ def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: dict) -> di
     return {"status": "ok", **record, "meta": stored.meta}
 
 
+def _model_inputs(run: Run, unit: Unit, index: int, arrays: list) -> dict:
+    """The tensors that enter the network, which are made again of the chip."""
+    try:
+        tensors = tensors_of(run, unit, index)
+    except ModelError as error:  # only where nothing was embedded: an embedding has been through this
+        return receipts.failure(error, "write")
+    said = {}
+    for name, tensor in tensors.items():
+        arrays.append((described.array(unit, manifests.MODEL_INPUT + name), Row(tensor)))
+        said[name] = {"shape": list(tensor.shape), "dtype": tensor.dtype.name, "sha256": _array_digest(tensor)}
+    return {"status": "ok", "tensors": said}
+
+
 def _array_digest(array: np.ndarray) -> str:
     """SHA-256 of all bytes of an array in C order."""
     return hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest()
 
 
-def _files(run: Run, index: int, row: dict, arrays: dict, created: str) -> list[dict]:
+def _files(run: Run, index: int, row: dict, arrays: list, created: str) -> list[dict]:
     """Write the ROI's arrays and then its manifest (a complete manifest implies complete arrays)."""
     path, sidecar = run.plan.item_file(index), run.plan.item_manifest(index)
-    with NpzWriter(path) as npz:
-        for key, (array, deflate) in arrays.items():
-            npz.add(key, array.shape, array.dtype, [array], deflate=deflate)
+    with module(run.request.config.format).Writer(path, lambda: described.about(run, [index])) as file:
+        for array, held in arrays:
+            file.add(array, held.array.shape, held.array.dtype, [held])
     manifest.write(sidecar, manifests.item(run, index, row, created))
     if not run.request.config.save_manifest:
-        manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json")
+        manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json", path)
     return [manifest.file_record(path, run.plan.target), manifest.file_record(sidecar, run.plan.target)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import locks
@@ -13,6 +13,7 @@ from ..stages.merge import written_folders
 from ..store import is_leftover
 from .contents import Contents, Files, Group, survey
 from .references import References
+from .spare import Going, exceeding, note, remove, remove_empty
 from .work import RunFolder, Shared, Work, open_work
 
 
@@ -28,6 +29,7 @@ class Waste:
         generations: generation files of runs that are gone.
         registrations: those of work folders that are gone, in a store.
         gone: these work folders. groups: every group of every store, to remove folders that are empty then.
+        spare: objects of finished exports, above a limit.
     """
 
     objects: list[tuple[Group, dict[str, int]]] = field(default_factory=list)
@@ -39,6 +41,7 @@ class Waste:
     registrations: Files = field(default_factory=dict)
     gone: list[Path] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    spare: Going = field(default_factory=list)
 
     @property
     def small(self) -> Files:
@@ -47,15 +50,20 @@ class Waste:
 
     @property
     def files(self) -> int:
-        return len(self.small) + sum(len(names) for _, names in self.objects)
+        return len(self.small) + sum(len(names) for _, names in self.objects + self.spare)
 
     @property
     def bytes(self) -> int:
-        return sum(self.small.values()) + sum(sum(names.values()) for _, names in self.objects)
+        return sum(self.small.values()) + sum(sum(names.values()) for _, names in self.objects + self.spare)
 
 
-def prune(given: str | Path, *, yes: bool = False, ignore_broken: bool = False) -> tuple[Work, Waste]:
+def prune(
+    given: str | Path, *, yes: bool = False, ignore_broken: bool = False, limit: float | None = None
+) -> tuple[Work, Waste]:
     """Find what no run refers to and, with ``yes``, remove it.
+
+    Args:
+        limit: bytes that each store may have; above it, objects of finished exports go, too.
 
     Raises:
         StoreError: no work folder, or a run whose request cannot be read. RunLockedError: a run is live.
@@ -68,13 +76,26 @@ def prune(given: str | Path, *, yes: bool = False, ignore_broken: bool = False) 
                 held.enter_context(_exclude(work, shared))
             work = open_work(work.folder)  # what was read before the lock may have changed
             _refuse_live(work)
-        broken = _broken(work)
-        if broken and not ignore_broken:
-            raise StoreError(broken)
-        waste = find(work, {shared.store.root: survey(shared.store) for shared in work.stores})
+        if not ignore_broken:
+            refuse_broken(work)
+        found = {shared.store.root: survey(shared.store) for shared in work.stores}
+        waste = find(work, found)
+        if limit is not None:
+            for shared in work.stores:
+                going = exceeding(shared, _without(found[shared.store.root], waste), limit)
+                waste.spare += going
+                if yes:
+                    note(going, shared.runs)
         if yes:
             _remove(waste)
     return work, waste
+
+
+def refuse_broken(work: Work) -> None:
+    """Refuse where a run cannot be read, so that nobody knows what it refers to."""
+    broken = _broken(work)
+    if broken:
+        raise StoreError(broken)
 
 
 def refusal(work: Work) -> str | None:
@@ -114,17 +135,25 @@ def find(work: Work, found: Mapping[Path, Contents]) -> Waste:
     return waste
 
 
+def _without(contents: Contents, waste: Waste) -> Contents:
+    """A store as it is without what goes anyway."""
+    going = {id(group): names for group, names in waste.objects}
+    groups = [
+        replace(g, objects={n: size for n, size in g.objects.items() if n not in going.get(id(g), ())})
+        for g in contents.groups
+    ]
+    return replace(contents, groups=groups, damaged={}, leftovers={})
+
+
 def _remove(waste: Waste) -> None:
+    remove(waste.spare)
     for group, names in waste.objects:
         for name in names:
             group.path(name).unlink(missing_ok=True)
     for path in waste.small:
         path.unlink(missing_ok=True)
     for group in waste.groups:
-        folders = [*group.folder.glob("*/"), group.folder, *([group.folder.parent] if group.kind == "chips" else [])]
-        for folder in folders:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only if it is empty
+        remove_empty(group)
 
 
 def _sizes(paths: Iterable[Path]) -> Files:

@@ -37,6 +37,10 @@ class References:
         uses = self._uses.get((group.kind, group.id), [])
         return [u for u in uses if group.bands is None or u.bands & set(group.bands)]
 
+    def uses(self, group: Group) -> list[tuple[RunFolder, frozenset[str]]]:
+        """The runs that refer to a group, with the names they refer to."""
+        return [(u.run, u.names) for u in self._of(group)]
+
     def runs(self, group: Group) -> list[RunFolder]:
         """The runs that refer to a group."""
         return list({u.run.folder: u.run for u in self._of(group)}.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import receipts
 from ..errors import StoreError
+from ..formats import manifest
 from ..stages.repair import expected_files
 from . import prune
 from .contents import Contents, Files, Group, survey, walk
@@ -119,7 +120,10 @@ class _Counts:
         except OSError:
             self.gone += 1
             return
-        self.changed += stat.st_size != record["size"]
+        other_size, plan = stat.st_size != record["size"], self.run.plan
+        if other_size and plan.layout == "combined" and manifest.of_another(path, plan.target):
+            return  # of the other file format, not damaged
+        self.changed += other_size
         self.touched += stat.st_size == record["size"] and stat.st_mtime_ns != record["mtime_ns"]
 
 

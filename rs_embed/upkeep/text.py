@@ -146,6 +146,8 @@ def prune(work: Work, waste: Waste, *, done: bool) -> Iterator[str]:
     for key, what in _SMALL.items():
         if found[key]["files"]:
             yield f"  {what}: {amount(found[key])}"
+    if found["spare"]["files"]:
+        yield f"  of finished exports, above the limit: {amount(found['spare'])}"
     if not done:
         yield "nothing was removed; rs-embed prune --yes removes it"
 
@@ -181,6 +183,10 @@ def prune_json(work: Work, waste: Waste, *, done: bool) -> dict:
         "bytes": waste.bytes,
         "groups": groups,
         **{key: {"files": len(files), "bytes": sum(files.values())} for key, files in small.items()},
+        "spare": {
+            "files": sum(len(names) for _, names in waste.spare),
+            "bytes": sum(sum(names.values()) for _, names in waste.spare),
+        },
         "works_gone": list(map(str, waste.gone)),
     }
 

@@ -16,6 +16,7 @@ from ..store import verify_object
 from ..units import Source
 from .contents import Contents, Group, survey
 from .report import Report
+from .spare import freed
 from .work import RunFolder, Shared, Work
 
 #: Threads that read and hash: both release the interpreter, and more than this only makes a disk seek.
@@ -195,9 +196,18 @@ class _Lost:
         self.embedded = {g.id: g.objects for g in contents.groups if g.kind == "embeddings"}
         self.chips = [g for g in contents.groups if g.kind == "chips"]
 
+        self.freed = freed(entry.folder)
+        if self.freed:
+            kinds = " and ".join(sorted(self.freed))
+            report.notes.append(
+                f"{entry.name}: its {kinds} were freed after it was finished (keep_work or a limit), and are not missed"
+            )
+
     def look(self, path: str, receipt: dict) -> None:
         """Look for the objects of one receipt."""
         step, _, rest = path.partition("/")
+        if {"fetch": "chips", "embed": "embeddings"}.get(step) in self.freed:
+            return
         names = (
             [row["object"] for row in receipt["rows"] if row["status"] != "failed"]
             if step in ("fetch", "embed")
@@ -258,6 +268,11 @@ def _file(entry: RunFolder, kind: str, path: str, record: dict, report: Report) 
         what, noticed = "gone" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})", True
     else:
         if (now["size"], now["sha256"]) == (record["size"], record["sha256"]):
+            return
+        if entry.run.plan.layout == "combined" and manifest.of_another(path, entry.target):
+            report.notes.append(
+                f"{path} is now that of the other file format; a start of {entry.name} writes its own again"
+            )
             return
         what = "changed since it was written"
         noticed = (now["size"], now["mtime_ns"]) != (record["size"], record["mtime_ns"])

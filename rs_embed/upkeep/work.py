@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import locks
+from ..config import SUFFIX
 from ..errors import StoreError
 from ..run import CONFIG, IMAGERY, ROIS, WEIGHTS, Run, load_run
 from ..store import Store
@@ -138,7 +139,7 @@ def _is_work(path: Path) -> bool:
 
 def _stem(path: Path) -> str:
     """How the folder of a run begins whose target is ``path``, with or without its suffix."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem if path.suffix == ".npz" else path.name)[:60]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem if path.suffix in SUFFIX.values() else path.name)[:60]
 
 
 def run_folders(work: Path) -> tuple[RunFolder, ...]:

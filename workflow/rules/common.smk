@@ -4,6 +4,7 @@ REQUIRED: a config (config/config.yaml unless --configfile names another).
 GIVES:    RUN and PLAN; every path that a rule names comes from PLAN.
 """
 
+import math
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -11,9 +12,10 @@ from snakemake.utils import validate
 
 from rs_embed.devices import gpus_wanted
 from rs_embed.errors import RSEmbedError
-from rs_embed.plan import Chunk
+from rs_embed.plan import Chunk, Part
 from rs_embed.gee_settings import gee_share
 from rs_embed.stages.prepare import prepare
+from rs_embed.upkeep.tidy import tidy
 from rs_embed.workflow import enter, plain
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
@@ -54,6 +56,11 @@ def get_write_inputs(wildcards) -> list[str]:
     """Receipts of everything that was made of the chunk."""
     chunk = get_chunk(wildcards)
     return PLAN.embed_receipts(chunk) + PLAN.fetch_receipts(chunk)
+
+
+def minutes(span: Part | Chunk, seconds_each: float, attempt: int) -> int:
+    """Time that a job may take on a cluster: generous, and more with each attempt."""
+    return attempt * math.ceil(20 + (span.stop - span.start) * seconds_each / 60)
 
 
 def get_targets(wildcards) -> list[str]:

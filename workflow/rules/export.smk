@@ -18,8 +18,8 @@ rule write:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=lambda w, attempt: 2000 * attempt,
+        runtime=lambda w, attempt: minutes(PLAN.chunk[w.chunk], 1, attempt),
     params:
         key=lambda w: PLAN.items_key(PLAN.chunk[w.chunk]),
     message:

@@ -14,11 +14,13 @@ rule fetch:
         "benchmarks/fetch/{source}/{part}.tsv"
     conda:
         "../../envs/environment.yaml"
+    # 0 where a job only waits for a service: models compute meanwhile, and the limit is the resource fetch
+    threads: RUN.provider.cores
     resources:
         fetch=1,
         gee=gee_share(PLAN.request),
-        mem_mb=1000,
-        runtime=60,
+        mem_mb=lambda w, attempt: 2000 * attempt,
+        runtime=lambda w, attempt: minutes(PLAN.parts[w.part], 10, attempt),
     params:
         key=lambda w: PLAN.fetch_key(PLAN.source[w.source], PLAN.parts[w.part]),
     message:

@@ -1,0 +1,50 @@
+"""What a run does when it has succeeded: free what ``keep_work`` does not keep, then what exceeds ``store_limit_gb``."""
+
+from __future__ import annotations
+
+import sys
+
+from .. import locks
+from ..errors import RSEmbedError
+from ..run import Run
+from .contents import survey
+from .prune import refuse_broken
+from .spare import dropped, exceeding, note, remove
+from .work import Work, open_work
+
+GB = 1e9
+
+
+def tidy(run: Run) -> None:
+    """Free the space; says on stderr what was done, or why not: a finished export does not fail for it."""
+    config = run.request.config
+    if config.keep_work == "all" and config.store_limit_gb is None:
+        return
+    if not locks.alone(run.store.root):
+        print("rs-embed: the store is in use by another run, nothing was freed; a later run does", file=sys.stderr)
+        return
+    try:
+        freed = _tidy(run, open_work(run.work))
+    except (RSEmbedError, OSError) as error:
+        print(f"rs-embed: nothing was freed in the store: {error}", file=sys.stderr)
+        return
+    if freed:
+        print(f"rs-embed: {freed / GB:.3g} GB were freed in the store {run.store.root}", file=sys.stderr)
+
+
+def _tidy(run: Run, work: Work) -> int:
+    shared = next(s for s in work.stores if s.store.root == run.store.root.resolve())
+    refuse_broken(work)
+    contents, config = survey(shared.store), run.request.config
+    freed = 0
+    if config.keep_work != "all":
+        mine = next(r for r in shared.runs if r.folder == run.dir.resolve())
+        going = dropped(mine, shared, contents, config.keep_work)
+        note(going, [mine])
+        freed += remove(going)
+        contents = survey(shared.store)
+    if config.store_limit_gb is not None:
+        going = exceeding(shared, contents, config.store_limit_gb * GB)
+        note(going, shared.runs)
+        freed += remove(going)
+    return freed
