@@ -53,6 +53,7 @@ for name, given in {
     assert first == f"{site}/rs_embed/__init__.py {site}/rs_embed/_workflow"
     assert made == ["ok (1, 512) ['p00000']", "ok (1, 512) ['here']"]
     assert {p.name for p in here.iterdir()} == {"out"}
+    assert (site / "rs_embed" / "formats" / "manifest.schema.json").exists()
 
 
 def test_everything_public_is_importable_from_the_top():

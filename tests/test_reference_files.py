@@ -108,6 +108,17 @@ def test_different_sizes_are_lists_and_filled_up_in_a_dataset(tmp_path, suffix):
     data.to_netcdf(tmp_path / "own.nc")
 
 
+def test_two_formats_beside_each_other_share_the_manifest_of_the_last_one(tmp_path):
+    pytest.importorskip("rs_embed.formats.netcdf")
+    made = [Combined(suffix=suffix).write(tmp_path / "run") for suffix in (".npz", ".nc")]
+    for path in made:
+        assert np.array_equal(load_export(path).embedding("stub-B"), rows("stub-B"))
+    assert load_export(tmp_path / "run").path == made[1], "the one that the manifest speaks of"
+    Combined(n=3).write(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"run\.nc does not fit its manifest: 'embeddings__stub_B' has 4 rows"):
+        load_export(made[1]).embedding("stub-B")
+
+
 def test_an_interrupted_run_says_so(tmp_path):
     result = load_export(Combined(stage="stub_a").write(tmp_path / "run"))
     assert result.status == "running"
