@@ -17,8 +17,6 @@ SUFFIXES = (".npz", pytest.param(".nc", id="nc"))
 
 @pytest.fixture(params=SUFFIXES)
 def suffix(request):
-    if request.param == ".nc":
-        pytest.importorskip("rs_embed.formats.netcdf")
     return request.param
 
 
@@ -109,7 +107,6 @@ def test_different_sizes_are_lists_and_filled_up_in_a_dataset(tmp_path, suffix):
 
 
 def test_two_formats_beside_each_other_share_the_manifest_of_the_last_one(tmp_path):
-    pytest.importorskip("rs_embed.formats.netcdf")
     made = [Combined(suffix=suffix).write(tmp_path / "run") for suffix in (".npz", ".nc")]
     for path in made:
         assert np.array_equal(load_export(path).embedding("stub-B"), rows("stub-B"))
