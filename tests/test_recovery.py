@@ -173,3 +173,23 @@ def test_names_and_repeated_places_in_one_file(tmp_path):
     assert np.array_equal(vectors[0], vectors[2])
     assert not np.array_equal(vectors[0], vectors[1])
     assert len(list((tmp_path / ".rs_embed" / "store" / "embeddings").rglob("*.npy"))) == 2
+
+
+@pytest.mark.heavy
+def test_two_runs_at_once_on_one_store_with_places_in_common(tmp_path):
+    """Both finish, with the files that each has alone; what both make twice is harmless."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    spots = places(12)
+    parts = {"one": spots[:8], "two": spots[4:]}
+    store = {"store_dir": str(tmp_path / "store"), "chunk_size": 2, "cores": 1}
+    with ThreadPoolExecutor(2) as pool:
+        futures = [
+            pool.submit(export, combined(tmp_path / name / "run"), spots_, **store) for name, spots_ in parts.items()
+        ]
+        assert [f.result()["status"] for f in futures] == ["ok", "ok"]
+    for name, spots_ in parts.items():
+        export(combined(tmp_path / f"{name} alone" / "run"), spots_, chunk_size=2)
+        assert (tmp_path / name / "run.npz").read_bytes() == (tmp_path / f"{name} alone" / "run.npz").read_bytes()
+    assert len(list((tmp_path / "store" / "embeddings").rglob("*.npy"))) == 12
+    assert not list((tmp_path / "store").rglob(".tmp-*"))

@@ -11,7 +11,8 @@ import time
 import psutil
 import pytest
 
-from ..conftest import CHECKOUT, combined, content, export, places
+from ..conftest import CHECKOUT, combined, content, export, places, times
+from ..conftest import jobs as jobs_of
 from ..gee_runs import Archive
 from ..rasters import at, noise
 
@@ -52,11 +53,11 @@ def same_as_here(site, name: str, n: int = 4) -> None:
     assert there["run.json"]["models"] == here["run.json"]["models"]
 
 
-def export_here(folder, n: int) -> None:
+def export_here(folder, n: int, chunk_size: int | None = None) -> None:
     from rs_embed import ExportModelRequest
 
     model = ExportModelRequest("mosaiks", model_config={"features": 32, "patch_size": 5})
-    export(combined(folder / "run"), places(n), [model], chunk_size=n)
+    export(combined(folder / "run"), places(n), [model], chunk_size=chunk_size or n)
 
 
 def test_an_export_through_the_profile(site, slurm):
@@ -73,6 +74,10 @@ def test_an_export_through_the_profile(site, slurm):
     assert not list((site.run_folder("a") / "logs" / "slurm").rglob("*.log")), "of jobs that succeeded"
     assert "the export is complete already" in site.wait(site.start("a"), "a")
     assert len(slurm.finished(site.folder)) == 4
+    store = times(site.folder / "a" / ".rs_embed" / "store")
+    export_here(site.folder / "a", 4, chunk_size=2)
+    assert jobs_of(site.run_folder("a")) == set(), "what the cluster has made is made for this machine, too"
+    assert times(site.folder / "a" / ".rs_embed" / "store") == store
 
 
 def test_jobs_that_are_cancelled_run_out_of_time_or_of_memory_are_done_again(site, slurm):
