@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-fast lint format schema bench bench-models bench-noop bench-gee clean
+.PHONY: help demo test test-fast test-faults lint format schema bench bench-models bench-noop bench-gee clean
 
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
+	@echo "make test-faults    kills, full disks, lost folders, failing providers, clocks; writes its tables into docs/reliability.md (40 minutes)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
 	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee: other pages)"
 
@@ -26,7 +27,13 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 -m ""
+	$(BIN)/python -m pytest -q -n 2 -m "not faults"
+
+# A failure says its seed: pytest -m "" tests/faults -k "kills and seed-7"
+test-faults: $(STAMP)
+	rm -f .faults.jsonl
+	RS_EMBED_FAULT_LEDGER=.faults.jsonl $(BIN)/python -m pytest -q -m "" tests/faults
+	$(BIN)/python -m tests.faults.report .faults.jsonl
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
