@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-fast test-slurm lint format schema bench bench-models bench-noop bench-gee bench-manifests clean
+.PHONY: help demo test test-fast test-faults test-slurm lint format schema bench bench-models bench-noop bench-gee bench-manifests clean
 
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
+	@echo "make test-faults    kills, full disks, lost folders, failing providers, clocks; writes its tables into docs/reliability.md (40 minutes)"
 	@echo "make test-slurm  exports on a real SLURM, which it installs and starts (as root, on Debian)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
 	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests: other pages)"
@@ -27,7 +28,7 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 -m "not slurm"
+	$(BIN)/python -m pytest -q -n 2 -m "not slurm and not faults"
 
 # The plugin lies apart: with SLURM's clients installed and no SLURM running, it makes every start of Snakemake wait.
 test-slurm: $(STAMP)
@@ -35,6 +36,12 @@ test-slurm: $(STAMP)
 		snakemake-executor-plugin-slurm snakemake-executor-plugin-slurm-jobstep throttler
 	$(BIN)/python -m tests.slurm.cluster start
 	$(BIN)/python -m pytest -q -n 3 -m slurm tests/slurm; status=$$?; $(BIN)/python -m tests.slurm.cluster stop; exit $$status
+
+# A failure says its seed: pytest -m "" tests/faults -k "kills and seed-7"
+test-faults: $(STAMP)
+	rm -f .faults.jsonl
+	RS_EMBED_FAULT_LEDGER=.faults.jsonl $(BIN)/python -m pytest -q -m "" tests/faults
+	$(BIN)/python -m tests.faults.report .faults.jsonl
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,71 @@
+"""What a fault makes a run say: each of these was once a traceback, or a sentence without the reason."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from rs_embed import cli
+from rs_embed.errors import LONGEST, ModelError, StoreError
+from rs_embed.store import replace_file, writing
+
+from .kills import SLOW
+from .test_lost_folders import _in_the_middle
+from .world import Case, family, sentence, start, step_of
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("fetch", "the fetch job of the ROIs 'p0000"),
+        ("embed", "the embed job of the ROIs 'p00000' to 'p00002', model mosaiks, was ended by SIGKILL"),
+        ("merge", "the merge job was ended by SIGKILL, as the system does when memory runs out"),
+    ],
+)
+def test_a_job_that_was_killed(tmp_path, step, said):
+    (tmp_path / "run").mkdir()
+    process = start(Case().command(tmp_path / "run"), SLOW)
+    _in_the_middle(process, step)
+    for member in family(process):
+        if step_of(member) == step:
+            member.kill()
+    text = sentence(process.communicate(timeout=60)[0])
+    assert said in text
+    assert "was ended by SIGKILL" in text
+    assert "what was finished is kept: call again to go on" in text
+
+
+def test_a_file_that_cannot_be_written(monkeypatch, tmp_path):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreError, match=r"a\.json cannot be written \(No space left on device\)") as error:
+        replace_file(tmp_path / "a.json", b"{}")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_ours_goes_through():
+    with pytest.raises(ModelError, match="as it is"), writing(Path("a")):
+        raise ModelError("as it is")
+
+
+def test_the_command_line_says_what_the_disk_says(monkeypatch, capsys):
+    def gone(options: object) -> int:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/somewhere/rois.csv")
+
+    monkeypatch.setattr(cli, "_step", gone)
+    assert cli.main(["merge"]) == 1
+    assert capsys.readouterr().err == "error: merge: /somewhere/rois.csv cannot be used: No such file or directory\n"
+
+
+def test_a_message_stays_readable():
+    text = str(ModelError(f"models: {'x' * 1_000_000!r} is unknown; allowed: mosaiks"))
+    assert text.startswith("models: 'xxx")
+    assert text.endswith("allowed: mosaiks")
+    assert len(text) <= LONGEST
