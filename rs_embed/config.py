@@ -105,9 +105,7 @@ class ExportConfig:
     fail_on_bad_input: bool = option(
         False, "make constant, partly filled or non-finite input an error before inference"
     )
-    chunk_size: int | None = option(
-        None, "ROIs per embed job; null chooses; never changes a number", minimum=1, maximum=1e9
-    )
+    chunk_size: int | None = option(None, "ROIs per embed job; null chooses; never changes a number", minimum=1)
     infer_batch_size: int | None = option(
         None, "images per forward pass; null: the model's own choice for the device", minimum=1, maximum=65536
     )
