@@ -68,6 +68,7 @@ def export_batch(
         RunLockedError: another process works on this target.
         ExportError: a job failed; what was finished is kept, and the same call goes on from there.
     """
+    from .locks import Waited
     from .profiles import find_profile
     from .run import open_run
     from .runner import execute, workflow_folder
@@ -101,12 +102,16 @@ def export_batch(
         stac=stac,
     )
     find_profile(request.config.profile, os.getcwd(), workflow_folder())
-    run = open_run(request, os.getcwd())
-    check(run)
-    if not run.request.config.continue_on_error:  # else the start of the workflow does, and the model's rows say so
-        find_weights(run)
-    execute(run)
-    return _manifests(run)
+    while True:
+        run = open_run(request, os.getcwd())
+        check(run)
+        if not run.request.config.continue_on_error:  # else the start of the workflow does, and the model's rows say so
+            find_weights(run)
+        try:
+            execute(run)
+        except Waited:
+            continue
+        return _manifests(run)
 
 
 def _fold(config: ExportConfig | None, options: dict) -> ExportConfig | None:

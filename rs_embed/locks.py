@@ -42,7 +42,10 @@ def take(folder: Path) -> IO[str]:
             _sign(inherited)
         os.environ.pop(LEFT, None)  # not for the jobs
         return inherited
-    _held[folder] = acquire(folder)
+    try:
+        _held[folder] = acquire(folder)
+    except Waited:
+        raise RunLockedError("another run on this target has ended just now; start again") from None
     return _held[folder]
 
 
@@ -54,14 +57,18 @@ def _inherited(variable: str, mode: str) -> IO[str] | None:
     return os.fdopen(descriptor, mode)
 
 
-def acquire(folder: Path, *, patient: bool = False) -> IO[str]:
+class Waited(Exception):
+    """A run that went on without its caller has ended meanwhile: what was planned before may not hold any more."""
+
+
+def acquire(folder: Path, *, left: bool = False) -> IO[str]:
     """Lock a run's folder; closing the returned file (by every process that inherited it) releases the lock.
 
     Args:
-        patient: wait for a run that an earlier process has left behind.
+        left: the run is going to go on without this process.
 
     Raises:
-        RunLockedError: says who works on it. StoreError: the folder cannot be written.
+        Waited: after waiting for a run of that kind. RunLockedError: says who works on it. StoreError: the folder cannot be written.
     """
     with writing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,15 +76,15 @@ def acquire(folder: Path, *, patient: bool = False) -> IO[str]:
     for look in range(_LOOKS):
         if _try(file, fcntl.LOCK_EX):
             with writing(folder / ".lock"):
-                _sign(file)
+                _sign(file, left=left)
             return file
         time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
-    if patient and _was_left(file):
+    if _was_left(file):
         print(f"rs-embed: waiting for the run that an earlier call began ({_said(file)})", file=sys.stderr, flush=True)
         while not _try(file, fcntl.LOCK_EX):
             time.sleep(_PATIENCE_S)
-        _sign(file)
-        return file
+        file.close()
+        raise Waited
     said = _said(file)
     file.close()
     raise RunLockedError(
@@ -114,9 +121,11 @@ def hold(store: Path) -> None:
 
 
 def alone(store: Path) -> bool:
-    """Have a store that this process holds for itself until the process ends; False while another run uses it, too."""
+    """Have a store that this process holds for itself until the process ends; False while another run uses it, too, and
+    where this process does not hold it."""
+    held = _held.get(store.resolve())
     try:
-        return _try(_held[store.resolve()], fcntl.LOCK_EX)
+        return held is not None and _try(held, fcntl.LOCK_EX)
     except OSError:  # a file system that gives no such lock to a file opened for reading
         return False
 
@@ -156,11 +165,11 @@ def _said(file: IO[str]) -> str:
     return file.read().strip()
 
 
-def _sign(file: IO[str]) -> None:
+def _sign(file: IO[str], *, left: bool = False) -> None:
     """Write into a lock who holds it: the process to wait for, or to stop."""
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     file.seek(0)
     file.truncate()
-    left = {"left": True} if os.environ.get(LEFT) else {}
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since} | left))
+    more = {"left": True} if left or os.environ.get(LEFT) else {}
+    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since} | more))
     file.flush()

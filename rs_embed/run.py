@@ -143,8 +143,9 @@ class Run:
     def _share(self, known: dict) -> None:
         """Tell other runs on this store what was found out, so that they need not ask again."""
         where = _shared(self.store.root, self.provider)
-        before = _found(*where).get("provider") or {}
-        both = {key: before.get(key, {}) | value for key, value in known.items()}
+        before = _found(*where).get("provider")
+        before = before if isinstance(before, dict) else {}
+        both = {k: {**(before[k] if isinstance(before.get(k), dict) else {}), **v} for k, v in known.items()}
         if both != before:
             replace_file(Path(*where), _sealed({"provider": both}).encode())
 
@@ -238,7 +239,7 @@ def _found(folder: Path, name: str, *, job: bool = False) -> dict:
         return said
     except FileNotFoundError:
         pass
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         if job:
             raise StoreError(f"{folder / name} is damaged; start the run again") from None
     return {}

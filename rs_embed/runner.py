@@ -54,12 +54,13 @@ def execute(run: Run) -> None:
     """Run the workflow to its end. On a cluster the run goes on when this process is gone, and the next call waits for it.
 
     Raises:
+        Waited: an earlier call's run on this target has ended meanwhile; plan again.
         RunLockedError: another live run works on this target.
         ExportError: it failed; the text has the ROI, model and stage of the first failure and the log's path.
         KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept.
     """
     profile = find_profile(run.request.config.profile, os.getcwd(), workflow_folder())
-    with locks.acquire(run.dir, patient=True) as lock, locks.share(run.store.root) as shared:
+    with locks.acquire(run.dir, left=profile.remote) as lock, locks.share(run.store.root) as shared:
         _execute(run, profile, lock, shared)
 
 

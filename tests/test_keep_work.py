@@ -4,6 +4,7 @@ several projects."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 
 import numpy as np
@@ -17,7 +18,7 @@ from rs_embed.upkeep.tidy import tidy
 from .conftest import combined, export, log_of, made, places, run_folder, snakemake, steps, times
 from .gee_runs import S2, Archive, settings
 from .rasters import at, noise
-from .work_folders import do, make, objects
+from .work_folders import do, make, objects, rewrite
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_a_finished_export_keeps_what_it_was_told_to(tmp_path, say, layout):
     assert not objects(tmp_path, "chips") and len(objects(tmp_path, "embeddings")) == 4
     assert "GB were freed in the store" in log_of(folder)
     first = load_export(path)
+    the_same(first, first)  # reads it
     before = times(tmp_path)
     export(target, spots, keep_work="embeddings", chunk_size=2)
     assert times(tmp_path) == before, "nothing is lacking"
@@ -116,6 +118,45 @@ def test_a_run_that_cannot_be_read_keeps_everything(tmp_path, tidied, capsys):
     tidied(run)
     assert "nothing was freed in the store: prune: the request of the run" in capsys.readouterr().err
     assert len(objects(tmp_path)) == 8
+
+
+def test_a_run_that_is_not_finished_frees_nothing(tmp_path, tidied):
+    """Also one whose next start is going to try something again."""
+    for upto in ("fetch", "embed", "write"):
+        tidied(make(tmp_path, keep_work="none", upto=upto))
+        assert len(objects(tmp_path)) == (4 if upto == "fetch" else 8)
+    run = make(tmp_path, keep_work="none", continue_on_error=True)
+    receipt = next((run.dir / "embed").glob("*/*.json"))
+    rows = json.loads(receipt.read_text())["rows"]
+    rewrite(receipt, rows=[rows[0] | {"status": "failed", "error": "", "stage": "embed", "retryable": True}, *rows[1:]])
+    tidied(run)
+    assert len(objects(tmp_path)) == 8
+
+
+def test_what_could_not_be_freed_is_freed_by_the_next_success(tmp_path, tidied):
+    first = make(tmp_path, slice(0, 3), target="one", keep_work="none")
+    with locks.share(first.store.root):
+        tidied(first)
+    second = make(tmp_path, slice(2, 5), target="two", keep_work="none")
+    assert len(objects(tmp_path)) == 10
+    tidied(second)
+    assert not objects(tmp_path), "neither holds the other's objects"
+
+
+def test_a_store_that_this_process_does_not_hold_is_left_alone(tmp_path, capsys):
+    tidy(make(tmp_path, keep_work="none"))
+    assert len(objects(tmp_path)) == 8 and "nothing was freed" in capsys.readouterr().err
+
+
+@pytest.mark.heavy
+def test_a_start_with_nothing_to_do_frees_too(tmp_path, say):
+    export(combined(tmp_path / "run"), places(9)[:3])
+    assert len(objects(tmp_path)) == 6
+    export(combined(tmp_path / "run"), places(9)[:3], keep_work="embeddings")
+    assert len(objects(tmp_path)) == 3
+    export(combined(tmp_path / "run"), places(9)[:4])
+    assert not (run_folder(tmp_path / "run") / FREED).exists(), "from now on they are missed"
+    assert len(objects(tmp_path)) == 8 and say("verify", tmp_path)[0] == 0
 
 
 # the limit -----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,20 @@ def named(key: str, deflated: bool) -> Array:
     return Array(key, "input" if deflated else "embedding", "m", "m")
 
 
+def test_a_file_beside_the_manifest_of_another_format_is_not_taken_for_its(tmp_path):
+    from .work_folders import make
+
+    make(tmp_path, slice(0, 3))
+    make(tmp_path, slice(0, 3), format="netcdf")
+    same = load_export(tmp_path / "run.npz")
+    assert same.names == ["p00000", "p00001", "p00002"] and "run.json is that of run.nc; the rows" in same.notes[0]
+    make(tmp_path, slice(3, 6), format="netcdf")
+    other = load_export(tmp_path / "run.npz")
+    assert np.array_equal(other.embedding("mosaiks"), same.embedding("mosaiks"))
+    assert "whose arrays are others" in other.notes[-1] and other.status == "unknown"
+    assert load_export(tmp_path / "run.nc").notes == []
+
+
 @PROPERTY
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=3),

@@ -292,11 +292,10 @@ class NetcdfWriter:
         # whole chunks are written, so none need be kept; the library's default would keep them of every variable
         variable.set_var_chunk_cache(1, 1, 1.0)
         variable.set_auto_maskandscale(False)
-        what = "pixels" if array.kind == "input" else "embeddings"
-        said = {
-            "long_name": f"{what} of {array.label}",
-            "units": (array.units if array.kind == "input" else "1") or None,
-        }
+        what, units = {"input": ("pixels", array.units), "embedding": ("embeddings", "1")}.get(
+            array.kind, ("input tensor", "1")
+        )
+        said = {"long_name": f"{what} of {array.label}", "units": units or None}
         variable.setncatts({k: v for k, v in said.items() if v is not None})
         self._extra = []
         for dim in dims:

@@ -37,6 +37,16 @@ MAX_BYTES = 48 << 20
 _RETRIES, _BACKOFF_S = 3, 1.0
 
 
+def _checked(known: object) -> dict[str, dict[str, str]]:
+    """The types of bands that an earlier start has found, as far as they are ones; others are asked for again."""
+    said = known.get("types") if isinstance(known, dict) else None
+    return {
+        str(collection): dict(types)
+        for collection, types in (said.items() if isinstance(said, dict) else ())
+        if isinstance(types, dict) and types and all(t in images.TYPES for t in types.values())
+    }
+
+
 class GeeProvider:
     """Asks Earth Engine for pixels."""
 
@@ -57,7 +67,7 @@ class GeeProvider:
         quota = Quota(os.path.join(base, "quota"), self.settings.concurrency, self.settings.requests_per_second)
         self._quota = quota if job else None
         self._client = Client(self.settings, self._quota)
-        self._types: dict[str, dict[str, str]] = dict((known or {}).get("types", {}))
+        self._types = _checked(known)
         self._looks: dict[tuple[str, str], images.Look | ProviderError] = {}
 
     def identity(self) -> dict:

@@ -36,7 +36,7 @@ _CLOUD = (
 )
 _SENTINEL_1 = tuple(UNITS)
 #: Types of pixels that an image can be cast to, by what numpy calls them.
-_CASTS = {
+TYPES = {
     "uint8": "toUint8", "int8": "toInt8", "uint16": "toUint16", "int16": "toInt16", "uint32": "toUint32",
     "int32": "toInt32", "int64": "toInt64", "float32": "toFloat", "float64": "toDouble",
 }  # fmt: skip
@@ -147,7 +147,7 @@ def dtypes(answer: Mapping[str, Mapping]) -> dict[str, str]:
             found[band] = "float32" if kind["precision"] == "float" else "float64"
             continue
         low, high = kind.get("min", -(2**31)), kind.get("max", 2**31 - 1)
-        fits = (t for t in _CASTS if "int" in t and np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+        fits = (t for t in TYPES if "int" in t and np.iinfo(t).min <= low and high <= np.iinfo(t).max)
         found[band] = next(fits, "float64")
     return found
 
@@ -213,7 +213,7 @@ def composites(
         one = images.mosaic() if source.identity["composite"] == "mosaic" else images.median()
         one = one.rename([names[i] for i, _ in group])
         stack = one if stack is None else stack.addBands(one)
-    image = getattr(stack.unmask(0, False), _CASTS[dtype.name])()
+    image = getattr(stack.unmask(0, False), TYPES[dtype.name])()
     bits = []
     for start in range(0, len(names), BITS):
         some = names[start : start + BITS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ def open_file(base: Path, arrays: Path | None, n_items: int | None) -> ExportRes
     models = {m["model"]: _model(m, n, arrays, manifest) for m in manifest["models"]}
     status = str(manifest.get("status", "unknown"))
     notes = []
+    said = next(
+        (Path(manifest[k]).name for k in ("npz_path", "nc_path") if isinstance(manifest.get(k), str)), arrays.name
+    )
+    if said != arrays.name:  # run.npz and run.nc have one run.json
+        if not all(map(_fits, models.values())):
+            found = _bare(arrays, n_items)
+            found.notes.append(f"{sidecar.name} is that of {said}, whose arrays are others")
+            return found
+        notes.append(f"{sidecar.name} is that of {said}; the rows that were compared are the same")
     if manifest.get("resume_incomplete") or status == "running":
         notes.append(f"the export was not finished (stage {manifest.get('stage')!r}): models may be missing")
     return ExportResult(
@@ -62,6 +72,18 @@ def open_file(base: Path, arrays: Path | None, n_items: int | None) -> ExportRes
         manifest,
         sidecar,
         lambda what: scan.as_list(manifest.get(what)),
+    )
+
+
+def _fits(model: ModelResult) -> bool:
+    """The first, middle and last vector of a model are those that the manifest speaks of."""
+    held = [i for i in {0, model.n_items // 2, model.n_items - 1} if (model.meta[i] or {}).get("embedding_sha256")]
+    try:
+        found = {i: model.rows(i, dtype=None) for i in held}
+    except (ValueError, KeyError, IndexError):
+        return False
+    return all(
+        a is not None and sha256(a.tobytes()).hexdigest() == model.meta[i]["embedding_sha256"] for i, a in found.items()
     )
 
 

@@ -13,7 +13,7 @@ from ..errors import ModelError
 from ..formats import manifest
 from ..locks import hold, take
 from ..plan import Chunk
-from ..run import Run
+from ..run import FREED, Run
 from ..store import clean, writing
 from . import records
 from .common import needed_bands
@@ -71,6 +71,9 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         stamp for path, stamp in found.repairs.items() if path not in withdrawn
     ]  # others are written anew as a whole
     if live:
+        config = run.request.config
+        if _busy(found, found.states) and config.keep_work == "all" and config.store_limit_gb is None:
+            (run.dir / FREED).unlink(missing_ok=True)  # from now on its objects are to be there
         receipts.withdraw(run.dir / path for path in withdrawn)
         find_weights(run, {p for p, state in found.states.items() if state == "good"}.difference(withdrawn))
     elif withdrawn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..formats import compact
@@ -35,16 +35,20 @@ class Spool:
 
 
 class Rows:
-    """Records (anything else stays as it is; None where a ROI has none), and what most of them say."""
+    """Records (anything else stays as it is; None where a ROI has none), and what most of them say.
 
-    def __init__(self) -> None:
-        self._spool, self._counts = Spool(), compact.Counts()
+    Args:
+        never: keys that are in no default, because a row without them means something else.
+    """
+
+    def __init__(self, never: Collection[str] = ()) -> None:
+        self._spool, self._counts, self._never = Spool(), compact.Counts(), never
 
     def add(self, record: Any, lacks: Iterable[str] = ()) -> None:
         """Append a record, without its keys that are null; ``lacks`` are keys that its row is to have as null all the same."""
         if isinstance(record, Mapping):
             record = compact.clean(record)
-            self._counts.see(record)
+            self._counts.see({k: v for k, v in record.items() if k not in self._never})
             record |= dict.fromkeys(lacks)
         self._spool.add(record)
 

@@ -75,7 +75,7 @@ class Outcome:
     first_error: str = ""
     weights: dict | None = None
     failures: Spool = field(default_factory=Spool)
-    rows: Rows = field(default_factory=Rows)
+    rows: Rows = field(default_factory=lambda: Rows(OF_IMAGE))  # a row without them says what its image says
 
 
 @dataclass

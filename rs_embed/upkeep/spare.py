@@ -20,22 +20,26 @@ from .work import RunFolder, Shared
 Going = list[tuple[Group, dict[str, int]]]
 
 
-def dropped(mine: RunFolder, shared: Shared, contents: Contents, keep: str) -> Going:
-    """What a finished run leaves behind that ``keep_work`` does not keep and no other run refers to.
-
-    Args:
-        keep: ``embeddings`` (chips go, if their pixels were saved in the export) or ``none`` (all goes).
-    """
-    if keep == "embeddings" and not mine.run.request.config.save_inputs:
-        return []
-    own, others = References([mine]), References(r for r in shared.runs if r is not mine)
+def dropped(shared: Shared, contents: Contents) -> Going:
+    """What finished runs leave behind that their own ``keep_work`` does not keep, and that no run refers to which is
+    unfinished or keeps it."""
+    done = {r.folder for r in shared.runs if finished(r)}
+    leaving: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
+    keeping: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
+    for entry in shared.runs:
+        config = entry.run.request.config
+        frees = {"chips", "embeddings"} if config.keep_work == "none" else set()
+        if config.keep_work == "embeddings" and config.save_inputs:  # other pixels are nowhere else
+            frees.add("chips")
+        for kind in leaving:
+            (leaving if kind in frees and entry.folder in done else keeping)[kind].append(entry)
+    mine, others = ({kind: References(runs) for kind, runs in found.items()} for found in (leaving, keeping))
     going = []
     for group in contents.groups:
-        if group.kind == "chips" or keep == "none":
-            unneeded, not_mine = others.unreferenced(group), own.unreferenced(group)
-            names = {n: size for n, size in unneeded.items() if n not in not_mine}
-            if names:
-                going.append((group, names))
+        foreign = mine[group.kind].unreferenced(group)
+        names = {n: size for n, size in others[group.kind].unreferenced(group).items() if n not in foreign}
+        if names:
+            going.append((group, names))
     return going
 
 
@@ -45,8 +49,8 @@ def exceeding(shared: Shared, contents: Contents, limit: float) -> Going:
     excess = contents.bytes - limit
     if excess <= 0:
         return []
-    finished = {r.folder: _finished(r) for r in shared.runs}
-    queue = [entry for i, group in enumerate(contents.groups) for entry in _ages(i, group, shared, finished)]
+    ends = {r.folder: finished(r) for r in shared.runs}
+    queue = [entry for i, group in enumerate(contents.groups) for entry in _ages(i, group, shared, ends)]
     heapq.heapify(queue)
     going: dict[int, dict[str, int]] = {}
     while queue and excess > 0:
@@ -56,12 +60,12 @@ def exceeding(shared: Shared, contents: Contents, limit: float) -> Going:
     return [(contents.groups[i], names) for i, names in going.items()]
 
 
-def _ages(i: int, group: Group, shared: Shared, finished: Mapping[Path, str | None]) -> Iterator[tuple]:
+def _ages(i: int, group: Group, shared: Shared, ends: Mapping[Path, str | None]) -> Iterator[tuple]:
     """(rank, end of the last export that used it, kind, group, name, bytes) of the objects of a group that can go."""
     references = References(shared.runs)
     last = dict.fromkeys(group.objects, "")
     for run, names in references.uses(group):
-        end = finished[run.folder]
+        end = ends[run.folder]
         for name in names & last.keys():
             if end is None:
                 del last[name]  # an unfinished run needs it
@@ -71,11 +75,15 @@ def _ages(i: int, group: Group, shared: Shared, finished: Mapping[Path, str | No
         yield (bool(end), group.kind == "embeddings", end, i, name, group.objects[name])
 
 
-def _finished(entry: RunFolder) -> str | None:
-    """When a run was finished, None if it is not."""
-    plan = entry.run.plan
-    state, receipt = receipts.examine(entry.run.dir / plan.merge_receipt, plan.merge_key)
-    return receipt["finished"] if state == "good" else None
+def finished(entry: RunFolder) -> str | None:
+    """When a run was finished; None if it is not, or if its next start tries something again."""
+    run = entry.run
+    plan, accept = run.plan, run.request.config.continue_on_error
+    state, receipt = receipts.examine(run.dir / plan.merge_receipt, plan.merge_key)
+    if state != "good":
+        return None
+    others = (receipts.examine(run.dir / path, key, accept_failures=accept)[0] for path, key in plan.receipts().items())
+    return receipt["finished"] if all(other == "good" for other in others) else None
 
 
 def note(going: Going, runs: Iterable[RunFolder]) -> None:

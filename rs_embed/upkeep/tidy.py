@@ -21,7 +21,9 @@ def tidy(run: Run) -> None:
     if config.keep_work == "all" and config.store_limit_gb is None:
         return
     if not locks.alone(run.store.root):
-        print("rs-embed: the store is in use by another run, nothing was freed; a later run does", file=sys.stderr)
+        print(
+            "rs-embed: the store is in use by another run, nothing was freed; the next success does it", file=sys.stderr
+        )
         return
     try:
         freed = _tidy(run, open_work(run.work))
@@ -33,18 +35,18 @@ def tidy(run: Run) -> None:
 
 
 def _tidy(run: Run, work: Work) -> int:
-    shared = next(s for s in work.stores if s.store.root == run.store.root.resolve())
+    """What finished runs do not keep, of all runs on the store: one that could not do it, because others were at work, is made up
+    for by the next. Then what exceeds the limit."""
     refuse_broken(work)
-    contents, config = survey(shared.store), run.request.config
-    freed = 0
-    if config.keep_work != "all":
-        mine = next(r for r in shared.runs if r.folder == run.dir.resolve())
-        going = dropped(mine, shared, contents, config.keep_work)
-        note(going, [mine])
-        freed += remove(going)
-        contents = survey(shared.store)
-    if config.store_limit_gb is not None:
-        going = exceeding(shared, contents, config.store_limit_gb * GB)
+    freed, root = 0, run.store.root.resolve()
+    shared = next(s for s in work.stores if s.store.root == root)
+    contents = survey(shared.store)
+    going = dropped(shared, contents)
+    note(going, shared.runs)
+    freed += remove(going)
+    limit = run.request.config.store_limit_gb
+    if limit is not None:
+        going = exceeding(shared, survey(shared.store), limit * GB)
         note(going, shared.runs)
         freed += remove(going)
     return freed

@@ -5,6 +5,7 @@ GIVES:    RUN and PLAN; every path that a rule names comes from PLAN.
 """
 
 import math
+import os
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -72,4 +73,7 @@ def get_targets(wildcards) -> list[str]:
         repairs = prepare(RUN, live=live)
     except RSEmbedError as error:
         raise WorkflowError(str(error)) from None
-    return [*PLAN.receipts(), PLAN.merge_receipt, *repairs]
+    wanted = [*PLAN.receipts(), PLAN.merge_receipt]
+    if live and not repairs and all(map(os.path.exists, wanted)):
+        tidy(RUN)  # nothing is left to do, and then Snakemake calls no hook
+    return [*wanted, *repairs]
