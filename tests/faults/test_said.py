@@ -21,7 +21,6 @@ from .world import Case, family, sentence, start, step_of
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        ("fetch", "the fetch job of the ROIs 'p0000"),
         ("embed", "the embed job of the ROIs 'p00000' to 'p00002', model mosaiks, was ended by SIGKILL"),
         ("merge", "the merge job was ended by SIGKILL, as the system does when memory runs out"),
     ],
