@@ -303,3 +303,42 @@ def test_types_of_bands_are_numpys():
         "h": "float64",
         "i": "int32",
     }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"provider": [1]},
+        {"provider": {"types": [1]}},
+        {"provider": {"types": {S2: None}}},
+        {"provider": {"types": {S2: {"B2": "zzz", "B3": "uint16"}}}},
+        "[" * 200000,
+        None,
+    ],
+    ids=["list", "types", "null", "dtype", "deep", "folder"],
+)
+def test_what_other_runs_have_found_out_is_checked(tmp_path, said):
+    from rs_embed.run import _sealed
+
+    archive = several(tmp_path)
+    with archive.served() as service:
+        about = {"backend": "gee", "gee": settings(service), "collection": S2}
+        first = run(tmp_path, [at(28, 30, 300)], **about)
+        first.freeze()
+        (path,) = (first.store.root / "providers").glob("*.json")
+        (first.dir / "imagery.json").unlink()
+        if said is None:
+            path.unlink()
+            path.mkdir()
+        else:
+            path.write_text(said if isinstance(said, str) else _sealed(said))
+        asked = service.counts()["value"]
+        again = run(tmp_path, [at(28, 30, 300)], **about)
+        assert service.counts()["value"] == asked + 1, "it is asked for again"
+        assert again.plan.sources[0].id == first.plan.sources[0].id
+        if said is not None:
+            again.freeze()
+            assert set(json.loads(path.read_text())["provider"]["types"]) == {S2}
+            (first.dir / "imagery.json").unlink()
+            run(tmp_path, [at(28, 30, 300)], **about)
+            assert service.counts()["value"] == asked + 1, "now it is known"

@@ -147,3 +147,22 @@ def test_names_of_files_follow_the_format():
         "npz_path": "run.npz", "npz_keys": ["x"], "manifest_path": "run.json",
     }  # fmt: skip
     assert list(array_files("a/run.nc", [], "a/run.json")) == ["nc_path", "nc_variables", "manifest_path"]
+
+
+def test_records_keep_what_their_images_say_where_most_rows_of_a_model_say_something_else(tmp_path):
+    """Six of nine places were fetched earlier for one model: its chips are others than those of the second model."""
+    import time
+
+    from .work_folders import make as made
+
+    one = ExportModelRequest("mosaiks", label="nir", sensor=SensorSpec(S2, ("B8",)), model_config={"features": 8})
+    made(tmp_path, slice(0, 6), (one,), "before")
+    time.sleep(1.1)  # times are said in seconds
+    found = {}
+    for layout in ("combined", "per_item"):
+        made(tmp_path, slice(0, 9), (TWO[1], one), f"after-{layout}", layout)
+        models = load_export(tmp_path / f"after-{layout}").models
+        found[layout] = {label: list(model.meta) for label, model in models.items()}
+    assert found["combined"] == found["per_item"]
+    assert all(m["fetched"] and m["provenance"] for m in found["combined"]["nir"])
+    assert len({m["fetched"] for m in found["combined"]["nir"]}) == 2

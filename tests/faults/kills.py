@@ -167,7 +167,7 @@ class Chain:
     def _count_repeated(self) -> None:
         after = objects(self.folder)
         again = repeated(self._before, after)
-        if any(p.is_running() for p in self.orphans) or self.tally.overlapped:
+        if any(p.is_running() for p in self.orphans):
             self.tally.overlapped += again
         else:
             self.tally.repeated += again

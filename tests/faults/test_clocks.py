@@ -90,7 +90,7 @@ def _shift(folder: Path, pattern: str, seconds: float) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.heavy
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("what", "pattern"),
     [("receipts of fetch", ".rs_embed/runs/*/fetch/**/*.json"), ("everything", "**/*")],

@@ -22,7 +22,7 @@ CASES = [
     for step in NEEDS
     if step != "repair" or layout == "per_item"
 ]
-SAMPLE = [("combined", "npz", "fetch"), ("combined", "npz", "merge"), ("per_item", "npz", "write")]
+SAMPLE = [("combined", "npz", "merge")]
 #: Bytes of room that are tried one after the other, each in a run of its own: random shares.
 TRIES = 3
 
@@ -43,7 +43,8 @@ def test_a_disk_is_full(undisturbed, tmp_path, layout, file_format, step):
             folder.mkdir()
             if step != "fetch":
                 copied(undisturbed(case), folder, step)
-            leave = int(rng.uniform(share, share + 1) / TRIES * NEEDS[step])
+            most = 16_000 if (step, layout) == ("merge", "per_item") else NEEDS[step]  # of an index
+            leave = int(rng.uniform(share, share + 1) / TRIES * most)
             before = objects(folder)
             with Watcher(folder) as watcher:
                 disk.fill(leave)

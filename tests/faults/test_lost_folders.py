@@ -30,7 +30,7 @@ def _in_the_middle(process: subprocess.Popen, step: str) -> None:
 
 
 def _marked(layout: str, step: str):
-    sample = (layout, step) in (("combined", "embed"), ("per_item", "write"))
+    sample = (layout, step) == ("combined", "embed")
     return pytest.param(layout, step, marks=pytest.mark.heavy if sample else pytest.mark.faults)
 
 
@@ -101,8 +101,9 @@ def test_the_work_folder_vanishes(undisturbed, tmp_path, layout, step):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.heavy
-@pytest.mark.parametrize("door", ["python", "snakemake"])
+@pytest.mark.parametrize(
+    "door", [pytest.param("python", marks=pytest.mark.heavy), pytest.param("snakemake", marks=pytest.mark.faults)]
+)
 def test_there_is_no_dev_shm(undisturbed, tmp_path, door):
     """Slim containers and some clusters have none, or one that nobody may write to."""
     hidden = 'mount -t tmpfs -o ro,size=4k tmpfs /dev/shm && ! touch /dev/shm/x 2>/dev/null && exec "$@"'

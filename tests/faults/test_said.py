@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,7 @@ from .world import Case, family, sentence, start, step_of
 @pytest.mark.parametrize(
     ("step", "said"),
     [
-        ("fetch", "the fetch job of the ROIs 'p0000"),
-        ("embed", "the embed job of the ROIs 'p00000' to 'p00002', model mosaiks, was ended by SIGKILL"),
+        ("embed", r"the embed job of the ROIs 'p0000[03]' to 'p0000[25]', model mosaiks, was ended by SIGKILL"),
         ("merge", "the merge job was ended by SIGKILL, as the system does when memory runs out"),
     ],
 )
@@ -34,7 +34,7 @@ def test_a_job_that_was_killed(tmp_path, step, said):
         if step_of(member) == step:
             member.kill()
     text = sentence(process.communicate(timeout=60)[0])
-    assert said in text
+    assert re.search(said, text), "of two that run at once, either is told first"
     assert "was ended by SIGKILL" in text
     assert "what was finished is kept: call again to go on" in text
 
