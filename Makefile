@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
-	@echo "make test-faults    kills, full disks, lost folders, failing providers, clocks; writes its tables into docs/reliability.md (40 minutes)"
+	@echo "make test-faults    kills, full disks, lost folders, failing providers, clocks; writes its tables into docs/reliability.md (45 minutes)"
 	@echo "make test-slurm  exports on a real SLURM, which it installs and starts (as root, on Debian)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
 	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests: other pages)"

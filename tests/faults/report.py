@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 from collections import Counter
@@ -30,7 +31,7 @@ def _kills(of: dict[str, list[dict]]) -> list[str]:
     doors = Counter(f"{r['door']}, {r['layout']}" for r in of["chain"])
     chains = "; ".join(f"{n} chains of {what}" for what, n in sorted(doors.items()))
     head = (
-        f"{sum(hits.values())} kills, seeds {seeds[0]} to {seeds[-1]} ({chains}), by where they hit:"
+        f"{dt.date.today().isoformat()}: {sum(hits.values())} kills, seeds {seeds[0]} to {seeds[-1]} ({chains}), by where they hit:"
         if seeds
         else "no kills"
     )
@@ -69,14 +70,14 @@ def _faults(of: dict[str, list[dict]]) -> list[str]:
         full = sum(r["failed"] for r in found)
         add(f"a full disk in {step}", full, full)
     for disk in ("store", "target", "work"):
-        full = sum(r["count"] for r in of["disk"] if r["disk"] == disk)
-        add(f"the disk of the {disk} alone is full", full, full)
+        found = [r["count"] for r in of["disk"] if r["disk"] == disk]
+        add(f"the disk of the {disk} alone is full, up to four starts in a row", sum(found), len(found))
     for what, count in Counter(r["what"] for r in of["folder"]).items():
         add(what, count, count)
     for (which, lasts), count in Counter((r["which"], r["lasts"]) for r in of["provider"]).items():
         add(f"the provider fails for {which}, {lasts}", count, count)
-    for r in of["memory"]:
-        add(f"{r['what']}: {r['end']}", 1, 1)
+    for what in dict.fromkeys(f"{r['what']}: {r['end']}" for r in of["memory"]):
+        add(what, 1, 1)
     for what, count in Counter(r["what"] for r in of["clock"]).items():
         add(what, count, count)
     read = sum(r.get("files", 0) for name in of for r in of[name])
