@@ -139,7 +139,14 @@ class Chain:
         number = self.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         name = self.rng.choice(sorted(WHOM))
         WHOM[name](process, number, self.rng)
-        said, _ = process.communicate(timeout=60)
+        try:
+            said, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            # Snakemake's handler of SIGTERM takes a lock that the code it interrupts may hold: a person would use SIGKILL then
+            assert number == signal.SIGTERM
+            for member in family(process):
+                _signal(member, signal.SIGKILL)
+            said, _ = process.communicate()
         self.tally.kills[where, signal.Signals(number).name] += 1
         self.tally.said.append(
             f"{where}, {signal.Signals(number).name} to {name}: {process.returncode}: {sentence(said)}"

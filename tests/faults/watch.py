@@ -21,8 +21,16 @@ def _npz(data: bytes) -> None:
             np.lib.format.read_array(file.open(name), allow_pickle=False)
 
 
+def _netcdf(data: bytes) -> None:
+    import netCDF4
+
+    with netCDF4.Dataset("whole.nc", memory=data) as file:
+        for variable in file.variables.values():
+            variable[...]
+
+
 #: What reads a whole file of a format, or raises. A new format is one line here and one in ``world.FORMATS``.
-WHOLE: dict[str, Callable[[bytes], None]] = {".npz": _npz, ".json": json.loads}
+WHOLE: dict[str, Callable[[bytes], None]] = {".npz": _npz, ".nc": _netcdf, ".json": json.loads}
 
 
 class Watcher:

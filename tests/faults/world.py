@@ -21,7 +21,7 @@ N, CHUNK = 6, 3  # two chunks of three places
 STEPS = ("fetch", "embed", "write", "repair", "merge")
 LAYOUTS = ("combined", "per_item")
 #: File formats that faults are tried with; ``watch.WHOLE`` knows how to read them.
-FORMATS = ("npz",)
+FORMATS = ("npz", "netcdf")
 HOOKS = CHECKOUT / "tests" / "faults" / "hooks"
 RUN = ".rs_embed/runs/*"
 #: What a finished export loses so that these jobs are left to do, as patterns below its folder.
