@@ -17,7 +17,7 @@ from .store import writing
 
 #: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
 INHERITED, INHERITED_STORE = "RS_EMBED_LOCK_FD", "RS_EMBED_STORE_LOCK_FD"
-#: Set for a Snakemake that goes on when its launcher is gone; its lock says so, and a patient launcher waits for it.
+#: Set for a Snakemake that goes on when its launcher is gone; its lock says so, and the next launcher waits for it.
 LEFT = "RS_EMBED_LEFT"
 #: Time between two looks at such a lock, seconds.
 _PATIENCE_S = 1.0

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rs_embed import request
 from rs_embed.errors import ModelError, ProviderError, RSEmbedError, SpecError, StoreError
 from rs_embed.fields import DEEPEST, LONGEST_TEXT
 from rs_embed.geometry import Grid, refuse_too_large
@@ -134,26 +135,7 @@ def refused(made, *, kinds: type | tuple = RSEmbedError) -> str | None:
 
 
 @FUZZ
-@given(
-    st.sampled_from(
-        [
-            "rois",
-            "temporal",
-            "models",
-            "target",
-            "backend",
-            "gee",
-            "device",
-            "output",
-            "sensor",
-            "fetch",
-            "modality",
-            "stac",
-            "export",
-        ],
-    ),
-    values,
-)
+@given(st.sampled_from(request.KEYS), values)
 def test_any_value_of_any_key(empty, key, value):
     refused(lambda: open_config(config(**{key: value}), str(empty)))
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..config import SUFFIX
 from .result import ExportResult, ModelResult
 
 __all__ = ["ExportResult", "ModelResult", "load_export"]
-
-#: What array files of a combined export end with.
-SUFFIXES = (".npz", ".nc", ".netcdf")
 
 
 def load_export(path: str | Path, *, n_items: int | None = None) -> ExportResult:
@@ -28,11 +26,11 @@ def load_export(path: str | Path, *, n_items: int | None = None) -> ExportResult
 
     given = os.fspath(path)
     path = Path(given)
-    arrays = [path.with_name(path.name + s) for s in SUFFIXES] if path.name else []
+    arrays = [path.with_name(path.name + s) for s in SUFFIX.values()] if path.name else []
     if path.is_dir() and (given.endswith(os.sep) or not any(map(Path.exists, arrays))):
         return per_item.open_folder(path, n_items)
     suffix = path.suffix.lower()
-    if suffix in (*SUFFIXES, ".json"):
+    if suffix in (*SUFFIX.values(), ".json"):
         return combined.open_file(path.with_suffix(""), None if suffix == ".json" else path, n_items)
     if path.exists():
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; allowed: .npz, .nc, .json or a folder")

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..config import SUFFIX
 from ..formats import open_arrays
 from . import records, scan
 from .columns import Column, Single, Stacked
@@ -90,7 +91,7 @@ def _fits(model: ModelResult) -> bool:
 def _there(base: Path, manifest: Mapping) -> Path | None:
     """The array file that a manifest speaks of, else the first that is there."""
     said = [Path(manifest[k]).name for k in ("npz_path", "nc_path") if isinstance(manifest.get(k), str)]
-    names = [*said, *(base.name + s for s in (".npz", ".nc", ".netcdf"))]
+    names = [*said, *(base.name + s for s in SUFFIX.values())]
     return next((p for p in map(base.with_name, names) if p.exists()), None)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..config import SUFFIX
 from ..formats import compact
 from ..formats.manifest import status_of
 from ..units import array_key
@@ -18,7 +19,6 @@ from .result import MODEL_INPUT, ExportResult, Failure, ModelResult, window
 
 _KIND = {"embeddings": "embedding", "inputs": "input"}
 _USUAL = {"embeddings": "embedding__", "inputs": "input_chw__"}
-_SUFFIXES = (".npz", ".nc", ".netcdf")
 
 
 def open_folder(folder: Path, n_items: int | None) -> ExportResult:
@@ -220,7 +220,7 @@ def _found(folder: Path, n_items: int | None) -> ExportResult:
 def _pairs(folder: Path) -> list[Path]:
     """The array files of a folder; of two of one ROI the one that its manifest speaks of, else the npz."""
     chosen: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES):
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIX.values()):
         other = chosen.get(path.stem)
         if other is None:
             chosen[path.stem] = path

@@ -23,7 +23,6 @@ Going = list[tuple[Group, dict[str, int]]]
 def dropped(shared: Shared, contents: Contents) -> Going:
     """What finished runs leave behind that their own ``keep_work`` does not keep, and that no run refers to which is
     unfinished or keeps it."""
-    done = {r.folder for r in shared.runs if finished(r)}
     leaving: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
     keeping: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
     for entry in shared.runs:
@@ -31,8 +30,10 @@ def dropped(shared: Shared, contents: Contents) -> Going:
         frees = {"chips", "embeddings"} if config.keep_work == "none" else set()
         if config.keep_work == "embeddings" and config.save_inputs:  # other pixels are nowhere else
             frees.add("chips")
+        if frees and finished(entry) is None:
+            frees = set()
         for kind in leaving:
-            (leaving if kind in frees and entry.folder in done else keeping)[kind].append(entry)
+            (leaving if kind in frees else keeping)[kind].append(entry)
     mine, others = ({kind: References(runs) for kind, runs in found.items()} for found in (leaving, keeping))
     going = []
     for group in contents.groups:

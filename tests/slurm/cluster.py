@@ -86,7 +86,7 @@ def start() -> None:
 
 def stop() -> None:
     """Cancel all jobs and stop what was started."""
-    if not _pid("slurmctld"):
+    if not running():
         return
     subprocess.run(["scancel", "--user=root"], capture_output=True, timeout=30)
     _wait_for("jobs to end", lambda: not squeue("%A"), 60)
@@ -94,6 +94,11 @@ def stop() -> None:
         _end(daemon)
     if (HOME / "munged.pid").exists():
         _end("munged")
+
+
+def running() -> bool:
+    """The cluster is up."""
+    return _pid("slurmctld") is not None
 
 
 def squeue(form: str, *more: str) -> list[str]:

@@ -36,7 +36,7 @@ def slurm():
     """The cluster, which is stopped only if it was started here."""
     if not PLUGIN.exists():
         pytest.skip("the executor plugin is not installed: make test-slurm")
-    running = cluster._pid("slurmctld") is not None
+    running = cluster.running()
     cluster.start()
     yield cluster
     if not running:
