@@ -114,10 +114,12 @@ def opened(folder: Path, n: int, case: tuple, precision: str, device: str, batch
 def tensors(run, engine) -> list[dict]:  # noqa: ANN001
     """The network's inputs of all places, in the engine's batches, on its device."""
     from rs_embed.models import device as on
-    from rs_embed.stages.embed import _image
+    from rs_embed.stages.image import image_of
 
     unit, size = run.plan.units[0], engine.how.batch
-    made = [engine._preprocess(_image(run, unit, run.roi(i), {})) for i in range(len(run.plan.names))]
+    made = [
+        engine.adapter.preprocess(image_of(run, unit, run.roi(i), {}), unit.options) for i in range(len(run.plan.names))
+    ]
     groups = [made[i : i + size] for i in range(0, len(made), size)]
     return [{name: on.placed([m[name] for m in group], engine.how.device) for name in group[0]} for group in groups]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,30 @@ def test_some_rows_are_those_rows(tmp_path_factory, shape, dtype, how, data):
             file.read("a", [n])
         with pytest.raises(KeyError, match="'b' is not in"):
             file.read("b")
+
+
+@PROPERTY
+@given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=4))
+def test_the_digest_of_a_file_is_known_when_it_is_written(tmp_path_factory, members):
+    path = tmp_path_factory.mktemp("npz") / "a.npz"
+    arrays = {f"a{i}": (np.arange(n, dtype="u2"), deflate) for i, (n, deflate) in enumerate(members)}
+    with NpzWriter(path) as npz:
+        for key, (array, deflate) in arrays.items():
+            npz.add(named(key, deflate), array.shape, array.dtype, [Row(array)])
+        assert npz.sha256 is None  # there is no file yet
+    assert npz.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    with np.load(path) as found:
+        assert {k: found[k].tolist() for k in found} == {k: a.tolist() for k, (a, _) in arrays.items()}
+
+
+def test_members_above_4_gb_are_written_by_a_file_that_cannot_be_sought_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("rs_embed.formats.npz._ZIP64", 1000)  # sizes of 64 bits from here on
+    array = np.arange(4000, dtype=np.float32)
+    for deflate in (False, True):
+        with NpzWriter(tmp_path / "a.npz") as npz:
+            npz.add(named("a", deflate), array.shape, array.dtype, [Row(array)])
+        assert np.array_equal(np.load(tmp_path / "a.npz")["a"], array)
+        assert zipfile.ZipFile(tmp_path / "a.npz").testzip() is None
 
 
 def test_only_the_rows_that_are_asked_for_are_read(tmp_path):

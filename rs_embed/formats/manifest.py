@@ -185,10 +185,14 @@ def summary(statuses: Iterable[str]) -> dict:
     return {"total_models": len(found), **{f"{s}_models": found.count(s) for s in ("ok", "partial", "failed")}}
 
 
-def file_record(path: str | Path, base: str | None = None) -> dict:
-    """Size, modification time and digest of a file: what a receipt keeps to notice later damage."""
+def file_record(path: str | Path, base: str | None = None, sha256: str | None = None) -> dict:
+    """Size, modification time and digest of a file: what a receipt keeps to notice later damage.
+
+    Args:
+        sha256: its digest, where the one who wrote it knows it; None reads it.
+    """
     with open(path, "rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
+        sha = sha256 or hashlib.file_digest(file, "sha256").hexdigest()
         stat = os.fstat(file.fileno())
     return {
         "path": os.path.relpath(path, base) if base else str(path),

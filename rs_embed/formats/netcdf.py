@@ -52,6 +52,7 @@ class NetcdfWriter:
         self.path = Path(os.path.abspath(path))  # a relative one could look like a URL, which the library would open
         self._about = about
         self.keys: list[str] = []
+        self.sha256 = None  # HDF5 goes back in its file, so a digest has to read it
         self._pending: list[tuple[Array, Row]] = []
         self._coordinates: list[str] = []  # of ROIs
         self._extra: list[str] = []  # of the array that is being declared

@@ -35,8 +35,8 @@ def merge(run: Run) -> dict:
     with contextlib.closing(Survey(run)) as survey:
         created, files = now(), []
         if plan.layout == "combined":
-            keys = _write_arrays(run, survey)
-            files.append(manifest.file_record(plan.target))
+            keys, sha = _write_arrays(run, survey)
+            files.append(manifest.file_record(plan.target, sha256=sha))
             manifest.write(plan.manifest, manifests.combined(run, survey, keys, created))
         else:
             manifest.write(plan.manifest, manifests.index(run, survey, created))
@@ -48,8 +48,8 @@ def merge(run: Run) -> dict:
     return {"rois": len(plan.roi_ids), **survey.statuses}
 
 
-def _write_arrays(run: Run, survey: Survey) -> list[str]:
-    """Write the combined array file; returns its keys."""
+def _write_arrays(run: Run, survey: Survey) -> tuple[list[str], str | None]:
+    """Write the combined array file; returns its keys and, where the writer knows it, its digest."""
     import numpy as np
 
     with module(run.request.config.format).Writer(run.plan.target, lambda: described.about(run)) as file:
@@ -72,7 +72,7 @@ def _write_arrays(run: Run, survey: Survey) -> list[str]:
                 except StoreError as error:
                     more = _find_all_damage(run, survey)
                     raise StoreError(f"{error}{f' (and {more} more)' if more else ''}") from None
-    return file.keys
+    return file.keys, file.sha256
 
 
 def _of(run: Run, unit: Unit, kind: str, indices: Iterable[int]) -> Iterator[tuple[int, Row]]:

@@ -172,4 +172,4 @@ def _files(run: Run, index: int, row: dict, arrays: list, created: str) -> list[
     manifest.write(sidecar, manifests.item(run, index, row, created))
     if not run.request.config.save_manifest:
         manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json", path)
-    return [manifest.file_record(path, run.plan.target), manifest.file_record(sidecar, run.plan.target)]
+    return [manifest.file_record(path, run.plan.target, file.sha256), manifest.file_record(sidecar, run.plan.target)]

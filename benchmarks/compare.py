@@ -1,0 +1,250 @@
+"""`make bench-compare`: this project and the published `rs-embed` 0.3.1 on the same places, pixels, weights and settings.
+
+Both are started as a Python process that calls `export_batch` (Snakemake's start, jobs and loading of models included), in
+turns, each run in a new folder. The reference has an environment of its own (`.venv/compare`; it declares Python 3.12 and runs
+on 3.11). A service's latency is slept once for each request: the reference asks for each model, this project once for both.
+Measured: wall; CPU seconds of all processes; the largest sum of the processes' memory (PSS, sampled); what was written.
+The *forward* is the CPU of the networks alone, two threads with one torch thread each, in the same run. After each pair the
+embeddings are compared. Writes docs/benchmarks-compare.md (`--print`: only to the terminal).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import compare_side as side
+from common import CHECKOUT, processor
+
+ENVIRONMENT = CHECKOUT / ".venv" / "compare"
+#: Without their own requirements: the reference asks for a newer Python, its models' packages for more than is used here.
+ALONE = ["rs-embed==0.3.1", "torchvision==0.28.0", "timm==1.0.15", "open_clip_torch==3.3.0", "rshf==0.2.2"]
+BESIDE = "torch==2.13.0 numpy xarray netCDF4 pandas pyproj rasterio huggingface_hub einops pillow ftfy regex tqdm safetensors transformers"
+SIZES, LATENCIES = (16, 64, 256), (0.0, 0.2)
+#: A stand-in for a service that takes a while to answer: local rasters, of which every chip is late, and which cost no core.
+LATE = """
+import sys, time
+from importlib.abc import MetaPathFinder
+
+class Late(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "rs_embed.providers.local":
+            return None
+        sys.meta_path.remove(self)
+        from rs_embed.providers.local import LocalProvider
+        own = LocalProvider.fetch
+        def fetch(self, *arguments):
+            time.sleep({latency})
+            return own(self, *arguments)
+        LocalProvider.fetch, LocalProvider.cores = fetch, 0
+        return sys.modules[name].__spec__
+
+sys.meta_path.insert(0, Late())
+"""
+
+
+def reference_python() -> Path:
+    """The interpreter of the reference's environment, which is made where it is missing."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not (ENVIRONMENT / "done").exists():
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--no-deps", "--ignore-requires-python", *ALONE], check=True)
+        subprocess.run([*pip, *BESIDE.split()], check=True)
+        (ENVIRONMENT / "done").touch()
+    return python
+
+
+def scene(folder: Path, n: int) -> None:
+    """A raster of n neighbouring chips near the equator, on the grid of both, its catalogue and the places."""
+    import numpy as np
+    import rasterio
+    from rasterio.enums import Resampling
+
+    from rs_embed.geometry import transformer
+
+    across = int(np.ceil(n**0.5))
+    size, left, top = across * side.SIDE, 1_000_000.0, 30_000.0
+    random = np.random.default_rng(0)
+    profile = {"driver": "GTiff", "width": size, "height": size, "count": len(side.BANDS), "dtype": "uint16"}
+    profile |= {"crs": "EPSG:3857", "transform": rasterio.Affine(side.SCALE, 0, left, 0, -side.SCALE, top)}
+    with rasterio.open(folder / "s2.tif", "w", **profile, tiled=True, BIGTIFF="IF_SAFER") as file:
+        for band in range(1, len(side.BANDS) + 1):
+            with rasterio.io.MemoryFile() as rough:  # fields that look like land, with noise
+                shape = {"width": size // 16, "height": size // 16, "count": 1, "dtype": "float32", "driver": "GTiff"}
+                with rough.open(**shape) as small:
+                    small.write(random.random((1, size // 16, size // 16), np.float32))
+                with rough.open() as small:
+                    smooth = small.read(1, out_shape=(size, size), resampling=Resampling.bilinear)
+            file.write((200 + 4000 * smooth + random.integers(0, 400, (size, size))).astype("uint16"), band)
+    row = f"s2.tif,{side.COLLECTION},2022-07-10,{' '.join(side.BANDS)}\n"
+    (folder / "catalogue.csv").write_text("path,collection,datetime,bands\n" + row)
+    to, step = transformer("EPSG:3857", "EPSG:4326"), side.SIDE * side.SCALE
+    centres = [(left + step * (i % across + 0.5), top - step * (i // across + 0.5)) for i in range(n)]
+    (folder / "places.json").write_text(json.dumps([to.transform(x, y) for x, y in centres]))
+    for latency in LATENCIES:
+        late = folder / f"late-{latency}"
+        late.mkdir()
+        (late / "sitecustomize.py").write_text(LATE.format(latency=latency))
+
+
+def measured(python: Path, arguments: list[str], environment: dict) -> dict:
+    """Run a process to its end and measure it and all its descendants."""
+    import psutil
+
+    with tempfile.TemporaryFile() as log:
+        started = time.monotonic()
+        script = str(Path(__file__).with_name("compare_side.py"))
+        child = subprocess.Popen([str(python), script, *arguments], stdout=log, stderr=log, env=environment)
+        peak, done = 0, threading.Event()
+
+        def sample() -> None:
+            nonlocal peak
+            me = psutil.Process(child.pid)
+            while not done.wait(0.3):
+                total = 0
+                try:
+                    family = [me, *me.children(recursive=True)]
+                except psutil.Error:
+                    return
+                for one in family:
+                    try:
+                        total += one.memory_full_info().pss
+                    except psutil.Error:  # it has just ended
+                        continue
+                peak = max(peak, total)
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        _, status, used = os.wait4(child.pid, 0)
+        wall = time.monotonic() - started
+        done.set()
+        sampler.join()
+        child.returncode = status
+        if status:
+            log.seek(0)
+            sys.exit(f"{' '.join(arguments)} failed:\n{log.read().decode()[-4000:]}")
+    cpu = used.ru_utime + used.ru_stime
+    return {"wall": wall, "cpu": cpu, "peak": peak / 1e6, "written": used.ru_oublock * 512 / 1e6}
+
+
+def run(folder: Path, case: dict, python: Path) -> dict:
+    """One export, measured, with the bytes of its final files; its folder is left in ``folder / case["side"]``."""
+    out = folder / case["side"]
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    path = folder / "case.json"
+    path.write_text(json.dumps(case | {"out": str(out)}))
+    more = {}
+    if case["side"] == "ours" and case["latency"]:
+        more = {"PYTHONPATH": str(folder / f"late-{case['latency']}")}
+    found = measured(python, ["export", str(folder), str(path)], os.environ | more)
+    found["final"] = sum(p.stat().st_size for p in (*out.glob("*"), *out.glob("items/*")) if p.is_file()) / 1e6
+    return found
+
+
+def difference(folder: Path, case: dict) -> float:
+    """The largest difference of the embeddings of both, relative to their largest number."""
+    import numpy as np
+
+    from rs_embed import load_export
+
+    found = {}
+    for name in ("ours", "reference"):
+        where = folder / name
+        suffix = ".npz" if case["format"] == "npz" else ".nc"
+        result = load_export(str(where / (f"run{suffix}" if case["layout"] == "combined" else "items")))
+        found[name] = [np.asarray(result.embedding(m)) for m in ("remoteclip", "terrafm")]
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(*found.values()))
+
+
+def text(rows: list[dict], about: str) -> str:
+    """The page."""
+    said = ["N", "layout", "format", "inputs", "latency, s", "wall, s: reference", "ours", "ratio", "CPU, s: forward"]
+    said += ["reference", "ours", "ours / forward", "peak MB: reference", "ours", "final MB: reference", "ours"]
+    head = f"| {' | '.join(said)} |"
+    lines = [head, "|" + "---|" * (head.count("|") - 1)]
+    for row in rows:
+        case, (a, b) = row["case"], (row["reference"], row["ours"])
+        mid = {k: (statistics.median(x[k] for x in a), statistics.median(x[k] for x in b)) for k in a[0]}
+        ratios = sorted(y["wall"] / x["wall"] for x, y in zip(a, b))
+        spread = f" ({ratios[0]:.2f}-{ratios[-1]:.2f})" if len(ratios) > 1 else ""
+        cells = [case["n"], case["layout"], case["format"], "yes" if case["inputs"] else "no", case["latency"]]
+        cells += [f"{mid['wall'][0]:.1f}", f"{mid['wall'][1]:.1f}", f"**{statistics.median(ratios):.2f}**{spread}"]
+        cells += [f"{row['forward']:.1f}", f"{mid['cpu'][0]:.1f}", f"{mid['cpu'][1]:.1f}"]
+        cells += [f"{mid['cpu'][1] / row['forward']:.2f}"]
+        cells += [f"{v:.0f}" for v in (*mid["peak"], *mid["final"])]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(
+        [
+            "# Beside rs-embed 0.3.1",
+            "",
+            "Written by `make bench-compare`.",
+            *__doc__.split("\n\n")[1:],
+            about,
+            "",
+            *lines,
+        ]
+    )
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-n", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--layouts", nargs="*", default=("per_item", "combined"))
+    parser.add_argument("--formats", nargs="*", default=("npz", "netcdf"))
+    parser.add_argument("--inputs", type=int, nargs="*", default=(1, 0))
+    parser.add_argument("--latencies", type=float, nargs="*", default=LATENCIES)
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--keep", type=Path, help="folder for scene, weights and results; used again by the next start")
+    parser.add_argument("--print", action="store_true")
+    args = parser.parse_args()
+    there = reference_python()
+    with tempfile.TemporaryDirectory() as name:
+        folder = (args.keep or Path(name)).absolute()
+        folder.mkdir(exist_ok=True)
+        if not (folder / "places.json").exists():
+            scene(folder, max(*args.n, *SIZES))
+            measured(there, ["weights", str(folder)], dict(os.environ))
+        rows = []
+        grid = itertools.product(args.n, args.layouts, args.formats, args.inputs, args.latencies)
+        for n, layout, kind, inputs, latency in grid:
+            case = {"n": n, "layout": layout, "format": kind, "inputs": bool(inputs), "latency": latency}
+            row = {"case": case, "reference": [], "ours": []}
+            forward = subprocess.run(
+                [sys.executable, side.__file__, "forward", str(folder), "32"],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            row["forward"] = n * sum(json.loads(forward.stdout.splitlines()[-1]).values())
+            for _ in range(args.repeat):
+                for who, python in (("reference", there), ("ours", Path(sys.executable))):
+                    row[who].append(run(folder, case | {"side": who, "precision": args.precision}, python))
+            row["difference"] = difference(folder, case)
+            rows.append(row)
+            with open(folder / "results.jsonl", "a") as file:
+                file.write(json.dumps(row | {"precision": args.precision}) + "\n")
+            print(text([row], "").splitlines()[-1], f"difference {row['difference']:.1e}", flush=True)
+    about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}, torch {version('torch')}, Snakemake {version('snakemake')}."
+    if not args.print:
+        (CHECKOUT / "docs" / "benchmarks-compare.md").write_text(text(rows, about) + "\n")
+
+
+if __name__ == "__main__":
+    main()
