@@ -140,32 +140,50 @@ def test_in_a_folder_of_the_other_format_files_are_written_and_the_old_ones_stay
     assert {k: v for k, v in content(tmp_path).items() if k in old} == old
 
 
-def test_a_place_without_imagery_makes_single_arrays(tmp_path):
+@pytest.mark.parametrize("format_", ["npz", "netcdf"])
+@pytest.mark.parametrize("output", [OutputSpec.pooled(), OutputSpec.grid()])
+def test_a_place_without_imagery_has_a_row_that_is_nan(tmp_path, format_, output):
     write(tmp_path / "a.tif", noise(0))
     catalogue(tmp_path, {"path": "a.tif"})
-    manifest = export(
-        combined(tmp_path / "out" / "run"),
-        [at(30, 30), PointBuffer(3, 3, 100), at(60, 60)],
-        backend=f"local:{tmp_path}",
-        sensor=SensorSpec("S2", ("B2", "B3")),
-        continue_on_error=True,
-        format="netcdf",
-    )
+    spatials = [at(30, 30), PointBuffer(3, 3, 100), at(60, 60)]
+    settings = {"backend": f"local:{tmp_path}", "sensor": SensorSpec("S2", ("B2", "B3")), "output": output}
+    manifest = export(combined(tmp_path / "out" / "run"), spatials, continue_on_error=True, format=format_, **settings)
+    alone = export(combined(tmp_path / "alone"), spatials[2:], **settings)
     entry = manifest["models"][0]
-    assert entry["embeddings"]["indices"] == [0, 2]
+    for kind in ("inputs", "embeddings"):
+        assert entry[kind]["missing_indices"] == [1] and entry[kind]["shape"][0] == 3
+    result = load_export(tmp_path / "out" / ("run.npz" if format_ == "npz" else "run.nc"))
+    model, other = result.models["mosaiks"], load_export(tmp_path / "alone.npz").models["mosaiks"]
+    assert np.isnan(model.embeddings[1]).all() and np.isfinite(model.embeddings[[0, 2]]).all()
+    assert np.array_equal(model.embeddings[2], other.embeddings[0]) and np.array_equal(model.inputs[2], other.inputs[0])
+    assert np.isnan(model.inputs[1]).all(), "filled with 0 in the file, which is no pixel"
+    assert model.rows(1) is None and model.rows([2, 1], dtype=None)[0].tolist() == other.embeddings[0].tolist()
+    assert model.statuses == ["ok", "no_data", "ok"]
+    assert alone["models"][0]["embeddings"].keys() == entry["embeddings"].keys() - {"missing_indices"}
+    if format_ == "npz":
+        return
     found = opened(tmp_path / "out" / "run.nc")
-    assert (
-        list(found.data_vars)
-        == [*entry["inputs"]["npz_keys"], *entry["embeddings"]["npz_keys"]]
-        == manifest["nc_variables"]
-    )
-    last = found["input_chw__mosaiks__00002"]
-    crs = load_export(tmp_path / "out" / "run.nc").models["mosaiks"].meta[2]["crs"]
-    assert (last.attrs["roi"], last.attrs["crs"]) == ("p00002", crs)
-    assert last["y_in__mosaiks__00002"].size == last.sizes["y_in__mosaiks__00002"]
+    assert list(found.data_vars) == [entry["inputs"]["npz_key"], entry["embeddings"]["npz_key"]]
+    pixels = found["inputs_bchw__mosaiks"]
+    assert pixels.dtype == np.uint16 and not pixels[1].values.any() and pixels[2].values.any()
+    crs = model.meta[2]["crs"]
+    assert found["crs_in__mosaiks"].values.tolist() == [crs, "", crs]
+    assert found["affine_in__mosaiks"].values[2].tolist() == model.meta[2]["affine"]
+    assert np.isnan(found["affine_in__mosaiks"].values[1]).all()
     assert found["name"].values.tolist() == ["p00000", "p00001", "p00002"]
-    with NetcdfReader(tmp_path / "out" / "run.nc") as file:
-        assert file.shape("embedding__mosaiks__00000") == (512,)
+
+
+def test_places_of_different_sizes_have_arrays_of_their_own(tmp_path):
+    manifest = export(combined(tmp_path / "run"), [places(1)[0], PointBuffer(12.41, 51.35, 100)], format="netcdf")
+    entry = manifest["models"][0]
+    assert entry["inputs"]["indices"] == [0, 1] and entry["embeddings"]["shape"] == [2, 512]
+    found = opened(tmp_path / "run.nc")
+    last = found["input_chw__mosaiks__00001"]
+    crs = load_export(tmp_path / "run.nc").models["mosaiks"].meta[1]["crs"]
+    assert (last.attrs["roi"], last.attrs["crs"]) == ("p00001", crs)
+    assert last["y_in__mosaiks__00001"].size == last.sizes["y_in__mosaiks__00001"]
+    with NetcdfReader(tmp_path / "run.nc") as file:
+        assert file.shape("embeddings__mosaiks") == (2, 512)
 
 
 def test_a_damaged_file_is_repaired_to_the_same_bytes(tmp_path):

@@ -218,40 +218,49 @@ class NetcdfWriter:
                 variable[i + 1 - len(held) : i + 1] = np.stack(held)
                 held.clear()
             crs.append(row.crs)
-            affines.extend(row.affine or ())
+            affines.extend(row.affine or [math.nan] * 6)
             dates.append(row.dates)
-        if "y" in layout.axes(array, len(shape) - 1) and None not in crs:
+        if "y" in layout.axes(array, len(shape) - 1) and any(crs):
             self._place(array, dims, shape, variable, crs, np.array(affines).reshape(-1, 6))
         self._frames(array, dims, shape, variable, dates)
         variable.coordinates = " ".join(self._coordinates + self._extra)
 
     def _place(
-        self, array: Array, dims: tuple, shape: tuple, variable: netCDF4.Variable, crs: list[str], affines: np.ndarray
+        self,
+        array: Array,
+        dims: tuple,
+        shape: tuple,
+        variable: netCDF4.Variable,
+        crs: list[str | None],
+        affines: np.ndarray,
     ) -> None:
-        """CRS and affine of every ROI's grid; coordinates of the axes as far as they are the same for all."""
+        """CRS and affine of every ROI's grid, empty and NaN where it has none; coordinates of the axes as far as they are the
+        same for all."""
         tail = layout.tail(array)
-        same, cells = (affines == affines[0]).all(), array.kind == "embedding"
-        scale = (affines[:, [0, 1, 3, 4]] == affines[0, [0, 1, 3, 4]]).all()
-        self._text(f"crs{tail}", ("roi",), crs, {"long_name": "CRS of the grid"})
+        known = affines[[c is not None for c in crs]]
+        first, words = known[0], {c for c in crs if c is not None}
+        same, cells = (known == first).all(), array.kind == "embedding"
+        scale = (known[:, [0, 1, 3, 4]] == first[[0, 1, 3, 4]]).all()
+        self._text(f"crs{tail}", ("roi",), [c or "" for c in crs], {"long_name": "CRS of the grid"})
         self._dimension("affine", 6)
         said = "a, b, c, d, e, f: x = a * column + b * row + c, y = d * column + e * row + f, of upper left corners"
         self._number(f"affine{tail}", ("roi", "affine"), affines, {"long_name": f"affine of the grid; {said}"})
         variable.ancillary_variables = f"affine{tail}"
         self._extra.append(f"crs{tail}")
-        one = len(set(crs)) == 1
+        one, word = len(words) == 1, min(words)
         if one:
-            self._mapping(f"grid_mapping{tail}", crs[0], affines[0] if same else None)
+            self._mapping(f"grid_mapping{tail}", word, first if same else None)
             variable.grid_mapping = f"grid_mapping{tail}"
         for which, dim, size in zip("yx", dims[-2:], shape[-2:]):
-            if not (scale and cf.upright(affines[0])):
+            if not (scale and cf.upright(first)):
                 continue
             if one and same:
-                self._number(dim, (dim,), cf.centres(which, affines[0], size), cf.axis(which, crs[0], cells=cells))
+                self._number(dim, (dim,), cf.centres(which, first, size), cf.axis(which, word, cells=cells))
                 continue
             edge, letter = ("western", "c") if which == "x" else ("northern", "f")
             name = f"distance from the {edge} edge of the ROI's grid; with {letter} of affine{tail} added, {which} in its CRS"
-            units = {"units": cf.axis(which, crs[0], cells=cells)["units"]} if one else {"units": "m"}
-            self._number(dim, (dim,), cf.centres(which, affines[0], size, offset=True), {"long_name": name, **units})
+            units = {"units": cf.axis(which, word, cells=cells)["units"]} if one else {"units": "m"}
+            self._number(dim, (dim,), cf.centres(which, first, size, offset=True), {"long_name": name, **units})
 
     def _flush(self) -> None:
         """Write the arrays that wait, declared first."""
@@ -318,12 +327,14 @@ class NetcdfWriter:
                 variable.dates = ", ".join(dates[0])
             return
         at = dims.index(next(d for d in dims if d.startswith("frame")))
-        if any(len(d) != shape[at] for d in dates):
+        stacked, frames = dims[0] == "roi", shape[at]
+        if any(len(d) != frames for d in dates if d or not stacked):
             return
         name = f"frame_time{dims[at].removeprefix('frame')}"
         own = ("roi", dims[at]) if dims[0] == "roi" else (dims[at],)
         said = {"standard_name": "time", "long_name": "date of the frame", **cf.TIME}
-        self._number(name, own, np.array([[cf.days(d) for d in row] for row in dates]), said)
+        days = [[cf.days(d) for d in row] or [math.nan] * frames for row in dates]
+        self._number(name, own, np.array(days), said)
         self._extra.append(name)
 
     def _mapping(self, name: str, crs: str, affine: Sequence[float] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,12 +32,14 @@ class Stacked:
 
     Attributes:
         n: number of ROIs. rows: ROI of each row of the array; None: all, in order.
+        missing: ROIs whose row only fills the place.
     """
 
     path: Path
     key: str
     n: int
     rows: Sequence[int] | None = None
+    missing: Collection[int] = ()
 
     def _checked(self, file: Any) -> None:
         held = file.keys()
@@ -51,21 +53,25 @@ class Stacked:
 
     def read(self, rows: Sequence[int]) -> list[np.ndarray | None]:
         places = {roi: i for i, roi in enumerate(self.rows)} if self.rows is not None else None
-        held = [r for r in rows if places is None or r in places]
+
+        def has(row: int) -> bool:
+            return row not in self.missing and (places is None or row in places)
+
+        held = [r for r in rows if has(r)]
         with open_arrays(self.path) as file:
             self._checked(file)
             found = iter(file.read(self.key, held if places is None else [places[r] for r in held]))
-        return [next(found) if places is None or r in places else None for r in rows]
+        return [next(found) if has(r) else None for r in rows]
 
     def all(self) -> np.ndarray | list[np.ndarray | None]:
         with open_arrays(self.path) as file:
             self._checked(file)
             whole = file.read(self.key)
-        if self.rows is None:
+        if self.rows is None and (not self.missing or whole.dtype.kind == "f"):  # NaN says the same
             return whole
         out: list = [None] * self.n
-        for roi, array in zip(self.rows, whole):
-            out[roi] = array
+        for roi, array in zip(range(self.n) if self.rows is None else self.rows, whole):
+            out[roi] = None if roi in self.missing else array
         return out
 
 

@@ -138,7 +138,8 @@ def _column(entry: Any, n: int, arrays: Path, kind: str, where: str, failed: Cal
             rows = [i for i in range(n) if i not in failed()]
             if len(rows) != entry["shape"][0]:
                 return _Unplaced(f"{where}: nothing says which ROIs the {entry['shape'][0]} rows of {kind} belong to")
-        return Stacked(arrays, entry["npz_key"], n, None if rows is None else list(scan.as_list(rows)))
+        missing = frozenset(scan.as_list(entry.get("missing_indices")))
+        return Stacked(arrays, entry["npz_key"], n, None if rows is None else list(scan.as_list(rows)), missing)
     keys, said = scan.as_list(entry.get("npz_keys")), entry.get("indices")
     if isinstance(keys, list) and not keys:
         return None

@@ -31,11 +31,16 @@ def now() -> str:
 
 
 def spent(started: float) -> dict:
-    """What a receipt says of its job: wall seconds of the stage since ``started`` (``time.monotonic()``), CPU seconds of
-    the whole process, and when it was done."""
+    """What a receipt says of its job: wall seconds of the stage since ``started`` (``time.monotonic()``), CPU seconds and
+    the most memory (MB) of the whole process, and when it was done."""
+    import resource
+    import sys
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB; bytes on macOS
     return {
         "seconds": round(time.monotonic() - started, 3),
         "cpu_seconds": round(time.process_time(), 3),
+        "peak_mb": round(most / (1e6 if sys.platform == "darwin" else 1024)),
         "finished": now(),
     }
 

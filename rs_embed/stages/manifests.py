@@ -202,6 +202,8 @@ def _arrays(survey: Survey, unit: Unit, kind: str, more: dict) -> dict | None:
         more = more | {"dedup_reused": True}
     if arrays.stackable:
         shape = [len(arrays.have), *next(iter(arrays.shapes))]
+        if not all(arrays.have):
+            more = more | {"missing_indices": Stream(arrays.missing)}
         return {"npz_key": stacked_key(kind, key), "shape": shape, "dtype": arrays.dtype, **more}
     return {
         "npz_keys": Stream(f"{single_key(kind, key)}__{i:05d}" for i in arrays.indices),

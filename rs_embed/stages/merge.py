@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import receipts, store
 from ..errors import StoreError
@@ -22,7 +23,10 @@ from . import arrays as described
 from . import manifests
 from .common import now, read_checked, read_chip, spent
 from .image import tensors_of
-from .survey import KINDS, Survey
+from .survey import KINDS, Arrays, Survey
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def merge(run: Run) -> dict:
@@ -61,10 +65,7 @@ def _write_arrays(run: Run, survey: Survey) -> tuple[list[str], str | None]:
                 try:
                     if arrays.stackable:
                         shape, dtype = next(iter(arrays.shapes)), np.dtype(arrays.dtype)
-                        rows = (
-                            row._replace(array=row.array.astype(dtype, copy=False))
-                            for _, row in _of(run, unit, kind, arrays.indices)
-                        )
+                        rows = _every(run, unit, kind, arrays, shape, dtype)
                         file.add(described.array(unit, kind, all_rois=True), (len(arrays.have), *shape), dtype, rows)
                         continue
                     for index, row in _of(run, unit, kind, arrays.indices):
@@ -79,6 +80,24 @@ def _of(run: Run, unit: Unit, kind: str, indices: Iterable[int]) -> Iterator[tup
     """(ROI index, its array and where it lies) of the ROIs that have one, in order."""
     for index in indices:
         yield index, _read(run, unit, kind, index)
+
+
+def _every(run: Run, unit: Unit, kind: str, arrays: Arrays, shape: tuple, dtype: np.dtype) -> Iterator[Row]:
+    """A row for every ROI in one dtype: NaN where there is no array, or in integers what pixels without data are."""
+    import numpy as np
+
+    fill = np.nan
+    if dtype.kind != "f":
+        fill = run.plan.source[unit.source].identity["fill_value"]
+        limits = np.iinfo(dtype)
+        fill = fill if fill == int(fill) and limits.min <= fill <= limits.max else 0
+    missing = Row(np.full(shape, fill, dtype))
+    for index, has in enumerate(arrays.have):
+        if not has:
+            yield missing
+            continue
+        row = _read(run, unit, kind, index)
+        yield row._replace(array=row.array.astype(dtype, copy=False))
 
 
 def _read(run: Run, unit: Unit, kind: str, index: int) -> Row:

@@ -43,14 +43,19 @@ class Arrays:
         return (i for i, has in enumerate(self.have) if has)
 
     @property
+    def missing(self) -> Iterator[int]:
+        """ROI indices that have none."""
+        return (i for i, has in enumerate(self.have) if not has)
+
+    @property
     def own(self) -> bool:
         """There are arrays, and no other unit's stand for them."""
         return any(self.have) and None in self.same_as
 
     @property
     def stackable(self) -> bool:
-        """Every ROI has an array, and all are of one shape."""
-        return all(self.have) and len(self.shapes) == 1
+        """There are arrays, and all are of one shape: one array with a row for every ROI holds them."""
+        return any(self.have) and len(self.shapes) == 1
 
     @property
     def dtype(self) -> str:
