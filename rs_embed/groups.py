@@ -291,9 +291,9 @@ class Group:
                 else:
                     yield name, data
 
-        new = None if held <= set(without) else packs.write(self.packs, kept())
-        if new != path:
-            path.unlink(missing_ok=True)
+        if not held <= set(without):
+            packs.write(self.packs, kept())
+        path.unlink(missing_ok=True)
         return aside
 
     def _tidy(self) -> None:
