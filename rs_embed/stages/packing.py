@@ -22,7 +22,7 @@ def groups_of(run: Run, chunk: Chunk) -> Iterator[tuple[Group, Sequence[str]]]:
             yield store.chips(source.id, bands), plan.objects(source.id)[chunk.start : chunk.stop]
 
 
-def pack_chunk(run: Run, chunk: Chunk) -> None:
+def pack_chunk(run: Run, chunk: Chunk) -> Packed:
     """What ``pack: true`` does at the end of a write job. A chunk does not fail for it: its objects are as good where they are."""
     packed = Packed()
     try:
@@ -31,4 +31,4 @@ def pack_chunk(run: Run, chunk: Chunk) -> None:
                 packed += group.pack(names)
     except (RSEmbedError, OSError) as error:
         print(f"write: the objects of the chunk were not all packed: {error}", file=sys.stderr)
-    print(f"write: {packed.objects} objects were packed into {packed.packs} files")
+    return packed

@@ -38,10 +38,9 @@ def write(run: Run, chunk_name: str) -> dict:
     kept = records.write(chunk, rows)
     small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
     key = run.plan.items_key(chunk)
-    if run.request.config.pack:
-        pack_chunk(run, chunk)
+    packed = {"packed": pack_chunk(run, chunk).objects} if run.request.config.pack else {}
     receipts.write(f"items/{chunk.name}.json", "items", key, small, records=kept, created=created, **spent(started))
-    return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)}
+    return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)} | packed
 
 
 def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
