@@ -131,10 +131,7 @@ class Group:
             always: list the folder, whatever its time says.
         """
         with self._lock:
-            try:
-                changed = os.stat(self.packs).st_mtime_ns
-            except FileNotFoundError:
-                changed = 0
+            changed = _changed(self.packs)
             if always or self._seen != (changed, True):
                 self._seen = (changed, changed / 1e9 < time.time() - _SETTLED_S)
                 files = packs.listed(self.packs) if changed else []
@@ -301,6 +298,18 @@ class Group:
         for folder in [self.packs, *self.folder.glob("[0-9a-f][0-9a-f]")]:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # only if it is empty
+
+
+def _changed(folder: Path) -> int:
+    """Time of a folder, ns; 0 where there is none. It is opened, because then a network file system asks its server."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        return os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
 
 
 def _names(folder: str) -> list[str]:
