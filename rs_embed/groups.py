@@ -206,9 +206,9 @@ class Group:
         keeps others from packing."""
         moved = 0
         for file in self._look(always=True).files:
-            for name, data in self._contents(file):
-                moved += self._loosen(name, data)
-            if file not in self._packs.broken:
+            held = self._entries(file)
+            if held is not None:
+                moved += sum(self._loosen(name, data) for name, data in self._contents(file, held))
                 (self.packs / file).unlink(missing_ok=True)
         self._look(always=True)
         self._tidy()
@@ -221,15 +221,17 @@ class Group:
             replace_file(path if sound else objects.aside_of(path), data)
         return sound
 
-    def _contents(self, file: str) -> Iterator[tuple[str, bytes]]:
-        """(name, bytes) of the objects of a pack, in the order in which they lie."""
-        path = self.packs / file
+    def _entries(self, file: str) -> list[packs.Entry] | None:
+        """What is in a pack, in the order in which it lies; None where it is gone, or nobody can read it."""
         try:
-            found = sorted(packs.entries(packs.read_index(path)), key=lambda e: e.offset)
+            return sorted(packs.entries(packs.read_index(self.packs / file)), key=lambda e: e.offset)
         except (FileNotFoundError, StoreError):
-            return
-        with open(path, "rb") as data:
-            for entry in found:
+            return None
+
+    def _contents(self, file: str, held: list[packs.Entry]) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of the objects of a pack."""
+        with open(self.packs / file, "rb") as data:
+            for entry in held:
                 data.seek(entry.offset)
                 yield entry.name, data.read(entry.size)
 
@@ -241,8 +243,7 @@ class Group:
             self.path(name).unlink(missing_ok=True)
         going = set(names)
         for file in self._look(always=True).files:
-            if file not in self._packs.broken:
-                self._rewrite(file, without=going)
+            self._rewrite(file, without=going)
         self._look(always=True)
 
     def set_aside(self, name: str) -> list[Path]:
@@ -270,25 +271,20 @@ class Group:
     def _rewrite(self, file: str, without: Collection[str] = (), bad: Collection[str] = ()) -> list[Path]:
         """Replace a pack by one without some objects; the damaged ones, and ``bad``, go aside. One with none of them stays."""
         aside: list[Path] = []
-        path = self.packs / file
-        try:
-            held = {entry.name for entry in packs.entries(packs.read_index(path))}
-        except (FileNotFoundError, StoreError):
-            return aside
-        if held.isdisjoint(without) and held.isdisjoint(bad):
+        path, held = self.packs / file, self._entries(file) or []
+        staying = [entry for entry in held if entry.name not in without]
+        if len(staying) == len(held) and not any(entry.name in bad for entry in held):
             return aside
 
         def kept() -> Iterator[tuple[str, bytes]]:
-            for name, data in self._contents(file):
-                if name in without:
-                    continue
+            for name, data in self._contents(file, staying):
                 if name in bad or objects.sound(data) is None:
                     aside.append(objects.aside_of(self.path(name)))
                     replace_file(aside[-1], data)
                 else:
                     yield name, data
 
-        if not held <= set(without):
+        if staying:  # else nothing is written, also on a full disk
             packs.write(self.packs, kept())
         path.unlink(missing_ok=True)
         return aside

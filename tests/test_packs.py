@@ -428,7 +428,9 @@ def test_a_pack_with_a_broken_index_holds_nothing_and_is_out_of_the_way_at_the_n
     path.write_bytes(path.read_bytes()[:-10])
     reader = Group(tmp_path)
     assert not any(map(reader.has, values)) and reader.broken() == [path]
-    assert reader.unpack() == 0 and path.exists()
+    for known in (reader, group):  # somebody read it while it was whole
+        known.remove(list(values)[:1])
+        assert known.unpack() == 0 and path.exists()
     fill(group, values)
     reader.pack(values)
     assert path.exists() and path.with_name(f"{path.name}.damaged").exists(), "the same objects make the same pack"
