@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "size that a store may have, GB (1e9 bytes): above it, the oldest objects of finished exports go, too"
     prune.add_argument("--max-gb", type=_gigabytes, help=text)
+    text = "the opposite: every object in a file of its own again (refused while a run uses the store)"
+    upkeep("pack", "put the objects of finished chunks together into one file per chunk and model, for file quotas",
+           _pack, undo=text)  # fmt: skip
     models = commands.add_parser("models", help="list the models, or describe one")
     models.add_argument("model", nargs="?", help="model id or alias")
     models.set_defaults(call=_models)
@@ -172,6 +175,18 @@ def _prune(options: argparse.Namespace) -> int:
     work, waste = prune(options.folder, yes=options.yes, ignore_broken=options.ignore_broken, limit=limit)
     said = text.prune_json(work, waste, done=options.yes)
     return _say(options, said, text.prune(work, waste, done=options.yes))
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from functools import partial
+
+    from .upkeep import text
+    from .upkeep.pack import pack, unpack
+    from .upkeep.work import open_work
+
+    work = open_work(options.folder)
+    done = (unpack if options.undo else pack)(work, partial(text.progress, what="pack", unit=""))
+    return _say(options, text.pack_json(work, done, undo=options.undo), text.pack(work, done, undo=options.undo))
 
 
 def _say(options: argparse.Namespace, found: dict, lines: Iterable[str]) -> int:

@@ -140,6 +140,9 @@ class ExportConfig:
     store_limit_gb: float | None = option(
         None, "size of the store after success, GB of 1e9 bytes; the oldest objects of finished exports go", minimum=0
     )
+    pack: bool = option(
+        False, "put the objects of a finished chunk together into one file per source and model, for file quotas"
+    )
     refetch: bool = option(False, "with resume=false: fetch the pixels again, too")
 
     def __post_init__(self) -> None:

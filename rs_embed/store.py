@@ -1,136 +1,38 @@
-"""The store: one file per (source, bands, ROI) and per (unit, ROI), named by its identity, so *file exists = done*.
+"""The store: one object per (source, bands, ROI) and per (unit, ROI), named by its identity, so *object exists = done*.
 
-An object is a plain ``.npy`` file (``numpy.load`` reads it) followed by a footer: JSON metadata, its length, a magic
-word and the SHA-256 of everything before. It is written to a unique temporary name and renamed: two writers of one
-object are harmless, a dead writer leaves no half object, and a reader notices every changed byte.
+A new object is a file of its own (``objects.py``), written to a unique temporary name and renamed (``files.py``): two
+writers of one object are harmless, a dead writer leaves no half object, and a reader notices every changed byte. Later the
+objects of a chunk may be put together into packs (``groups.py``, ``packs.py``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import itertools
 import json
 import os
-import socket
-import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from .errors import StoreError
+from .files import TEMP_PREFIX, clean, is_leftover, replace_file, temporary_name, writing
+from .groups import Group, Packed
 from .identity import digest
+from .objects import Object, peek, read_object, set_aside, verify_object, write_object
 
-if TYPE_CHECKING:
-    import numpy as np
-
-_MAGIC = b"RSEMBED1"
-_FOOTER = struct.Struct("<Q8s32s")  # length of the JSON, magic, SHA-256 of all bytes before the digest
-_counter = itertools.count()
-#: Temporary files begin with this; ``clean`` removes those that dead processes left.
-TEMP_PREFIX = ".tmp-"
-
-
-def replace_file(path: str | Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file so that readers see the old or the whole new content; survives two writers and a crash.
-
-    Args:
-        durable: survive a power loss, too (for the few small files that nothing else can restore).
-
-    Raises:
-        StoreError: it cannot be written, for example because the disk is full.
-    """
-    with writing(path):
-        _replace_file(Path(path), data, durable)
-
-
-def _replace_file(path: Path, data: bytes, durable: bool) -> None:
-    temporary = temporary_name(path)
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace_file(path, data, durable)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the error that is on its way says more
-            temporary.unlink()
-        raise
-
-
-@contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """What is done inside writes this file, or into this folder.
-
-    Raises:
-        StoreError: it cannot be written: one sentence with the path and the system's reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise StoreError(f"{path} cannot be written ({why})") from error
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` that no other thread, process or machine uses."""
-    return path.with_name(f"{TEMP_PREFIX}{socket.gethostname()}-{os.getpid()}-{next(_counter)}-{path.name[-80:]}")
-
-
-def clean(folder: Path) -> int:
-    """Remove temporary files of dead processes of this machine directly in ``folder``; returns how many."""
-    removed = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_leftover(entry.name):
-                Path(entry.path).unlink(missing_ok=True)
-                removed += 1
-    return removed
-
-
-def is_leftover(name: str) -> bool:
-    """A file name is that of a temporary file of a dead process of this machine."""
-    prefix = f"{TEMP_PREFIX}{socket.gethostname()}-"
-    pid = name[len(prefix) :].split("-", 1)[0] if name.startswith(prefix) else ""
-    return pid.isdigit() and not _alive(int(pid))
-
-
-def _alive(pid: int) -> bool:
-    """A process of this machine that can still write: one that only waits to be collected (in containers, for good) cannot."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:  # no such process, or no /proc
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@dataclass(frozen=True)
-class Object:
-    """What a stored file says.
-
-    Attributes:
-        array: the numbers, None when only the metadata was asked for.
-        meta: provenance and quality; ``status`` is ``"ok"`` or ``"no_data"``.
-        sha256: digest of the file's bytes up to the digest itself, hex.
-        size: bytes of the file.
-    """
-
-    array: np.ndarray | None
-    meta: dict
-    sha256: str
-    size: int
+__all__ = [
+    "TEMP_PREFIX",
+    "Group",
+    "Object",
+    "Packed",
+    "Store",
+    "clean",
+    "is_leftover",
+    "peek",
+    "read_object",
+    "replace_file",
+    "set_aside",
+    "temporary_name",
+    "verify_object",
+    "write_object",
+    "writing",
+]
 
 
 class Store:
@@ -138,18 +40,31 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._groups: dict[Path, Group] = {}
+
+    def group(self, folder: Path) -> Group:
+        """The objects of a folder of the store; the same group every time, because it remembers what lies in packs."""
+        return self._groups.setdefault(folder, Group(folder))
+
+    def chips(self, source_id: str, bands: tuple[str, ...]) -> Group:
+        """The chips of a source that hold exactly these bands (in any order)."""
+        return self.group(self.chip_dir(source_id, bands))
+
+    def embeddings(self, unit_id: str) -> Group:
+        """The embeddings of a unit."""
+        return self.group(self.root / "embeddings" / unit_id)
 
     def chip_dir(self, source_id: str, bands: tuple[str, ...]) -> Path:
         """Folder of the chips of a source that hold exactly these bands (in any order)."""
         return self.root / "chips" / source_id / digest(sorted(bands), 12)
 
     def chip(self, source_id: str, bands: tuple[str, ...], roi: str) -> Path:
-        """File of a chip."""
-        return self.chip_dir(source_id, bands) / roi[:2] / f"{roi}.npy"
+        """File that a new chip is written to; it may have been packed since (:meth:`chips` knows)."""
+        return self.chips(source_id, bands).path(roi)
 
     def embedding(self, unit_id: str, roi: str) -> Path:
-        """File of an embedding."""
-        return self.root / "embeddings" / unit_id / roi[:2] / f"{roi}.npy"
+        """File that a new embedding is written to; see :meth:`chip`."""
+        return self.embeddings(unit_id).path(roi)
 
     def band_sets(self, source_id: str, wanted: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
         """The band sets that chips of a source were fetched with, largest first; each folder says its own.
@@ -189,7 +104,7 @@ class Store:
         """Which stored chips of a ROI together hold ``bands``, and which bands none holds."""
         missing, use = set(bands), []
         for held in band_sets:
-            if missing & set(held) and self.chip(source_id, held, roi).exists():
+            if missing & set(held) and self.chips(source_id, held).has(roi):
                 use.append(held)
                 missing -= set(held)
         return use, [b for b in bands if b in missing]
@@ -217,74 +132,3 @@ class Store:
     def clean(self) -> int:
         """Remove temporary files that dead processes left anywhere in the store."""
         return sum(clean(Path(folder)) for folder, _, _ in os.walk(self.root))
-
-
-def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
-    """Store an array with its metadata (JSON values)."""
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    buffer.write(text)
-    buffer.write(struct.pack("<Q8s", len(text), _MAGIC))
-    sha = hashlib.sha256(buffer.getbuffer()).digest()
-    buffer.write(sha)
-    replace_file(path, buffer.getvalue())
-    return Object(array, meta, sha.hex(), buffer.tell())
-
-
-def read_object(path: Path) -> Object:
-    """Read and verify an object.
-
-    Raises:
-        FileNotFoundError: there is none. StoreError: it is damaged.
-    """
-    import numpy as np
-
-    return _read(path, lambda data: np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
-
-
-def verify_object(path: Path) -> Object:
-    """Verify all bytes of an object without making its array; raises like :func:`read_object`."""
-    return _read(path, lambda data: None)
-
-
-def _read(path: Path, decode: Callable[[bytes], np.ndarray | None]) -> Object:
-    data = path.read_bytes()
-    body = len(data) - _FOOTER.size
-    try:
-        length, magic, sha = _FOOTER.unpack_from(data, max(body, 0))
-        if magic != _MAGIC or hashlib.sha256(memoryview(data)[:-32]).digest() != sha:
-            raise ValueError("its digest does not fit its content")
-        meta: dict[str, Any] = json.loads(data[body - length : body])
-        array = decode(data)
-    except (ValueError, struct.error, EOFError) as error:
-        raise StoreError(f"damaged object {path}: {error}") from None
-    return Object(array, meta, sha.hex(), len(data))
-
-
-def peek(path: Path) -> Object | None:
-    """Metadata and recorded digest of an object without reading or checking its numbers; None if there is none or its
-    end is not a footer (a truncated file is as good as none: it is made again)."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(size - 4096, 0))
-            tail = file.read()
-            length, magic, sha = _FOOTER.unpack(tail[-_FOOTER.size :])
-            if magic != _MAGIC:
-                return None
-            if length + _FOOTER.size > len(tail):
-                file.seek(size - _FOOTER.size - length)
-                tail = file.read()
-            return Object(None, json.loads(tail[-_FOOTER.size - length : -_FOOTER.size]), sha.hex(), size)
-    except (FileNotFoundError, ValueError, struct.error):
-        return None
-
-
-def set_aside(path: Path) -> Path:
-    """Move a damaged object out of the way, keeping it for a look; returns its new name."""
-    aside = path.with_name(path.name + ".damaged")
-    os.replace(path, aside)
-    return aside

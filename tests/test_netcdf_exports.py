@@ -158,7 +158,7 @@ def test_a_place_without_imagery_has_a_row_that_is_nan(tmp_path, format_, output
     assert np.array_equal(model.embeddings[2], other.embeddings[0]) and np.array_equal(model.inputs[2], other.inputs[0])
     assert np.isnan(model.inputs[1]).all(), "filled with 0 in the file, which is no pixel"
     assert model.rows(1) is None and model.rows([2, 1], dtype=None)[0].tolist() == other.embeddings[0].tolist()
-    assert model.statuses == ["ok", "no_data", "ok"]
+    assert model.statuses() == ["ok", "no_data", "ok"]
     assert alone["models"][0]["embeddings"].keys() == entry["embeddings"].keys() - {"missing_indices"}
     if format_ == "npz":
         return

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 from ..errors import RSEmbedError, StoreError
 from ..plan import Chunk, Part
 from ..run import Run
-from ..store import read_object, set_aside
 from ..units import Source, Unit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
 
-    from ..store import Object
+    from ..store import Group, Object
 
 
 class StageError(RSEmbedError):
@@ -56,19 +53,19 @@ def models_of(run: Run, source_id: str) -> str:
     return ", ".join(u.label for u in run.plan.units if u.source == source_id)
 
 
-def read_checked(path: Path) -> Object:
+def read_checked(group: Group, name: str) -> Object:
     """Read an object; a damaged one is moved aside, so that the next start (see ``prepare.py``) makes it again.
 
     Raises:
         StoreError: it is damaged or gone.
     """
     try:
-        return read_object(path)
+        return group.read(name)
     except StoreError as error:
-        aside = set_aside(path)
-        raise StoreError(f"{error}; it was moved to {aside.name}; run again to make it anew") from None
+        group.set_aside(name)
+        raise StoreError(f"{error}; it was moved to {name}.npy.damaged; run again to make it anew") from None
     except FileNotFoundError:
-        raise StoreError(f"object {path} is gone; run again to make it anew") from None
+        raise StoreError(f"object {group.path(name)} is gone; run again to make it anew") from None
 
 
 def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tuple[np.ndarray | None, dict]:
@@ -86,7 +83,7 @@ def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tupl
     use, missing = store.covering(source_id, tuple(bands), name, store.band_sets(source_id, union))
     if missing:
         raise StoreError(f"the chip {name} lacks the bands {', '.join(missing)}; run again to fetch them")
-    chips = [read_checked(store.chip(source_id, held, name)) for held in use]
+    chips = [read_checked(store.chips(source_id, held), name) for held in use]
     holder = {b: c for c in reversed(chips) for b in c.meta["bands"]}
     # of the bands that were asked for, whatever they were fetched together with
     coverage = [holder[b].meta["coverage"][b] for b in bands]
@@ -108,7 +105,7 @@ def needed_bands(run: Run, source: Source, name: str) -> tuple[str, ...]:
     that have no embedding of it yet."""
     if run.request.config.save_inputs:
         return source.bands
-    readers = [u for u in run.plan.embedded if u.source == source.id and not run.store.embedding(u.id, name).exists()]
+    readers = [u for u in run.plan.embedded if u.source == source.id and not run.store.embeddings(u.id).has(name)]
     return tuple(b for b in source.bands if any(b in u.sensor.bands for u in readers))
 
 

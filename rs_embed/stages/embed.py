@@ -17,7 +17,7 @@ from ..errors import StoreError
 from ..models import get_adapter
 from ..plan import Chunk
 from ..run import Run
-from ..store import Object, peek, write_object
+from ..store import Object, write_object
 from ..units import Unit
 from .common import by_object, chunk_of, spent, stop, unit_of
 from .image import NoData, bad_input, image_of
@@ -44,7 +44,7 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
     lacking = []
     errors: list[tuple[int, Exception]] = []
     for name, indices in places.items():
-        found = peek(run.store.embedding(unit.id, name))
+        found = run.store.embeddings(unit.id).peek(name)
         if found is not None:
             rows[name] = {"status": found.meta["status"], "size": found.size, "sha256": found.sha256}
             bad = bad_input(run, found.meta["quality"])

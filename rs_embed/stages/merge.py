@@ -105,7 +105,7 @@ def _read(run: Run, unit: Unit, kind: str, index: int) -> Row:
     if kind.startswith(manifests.MODEL_INPUT):
         return Row(tensors_of(run, unit, index)[kind.removeprefix(manifests.MODEL_INPUT)])
     if kind == "embedding":
-        stored = read_checked(run.store.embedding(unit.id, name))
+        stored = read_checked(run.store.embeddings(unit.id), name)
         return described.row(kind, stored.array, stored.meta)
     return described.row(kind, *read_chip(run, unit.source, unit.sensor.bands, name))
 

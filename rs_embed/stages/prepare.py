@@ -97,7 +97,7 @@ def find_weights(run: Run, good: Container[str] | None = None) -> None:
     for unit in run.plan.embedded:
         if all(f"embed/{unit.id}/{chunk.name}.json" in good for chunk in run.plan.chunks):
             continue
-        if all(run.store.embedding(unit.id, name).exists() for name in run.plan.objects(unit.source)):
+        if all(run.store.embeddings(unit.id).has(name) for name in run.plan.objects(unit.source)):
             continue
         try:
             run.checkpoint(unit, download=True)
@@ -169,7 +169,7 @@ def lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
         path = f"embed/{unit.id}/{chunk.name}.json"
         if state[path] == "good":
             rows = receipts.read(run.dir / path)["rows"]
-            if not all(store.embedding(unit.id, r["object"]).exists() for r in rows if r["status"] != "failed"):
+            if not all(store.embeddings(unit.id).has(r["object"]) for r in rows if r["status"] != "failed"):
                 gone.append(path)
     for source in plan.sources:
         band_sets = store.band_sets(source.id, source.bands)

@@ -19,6 +19,7 @@ from . import arrays as described
 from . import manifests, records
 from .common import chunk_of, now, read_checked, read_chip, spent, stop
 from .image import tensors_of
+from .packing import pack_chunk
 from .quality import inspect
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def write(run: Run, chunk_name: str) -> dict:
     kept = records.write(chunk, rows)
     small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
     key = run.plan.items_key(chunk)
+    packed = {"packed": pack_chunk(run, chunk).objects} if run.request.config.pack else {}
     receipts.write(f"items/{chunk.name}.json", "items", key, small, records=kept, created=created, **spent(started))
-    return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)}
+    return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)} | packed
 
 
 def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
@@ -133,7 +135,7 @@ def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None,
 def _embedding(run: Run, unit: Unit, index: int, made: dict, arrays: list) -> dict:
     if made["status"] == "failed":
         return {k: v for k, v in made.items() if k != "object"}
-    stored = read_checked(run.store.embedding(unit.id, run.plan.objects(unit.source)[index]))
+    stored = read_checked(run.store.embeddings(unit.id), run.plan.objects(unit.source)[index])
     if stored.meta["status"] == "no_data":
         return {"status": "no_data", "meta": stored.meta}
     arrays.append((described.array(unit, "embedding"), described.row("embedding", stored.array, stored.meta)))

@@ -1,18 +1,21 @@
-"""What lies in a store: one pass over its folders, no file opened but the declarations of bands."""
+"""What lies in a store: one pass over its folders, no file opened but the declarations of bands and the ends of packs."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import groups, packs
+from ..errors import StoreError
 from ..store import Store, is_leftover
 
 #: Files by path, with their bytes.
 Files = dict[Path, int]
-_OBJECT = ".npy"
+_OBJECT = groups.SUFFIX
 #: What objects are filed under: a digest. Anything else in a store is not ours to remove.
 _NAME = re.compile(r"[0-9a-f]{32}")
 
@@ -22,24 +25,49 @@ class Group:
     """The chips of one source and band set, or the embeddings of one unit.
 
     Attributes:
-        kind: ``chips`` or ``embeddings``. id: of the source or unit. folder: where they lie.
+        kind: ``chips`` or ``embeddings``. id: of the source or unit. held: the objects themselves.
         bands: the bands of chips as the folder declares them; None for embeddings, and where the declaration is not right.
         declaration: bytes of ``bands.json``; None where there is none.
-        objects: name to bytes.
+        objects: name to bytes, loose and in packs.
+        packed: of those that lie in packs alone, the file name of their pack.
+        packs: bytes by file name. more: bytes that belong to no object: indices, and second copies.
+        broken: packs whose index is damaged, so that nobody knows what is in them.
         others: number of files that are neither objects nor waste; they are nobody's business here.
     """
 
     kind: str
     id: str
-    folder: Path
+    held: groups.Group
     bands: tuple[str, ...] | None = None
     declaration: int | None = None
     objects: dict[str, int] = field(default_factory=dict)
+    packed: dict[str, str] = field(default_factory=dict)
+    packs: dict[str, int] = field(default_factory=dict)
+    more: int = 0
+    broken: list[Path] = field(default_factory=list)
     others: int = 0
 
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self.held.folder
+
     def path(self, name: str) -> Path:
-        """File of an object."""
-        return self.folder / name[:2] / f"{name}{_OBJECT}"
+        """What an object is called: the file where it lies if it is loose."""
+        return self.held.path(name)
+
+    def pack_of(self, name: str) -> str:
+        """The pack in which an object lies, or nothing."""
+        return self.packed.get(name, "")
+
+    def files(self, names: Collection[str]) -> int:
+        """How many files go with some objects: the loose ones, and packs with nothing else in them."""
+        of, all_of = (Counter(map(self.pack_of, these)) for these in (names, self.objects))
+        return of.pop("", 0) + sum(count == all_of[pack] for pack, count in of.items())
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove objects."""
+        self.held.remove(names)
 
 
 @dataclass
@@ -59,12 +87,18 @@ class Contents:
 
     @property
     def files(self) -> int:
-        objects = sum(len(g.objects) + (g.declaration is not None) for g in self.groups)
-        return objects + len(self.damaged) + len(self.leftovers) + len(self.others)
+        objects = sum(len(g.objects) - len(g.packed) + (g.declaration is not None) for g in self.groups)
+        return (
+            objects
+            + sum(len(g.packs) for g in self.groups)
+            + len(self.damaged)
+            + len(self.leftovers)
+            + len(self.others)
+        )
 
     @property
     def bytes(self) -> int:
-        objects = sum(sum(g.objects.values()) + (g.declaration or 0) for g in self.groups)
+        objects = sum(sum(g.objects.values()) + g.more + (g.declaration or 0) for g in self.groups)
         return objects + sum(sum(f.values()) for f in (self.damaged, self.leftovers, self.others))
 
 
@@ -75,10 +109,10 @@ def survey(store: Store) -> Contents:
         if entry.name == "chips" and _is_folder(entry):
             for source in _folders(entry.path, found):
                 for folder in _folders(source.path, found):
-                    _group(Group("chips", source.name, Path(folder.path)), store, found)
+                    _group(Group("chips", source.name, store.group(Path(folder.path))), store, found)
         elif entry.name == "embeddings" and _is_folder(entry):
             for unit in _folders(entry.path, found):
-                _group(Group("embeddings", unit.name, Path(unit.path)), store, found)
+                _group(Group("embeddings", unit.name, store.group(Path(unit.path))), store, found)
         elif _is_folder(entry):
             for path, size in walk(Path(entry.path)):
                 found.others[path] = size
@@ -100,6 +134,8 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
 
 def _group(group: Group, store: Store, found: Contents) -> None:
     for entry in _entries(group.folder):
+        if entry.name == groups.PACKS and _is_folder(entry):
+            continue
         if _is_folder(entry):
             for file in _entries(entry.path):
                 name = file.name.removesuffix(_OBJECT)
@@ -114,9 +150,34 @@ def _group(group: Group, store: Store, found: Contents) -> None:
             group.declaration = _size(entry)
         else:
             group.others += _waste(entry, found)
+    for file in _entries(group.held.packs):  # after the loose ones: what is being packed now lies in one of the two
+        if not _pack(file, group):
+            group.others += _waste(file, found)
     if group.declaration is not None:
         group.bands = store.declared(group.folder)
     found.groups.append(group)
+
+
+def _pack(entry: os.DirEntry, group: Group) -> bool:
+    """Count what is in a pack; True if it is one that can be read."""
+    size = _size(entry)
+    if size is None or not entry.name.endswith(packs.SUFFIX) or entry.name.startswith("."):
+        return False
+    try:
+        index = packs.read_index(Path(entry.path))
+    except FileNotFoundError:
+        return False
+    except StoreError:
+        group.broken.append(Path(entry.path))
+        return False
+    group.packs[entry.name] = size
+    for held in packs.entries(index):
+        if held.name not in group.objects:
+            group.objects[held.name] = held.size
+            group.packed[held.name] = entry.name
+            size -= held.size
+    group.more += size
+    return True
 
 
 def _waste(entry: os.DirEntry, found: Contents) -> bool:

@@ -34,9 +34,10 @@ def mend(work: Work, report: Report) -> None:
                 )
             held.enter_context(lock)
             for group in survey(shared.store).groups:
-                report.aside += [
-                    set_aside(group.path(n)) for n in group.objects if str(group.path(n)) in bad and damage(group, n)
-                ]
+                for name in group.objects:
+                    if str(group.path(name)) in bad and damage(group, name):
+                        report.aside += group.held.set_aside(name)
+                report.aside += group.held.set_aside_broken()
                 if group.declaration is not None and group.bands is None:
                     report.aside.append(set_aside(group.folder / "bands.json"))
         for entry in work.runs:

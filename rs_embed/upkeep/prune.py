@@ -50,7 +50,7 @@ class Waste:
 
     @property
     def files(self) -> int:
-        return len(self.small) + sum(len(names) for _, names in self.objects + self.spare)
+        return len(self.small) + sum(group.files(names) for group, names in self.objects + self.spare)
 
     @property
     def bytes(self) -> int:
@@ -148,8 +148,7 @@ def _without(contents: Contents, waste: Waste) -> Contents:
 def _remove(waste: Waste) -> None:
     remove(waste.spare)
     for group, names in waste.objects:
-        for name in names:
-            group.path(name).unlink(missing_ok=True)
+        group.remove(names)
     for path in waste.small:
         path.unlink(missing_ok=True)
     for group in waste.groups:

@@ -11,7 +11,7 @@ class Problem:
     """Something that is damaged or missing.
 
     Attributes:
-        kind: ``object``, ``declaration``, ``receipt``, ``file`` or ``request``.
+        kind: ``object``, ``pack``, ``declaration``, ``receipt``, ``file`` or ``request``.
         path: where. what: what it is, and what is wrong with it. advice: what mends it.
         noticed: the next start of the request notices by itself.
     """
@@ -64,4 +64,6 @@ class Report:
             return f"next: {start}" if mended else f"next: rs-embed verify --set-aside, then {start}"
         if self.elsewhere:
             return f"next: rs-embed verify --set-aside {next(iter(self.elsewhere))}, whose runs need what is damaged"
+        if any(p.kind == "pack" for p in self.problems) and not self.aside:
+            return "next: rs-embed verify --set-aside, and then rs-embed prune --yes removes it"
         return "next: rs-embed prune --yes removes it, no run needs it"

@@ -62,7 +62,8 @@ def exceeding(shared: Shared, contents: Contents, limit: float) -> Going:
 
 
 def _ages(i: int, group: Group, shared: Shared, ends: Mapping[Path, str | None]) -> Iterator[tuple]:
-    """(rank, end of the last export that used it, kind, group, name, bytes) of the objects of a group that can go."""
+    """(rank, kind, end of the last export that used it, pack, group, name, bytes) of the objects of a group that can go: a
+    pack as a whole if possible."""
     references = References(shared.runs)
     last = dict.fromkeys(group.objects, "")
     for run, names in references.uses(group):
@@ -73,7 +74,7 @@ def _ages(i: int, group: Group, shared: Shared, ends: Mapping[Path, str | None])
             else:
                 last[name] = max(last[name], end)
     for name, end in last.items():
-        yield (bool(end), group.kind == "embeddings", end, i, name, group.objects[name])
+        yield (bool(end), group.kind == "embeddings", end, group.pack_of(name), i, name, group.objects[name])
 
 
 def finished(entry: RunFolder) -> str | None:
@@ -108,8 +109,7 @@ def freed(folder: Path) -> set[str]:
 def remove(going: Going) -> int:
     """Remove objects, and folders that are empty then; returns their bytes."""
     for group, names in going:
-        for name in names:
-            group.path(name).unlink(missing_ok=True)
+        group.remove(names)
         if len(names) == len(group.objects) and not group.others:
             (group.folder / "bands.json").unlink(missing_ok=True)
         remove_empty(group)

@@ -151,11 +151,18 @@ def _group(group: Group, references: References) -> dict:
         "kind": group.kind,
         "id": group.id,
         "bands": list(group.bands) if group.bands else None,
-        **_sum(group.objects),
-        "unreferenced": _sum(references.unreferenced(group)),
+        "files": len(group.objects) - len(group.packed) + len(group.packs),
+        "bytes": sum(group.objects.values()) + group.more,
+        "objects": len(group.objects),
+        "packs": len(group.packs),
+        "unreferenced": _objects(group, references.unreferenced(group)),
         "runs": [r.name for r in references.runs(group)],
     }
 
 
-def _sum(files: Files | dict[str, int]) -> dict:
+def _objects(group: Group, names: dict[str, int]) -> dict:
+    return {"files": group.files(names), "bytes": sum(names.values())}
+
+
+def _sum(files: Files) -> dict:
     return {"files": len(files), "bytes": sum(files.values())}

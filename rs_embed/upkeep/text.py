@@ -1,4 +1,4 @@
-"""What the three commands print: from what was found to short, aligned text."""
+"""What the four commands print: from what was found to short, aligned text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from .pack import Packing
 from .prune import Waste
 from .report import Report
 from .work import Work
@@ -109,10 +110,10 @@ def _store(store: dict) -> Iterator[str]:
             (
                 g["kind"],
                 _called(g),
-                f"{g['files']:,}",
+                f"{g['objects']:,}" + (f" in {_count(g['files'], 'file')}" if g["packs"] else ""),
                 size(g["bytes"]),
                 _count(len(g["runs"]), "run") if g["runs"] else "no run (an earlier generation or request)",
-                f"unreferenced: {amount(g['unreferenced'])}" if g["unreferenced"]["files"] else "",
+                f"unreferenced: {amount(g['unreferenced'])}" if g["unreferenced"]["bytes"] else "",
             )
             for g in store["groups"]
         )
@@ -135,18 +136,18 @@ def prune(work: Work, waste: Waste, *, done: bool) -> Iterator[str]:
     if not work.runs:
         yield f"there is no run in {work.folder / 'runs'}, so this work folder refers to nothing"
     found = prune_json(work, waste, done=done)
-    if not found["files"]:
+    if not found["files"] and not found["bytes"]:
         yield f"{work.folder}: nothing to remove"
         return
     yield f"{work.folder}: {amount(found)} {'were removed' if done else 'can be removed'}"
     yield from _table(
-        (g["kind"], _called(g), f"{g['files']:,}", size(g["bytes"]), "all of it" if g["whole"] else "in part")
+        (g["kind"], _called(g), f"{g['objects']:,}", size(g["bytes"]), "all of it" if g["whole"] else "in part")
         for g in found["groups"]
     )
     for key, what in _SMALL.items():
         if found[key]["files"]:
             yield f"  {what}: {amount(found[key])}"
-    if found["spare"]["files"]:
+    if found["spare"]["bytes"]:
         yield f"  of finished exports, above the limit: {amount(found['spare'])}"
     if not done:
         yield "nothing was removed; rs-embed prune --yes removes it"
@@ -169,7 +170,8 @@ def prune_json(work: Work, waste: Waste, *, done: bool) -> dict:
             "kind": group.kind,
             "id": group.id,
             "bands": list(group.bands) if group.bands else None,
-            "files": len(names),
+            "files": group.files(names),
+            "objects": len(names),
             "bytes": sum(names.values()),
             "whole": len(names) == len(group.objects),
         }
@@ -184,11 +186,35 @@ def prune_json(work: Work, waste: Waste, *, done: bool) -> dict:
         "groups": groups,
         **{key: {"files": len(files), "bytes": sum(files.values())} for key, files in small.items()},
         "spare": {
-            "files": sum(len(names) for _, names in waste.spare),
+            "files": sum(group.files(names) for group, names in waste.spare),
             "bytes": sum(sum(names.values()) for _, names in waste.spare),
         },
         "works_gone": list(map(str, waste.gone)),
     }
+
+
+# pack ----------------------------------------------------------------------------------------------------------
+
+
+def pack(work: Work, done: Packing, *, undo: bool) -> Iterator[str]:
+    """The lines of ``rs-embed pack``."""
+    yield from (f"note: {note}" for note in done.notes)
+    if undo:
+        yield f"{work.folder}: {_count(done.loosened, 'object')} in packs are loose again"
+        if done.unreadable:
+            yield f"{_count(len(done.unreadable), 'pack')} cannot be read and stay; rs-embed verify says which"
+        return
+    packed = done.packed
+    yield f"{work.folder}: {_count(packed.objects, 'object')} ({size(packed.bytes)}) were put into {_count(packed.packs, 'pack')}"
+    if packed.damaged:
+        yield f"{_count(len(packed.damaged), 'object')} are damaged and were left as they are; rs-embed verify says which"
+
+
+def pack_json(work: Work, done: Packing, *, undo: bool) -> dict:
+    """What ``rs-embed pack --json`` says."""
+    packed = {k: getattr(done.packed, k) for k in ("objects", "bytes", "packs")}
+    said = {"loosened": done.loosened, "unreadable": list(map(str, done.unreadable))} if undo else packed
+    return {"work": str(work.folder), **said, "damaged": list(map(str, done.packed.damaged)), "notes": done.notes}
 
 
 # verify --------------------------------------------------------------------------------------------------------
@@ -230,12 +256,12 @@ def verify_json(work: Work, report: Report) -> dict:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
+def progress(total: int, what: str = "verify", unit: str = "B") -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc="verify", unit="B", unit_scale=True, file=sys.stderr) as bar:
+    with tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", file=sys.stderr) as bar:
         yield bar.update

@@ -12,7 +12,6 @@ from .. import receipts
 from ..errors import StoreError
 from ..formats import manifest
 from ..stages.repair import expected_files
-from ..store import verify_object
 from ..units import Source
 from .contents import Contents, Group, survey
 from .report import Report
@@ -75,6 +74,10 @@ def _objects(work: Work, shared: Shared, contents: Contents, report: Report) -> 
             for entry in shared.runs:
                 if group.id in entry.run.plan.source:
                     _concerns(work, entry, report)
+        for path in group.broken:
+            what = "pack: its index is damaged, so what was in it is gone"
+            advice = "rs-embed verify --set-aside and another start make it anew"
+            report.add("pack", path, what, advice, noticed=False)
         for name, size in group.objects.items():
             report.objects += 1
             yield size, lambda group=group, name=name: _object(work, shared, group, name, report)
@@ -101,11 +104,11 @@ def damage(group: Group, name: str) -> str | None:
     """What is wrong with an object, or None; also for one that vanished, which is for the receipts to say."""
     path = group.path(name)
     try:
-        bands = verify_object(path).meta.get("bands")
+        bands = group.held.verify(name).meta.get("bands")
     except FileNotFoundError:
         return None
     except StoreError as error:
-        return str(error).removeprefix(f"damaged object {path}: ")
+        return str(error).removeprefix(f"damaged object {path}").lstrip(": ")
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     if group.bands and sorted(bands or ()) != list(group.bands):
