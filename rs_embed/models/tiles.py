@@ -100,6 +100,13 @@ class Layout:
         return np.concatenate(bands, axis=1)
 
 
+    def joined(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the grid that is joined of those of the tiles, (rows, columns) each."""
+        kept = _kept(self.rows, self.tile, rows), _kept(self.columns, self.tile, columns)
+        high, wide = (sum(end - first for first, end in cells) for cells in kept)
+        return high, wide
+
+
 def _own(y: Span, x: Span, top: float, bottom: float, left: float, right: float) -> float:
     """Pixels of a window that a tile owns."""
     high = max(0.0, min(y.own[1], bottom) - max(y.own[0], top))
