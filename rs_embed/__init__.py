@@ -1,7 +1,7 @@
 """rs_embed: embeddings of many places with remote-sensing foundation models, as a Snakemake workflow.
 
-``export_batch`` is the request as a Python call, ``plan_batch`` says what it will cost; the same request lives in ``config/config.yaml``. Importing this
-package imports neither torch, nor numpy, nor Snakemake.
+``export_batch`` is the request as a Python call, ``plan_batch`` says what it will cost; the same request lives in
+``config/config.yaml``. Importing this package imports neither torch, nor numpy, nor Snakemake.
 """
 
 from .api import export_batch, plan_batch

@@ -20,8 +20,9 @@ from rs_embed.stages.common import StageError
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
-from rs_embed.stages.state import examined, withdrawn as withdrawn_of
 from rs_embed.stages.repair import repair
+from rs_embed.stages.state import examined
+from rs_embed.stages.state import withdrawn as withdrawn_of
 from rs_embed.stages.write import write
 from rs_embed.store import read_object
 

@@ -99,9 +99,12 @@ def _size_of(folder: str) -> Callable[[str], int | None]:
         return lambda name: None
 
     def size(name: str) -> int | None:
+        path = f"{folder}/{name[:2]}/{name}.npy"
+        if not os.access(path, os.F_OK):  # most are missing, and an exception costs more than the look
+            return None
         try:
-            return os.stat(f"{folder}/{name[:2]}/{name}.npy").st_size
-        except OSError:
+            return os.stat(path).st_size
+        except FileNotFoundError:
             return None
 
     return size

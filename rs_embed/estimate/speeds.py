@@ -75,7 +75,9 @@ def named(name: str) -> str:
     """
     found = known(name)
     if found is None:
-        raise ModelError(f"gpu: {name!r} is not known{nearest(name.upper(), CARDS)}; allowed: one of {', '.join(CARDS)}")
+        raise ModelError(
+            f"gpu: {name!r} is not known{nearest(name.upper(), CARDS)}; allowed: one of {', '.join(CARDS)}"
+        )
     return found
 
 

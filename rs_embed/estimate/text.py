@@ -14,12 +14,15 @@ def whole(found: Estimate) -> str:
     lines = [_head(found), _jobs(found)]
     for s in found.sources:
         there = f", {s.there:,} are there" if s.there else ""
-        lines.append(f"pixels     {s.chips:,} chips of {s.collection} ({len(s.bands)} bands, {s.scale_m:g} m{_frames(s.frames)}){there}")
+        lines.append(
+            f"pixels     {s.chips:,} chips of {s.collection} ({len(s.bands)} bands, {s.scale_m:g} m{_frames(s.frames)}){there}"
+        )
         lines.append(f"           at most {_size(s.bytes)} in the store; {_requests(s)}")
     if found.models:
         lines.append("models     " + _hours_head(found))
         lines += [f"  {line}" for line in _table(found)]
-        lines += [f"  * {m.label}: {m.how}" for m in found.models if m.images]
+        for how in dict.fromkeys(m.how for m in found.models if m.images):
+            lines.append(f"  * {', '.join(m.label for m in found.models if m.images and m.how == how)}: {how}")
     lines += [_hours(found), _bytes(found), _files(found)]
     return "\n".join(line for line in lines if line)
 
@@ -70,15 +73,30 @@ def _hours_head(e: Estimate) -> str:
 
 
 def _table(e: Estimate) -> list[str]:
-    rows: list[Sequence[str]] = [("", "jobs", "to embed", "there", "passes", "GFLOP a pass", f"{_DEVICE[e.device]} hours", "")]
+    rows: list[Sequence[str]] = [
+        ("", "jobs", "to embed", "there", "passes", "GFLOP a pass", f"{_DEVICE[e.device]} hours", "")
+    ]
     for m in e.models:
         each = "-" if m.flops is None or not m.passes else f"{m.flops / m.passes / 1e9:.1f}"
         time = "?" if m.seconds is None else f"{m.seconds / 3600:.3g}"
         known = "measured *" if m.measured else "estimated *"
-        rows.append((m.label, f"{m.jobs:,}", f"{m.images:,}", f"{m.there:,}", f"{m.passes:,}", each, time, known if m.images else ""))
+        rows.append(
+            (
+                m.label,
+                f"{m.jobs:,}",
+                f"{m.images:,}",
+                f"{m.there:,}",
+                f"{m.passes:,}",
+                each,
+                time,
+                known if m.images else "",
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join(cell.ljust(w) if i in (0, 7) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+        "  ".join(
+            cell.ljust(w) if i in (0, 7) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
+        ).rstrip()
         for row in rows
     ]
 

@@ -99,7 +99,6 @@ class Layout:
         bands = [np.concatenate([next(pieces)[:, a:b, c:d] for c, d in columns], axis=2) for a, b in rows]
         return np.concatenate(bands, axis=1)
 
-
     def joined(self, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of the grid that is joined of those of the tiles, (rows, columns) each."""
         kept = _kept(self.rows, self.tile, rows), _kept(self.columns, self.tile, columns)

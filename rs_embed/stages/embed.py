@@ -59,6 +59,8 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
     said: dict = {"load_seconds": 0.0}
     if lacking and (not errors or run.request.config.continue_on_error):
         with lease(run.request.device) as gpu:
+            if gpu is not None:
+                print(f"embed: has GPU {gpu}", flush=True)
             said = _embed_all(run, unit, lacking, rows, errors, threads) | ({"gpu": gpu} if gpu is not None else {})
     if errors and not run.request.config.continue_on_error:
         index, error = min(errors, key=lambda e: e[0])

@@ -9,9 +9,9 @@ from collections.abc import Container
 
 from .. import receipts
 from ..errors import ModelError
-from ..formats import manifest
 from ..estimate import estimate
 from ..estimate.text import summary
+from ..formats import manifest
 from ..locks import hold, take
 from ..run import FREED, Run
 from ..store import clean, writing
