@@ -210,7 +210,9 @@ def test_requests_of_earth_engine_are_counted(tmp_path):
         service.forget()
         export(combined(tmp_path / "run"), spots, models, **given)
         assert (source.requests, source.lookups, source.jobs) == (5, 3, 3)
-        assert (service.counts()["pixels"], service.counts()["value"]) == (source.requests, source.lookups + 1), "one at the start"
+        assert (service.counts()["pixels"], service.counts()["value"]) == (source.requests, source.lookups + 1), (
+            "one at the start"
+        )
     assert said.fetch_hours == pytest.approx(8 / 100 / 3600)
     chips = (tmp_path / ".rs_embed" / "store" / "chips").glob("**/*.npy")
     assert sum(np.load(p).nbytes for p in chips) == source.bytes - 5 * disk.OBJECT, "medians of two images are floats"
