@@ -1,10 +1,10 @@
 """rs_embed: embeddings of many places with remote-sensing foundation models, as a Snakemake workflow.
 
-``export_batch`` is the request as a Python call; the same request lives in ``config/config.yaml``. Importing this
-package imports neither torch, nor numpy, nor Snakemake.
+``export_batch`` is the request as a Python call, ``plan_batch`` says what it will cost; the same request lives in
+``config/config.yaml``. Importing this package imports neither torch, nor numpy, nor Snakemake.
 """
 
-from .api import export_batch
+from .api import export_batch, plan_batch
 from .config import ExportConfig, ExportModelRequest, ExportTarget
 from .errors import ExportError, ModelError, ProviderError, RSEmbedError, RunLockedError, SpecError, StoreError
 from .reading import load_export
@@ -30,4 +30,5 @@ __all__ = [
     "TemporalSpec",
     "export_batch",
     "load_export",
+    "plan_batch",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from .rois import RoiTable, read_rois
 from .specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
 
 if TYPE_CHECKING:
+    from .estimate import Estimate
     from .run import Run
 
 
@@ -69,10 +71,73 @@ def export_batch(
         ExportError: a job failed; what was finished is kept, and the same call goes on from there.
     """
     from .locks import Waited
-    from .profiles import find_profile
     from .run import open_run
-    from .runner import execute, workflow_folder
+    from .runner import execute
     from .stages.prepare import check, find_weights
+
+    request = _request(
+        spatials=spatials,
+        rois=rois,
+        temporal=temporal,
+        models=models,
+        target=target,
+        config=config,
+        backend=backend,
+        device=device,
+        output=output,
+        sensor=sensor,
+        fetch=fetch,
+        modality=modality,
+        input_prep=input_prep,
+        gee=gee,
+        stac=stac,
+        options=options,
+    )
+    while True:
+        run = open_run(request, os.getcwd())
+        check(run)
+        if not run.request.config.continue_on_error:  # else the start of the workflow does, and the model's rows say so
+            find_weights(run)
+        try:
+            execute(run)
+        except Waited:
+            continue
+        return _manifests(run)
+
+
+def plan_batch(*, gpus: int | None = None, gpu: str | None = None, **arguments: Any) -> Estimate:
+    """What :func:`export_batch` would do with the same arguments, and what that takes. Runs, downloads and writes nothing; the
+    provider is asked what a start asks it.
+
+    Args:
+        arguments: those of :func:`export_batch`.
+        gpus: GPUs that will work at a time; None: those of this machine.
+        gpu: which GPUs, for example ``"A100"``; None: this machine's. With either, hours are those of GPUs where ``device`` is
+            ``"auto"``.
+
+    Returns:
+        An :class:`~rs_embed.estimate.Estimate`: ``print`` it; ``.jobs``, ``.bytes``, ``.gpu_hours``, ``.to_dict()``.
+
+    Raises:
+        SpecError, ModelError, ProviderError: the request is invalid.
+    """
+    from .estimate import estimate
+    from .run import open_run
+    from .stages.prepare import check
+
+    bound = inspect.signature(export_batch).bind(**arguments)
+    bound.apply_defaults()
+    run = open_run(_request(**bound.arguments), os.getcwd())
+    check(run)
+    return estimate(run, gpus=gpus, gpu=gpu)
+
+
+def _request(
+    *, spatials: Any, rois: Any, target: Any, config: Any, input_prep: Any, options: dict, **others: Any
+) -> Request:
+    """The arguments of :func:`export_batch`, all of them, as a request."""
+    from .profiles import find_profile
+    from .runner import workflow_folder
 
     if input_prep is not None:
         if config is not None:
@@ -88,30 +153,12 @@ def export_batch(
         spatials=table.spatials,
         names=table.names,
         windows=table.windows,
-        temporal=temporal,
-        models=models,
         target=target,
         config=_fold(config, options),
-        backend=backend,
-        device=device,
-        output=output,
-        sensor=sensor,
-        fetch=fetch,
-        modality=modality,
-        gee=gee,
-        stac=stac,
+        **others,
     )
     find_profile(request.config.profile, os.getcwd(), workflow_folder())
-    while True:
-        run = open_run(request, os.getcwd())
-        check(run)
-        if not run.request.config.continue_on_error:  # else the start of the workflow does, and the model's rows say so
-            find_weights(run)
-        try:
-            execute(run)
-        except Waited:
-            continue
-        return _manifests(run)
+    return request
 
 
 def _fold(config: ExportConfig | None, options: dict) -> ExportConfig | None:

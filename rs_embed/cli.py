@@ -13,8 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from .errors import RSEmbedError, StoreError
+from .errors import ModelError, RSEmbedError, StoreError
 
 _FOLDER = "work folder (.rs_embed), a folder that holds one, or the target of an export (default: the current folder)"
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=lambda options: _permitted(call, options))
         return sub
 
+    _add_plan(commands)
     upkeep("status", "what is in a work folder", _status)
     aside = "move damaged objects aside, and let the next start notice everything else that is damaged or gone"
     upkeep("verify", "read everything in a work folder and its exports; status 1 if anything is damaged or missing",
@@ -91,6 +93,36 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON schema of the config file")
     schema.set_defaults(call=_schema)
     return parser
+
+
+def _add_plan(commands: Any) -> None:
+    sub = commands.add_parser("plan", help="what a request has left to do, and what that takes; runs nothing")
+    sub.add_argument("--configfile", default="config/config.yaml", help="config file (default: config/config.yaml)")
+    sub.add_argument("--gpus", type=int, help="GPUs that will work at a time (default: those of this machine)")
+    sub.add_argument("--gpu", help="which GPUs, for example A100 (default: this machine's)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.set_defaults(call=_plan)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    import yaml
+
+    from .estimate import estimate
+    from .run import open_config
+    from .stages.prepare import check
+
+    try:
+        with open(options.configfile, encoding="utf-8") as file:
+            config = yaml.safe_load(file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"--configfile: {options.configfile!r} cannot be read ({reason}); allowed: a config file in YAML"
+        ) from None
+    run = open_config(config, os.getcwd())
+    check(run)
+    found = estimate(run, gpus=options.gpus, gpu=options.gpu)
+    return _say(options, found.to_dict(), [str(found)])
 
 
 def _gigabytes(text: str) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .flops import Pass, Picture
 from .specs import SensorSpec, TemporalSpec
 
 #: Units of Sentinel-1's numbers.
@@ -129,6 +130,8 @@ class ModelInfo:
         smallest: shortest side of an image that the model can say something of, pixels.
         of_rectangle: how a vector of a ROI is made whose image was enlarged to a square: ``"cells"``, the mean (or max) of the
             grid's cells in the ROI, or ``"own"``, the model's own vector of the square (where cells have another dimension).
+        cost: what a forward pass of a picture takes, from options and modality; None where it is not known.
+        pace: share of the rate of matrix products on a device that the network reaches.
         batch: default images per forward pass by device type.
     """
 
@@ -154,4 +157,6 @@ class ModelInfo:
     any_bands: bool = False
     smallest: Callable[[Any], int] = lambda options: 1
     of_rectangle: str = "cells"
+    cost: Callable[[Any, str, Picture], Pass] | None = None
+    pace: float = 1.0
     batch: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 64, "mps": 16})

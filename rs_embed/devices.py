@@ -1,14 +1,27 @@
-"""Which device a unit runs on, decided without torch where only a number of GPUs is asked for."""
+"""Which device a unit runs on, decided without torch where only a number of GPUs is asked for; and which GPU a job gets."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
+import random
+import re
+import stat
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import ModelError
+from .errors import ModelError, StoreError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: Of a scheduler's job: what it calls device 0 is another GPU than what its next job on the machine calls so.
+_ALLOCATION = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+#: Longest time between two looks for a free GPU, seconds.
+_LOOK_S = 0.5
 
 
 def gpus_wanted(device: str) -> int:
@@ -20,12 +33,32 @@ def gpus_wanted(device: str) -> int:
     return int(visible_gpus() > 0)
 
 
+def pool() -> tuple[str, ...]:
+    """The NVIDIA devices that jobs of this machine may have, as ``CUDA_VISIBLE_DEVICES`` names them: numbers, or UUIDs of GPUs
+    and MIG slices. Those of the variable where it is set (up to the first that is none, as CUDA reads it), else all."""
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        return tuple(str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*"))))
+    words: dict[str, None] = {}
+    for word in map(str.strip, named.split(",")):
+        if not word or word.startswith("-"):
+            break
+        words[word] = None
+    return tuple(words)
+
+
 def visible_gpus() -> int:
-    """NVIDIA devices this process may use, from ``CUDA_VISIBLE_DEVICES`` or the device files."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return len([d for d in named.split(",") if d.strip() and d.strip() != "-1"])
-    return len(glob.glob("/dev/nvidia[0-9]*"))
+    """Number of devices of the :func:`pool`."""
+    return len(pool())
+
+
+def card() -> str | None:
+    """What the driver calls the first GPU of this machine (``NVIDIA A100-SXM4-80GB``); None without one."""
+    for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
+        found = re.search(r"^Model:\s*(.+?)\s*$", Path(path).read_text(errors="replace"), re.MULTILINE)
+        if found:
+            return found.group(1)
+    return None
 
 
 def resolve(device: str) -> str:
@@ -48,30 +81,85 @@ def resolve(device: str) -> str:
 
 
 @contextlib.contextmanager
-def lease(folder: Path) -> Iterator[str]:
-    """Hold one free GPU for the duration: ``CUDA_VISIBLE_DEVICES`` is set to it unless the environment already chose.
+def lease(device: str, folder: Path | None = None) -> Iterator[str | None]:
+    """Hold one GPU of the :func:`pool` for the duration, with ``CUDA_VISIBLE_DEVICES`` set to it; None where the request's
+    ``device`` wants none or there is none. Must run before torch looks at the devices.
 
-    Snakemake counts GPUs but never says which one a job has, so concurrent local jobs agree by file locks. When all are
-    taken the first one is shared: slow, not dead. Must run before torch looks at the devices.
+    Snakemake counts GPUs and never says which one a job has, so jobs of a user on a machine, of whatever run, agree by file
+    locks that the kernel releases when their holder dies. A job that finds all of them taken waits: Snakemake lets no more
+    jobs in than there are devices, so they are another run's, and on a shared GPU both could run out of memory. Where one
+    device alone is named, somebody (a cluster, a person) has chosen it: it is taken as it is, and nobody waits.
+
+    Args:
+        folder: of the locks; None is the user's on this machine.
+
+    Raises:
+        StoreError: the folder of the locks is not the user's own, or has no locks.
     """
-    import fcntl
+    names, before = pool() if gpus_wanted(device) else (), os.environ.get(VISIBLE)
+    if not names:
+        yield None
+        return
+    held = folder or _folder()
+    name, lock = _free(held, names, patient=len(names) > 1 or before is None)
+    os.environ[VISIBLE] = name
+    try:
+        yield name
+    finally:
+        os.environ.pop(VISIBLE)
+        if before is not None:
+            os.environ[VISIBLE] = before
+        if lock is not None:
+            os.close(lock)
 
-    if os.environ.get("CUDA_VISIBLE_DEVICES") is not None or visible_gpus() < 2:
-        yield os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(visible_gpus()):
-        file = open(folder / f"gpu-{number}.lock", "w")  # noqa: SIM115 - held until the job ends
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            continue
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number)
-        try:
-            yield str(number)
-        finally:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-            file.close()
-        return
-    yield "0"
+
+def _free(folder: Path, names: tuple[str, ...], *, patient: bool) -> tuple[str, int | None]:
+    """The first free device, and the descriptor that holds its lock; where there is none and nobody shall wait, the first."""
+    said = False
+    while True:
+        for name in names:
+            lock = _lock(folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
+            if lock is not None:
+                return name, lock
+        if not patient:
+            return names[0], None
+        if not said:
+            said = True
+            print(
+                f"embed: waiting for a GPU, other jobs have {', '.join(names)} (locks in {folder})",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(random.uniform(0.2, 1.0) * _LOOK_S)
+
+
+def _lock(path: Path) -> int | None:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    except OSError as error:
+        os.close(file)
+        raise StoreError(
+            f"{path} cannot be locked ({error.strerror}), so jobs cannot agree on GPUs; allowed: TMPDIR on a local disk"
+        ) from None
+    return file
+
+
+def _folder() -> Path:
+    """The user's folder of locks on this machine: GPUs are a machine's, so neither a run's folder nor a network's will do.
+    Apart for each allocation of a scheduler, which numbers its devices anew."""
+    allocation = "-".join(v for name in _ALLOCATION if (v := os.environ.get(name)))
+    top = Path(tempfile.gettempdir(), f"rs-embed-{os.getuid()}")
+    for folder in (top, top / re.sub(r"[^A-Za-z0-9-]", "_", f"gpus-{allocation}" if allocation else "gpus")):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = os.lstat(folder)
+        # a folder of another user's, or a link, at a name that anybody can guess
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise StoreError(
+                f"{folder} is not a folder of your own that only you can write to; allowed: another TMPDIR, or delete it"
+            )
+    return folder

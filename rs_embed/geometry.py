@@ -136,6 +136,15 @@ def make_grid(spatial: SpatialSpec, projection: str, scale_m: float, *, square: 
     return Grid(crs, (scale_m, 0.0, col0 * scale_m, 0.0, -scale_m, -row0 * scale_m), width, height)
 
 
+def grid_shape(spatial: SpatialSpec, projection: str, scale_m: float, *, square: bool = False) -> tuple[int, int]:
+    """(height, width) of :func:`make_grid`; quick where the size alone decides it."""
+    if projection == "utm" and isinstance(spatial, PointBuffer):
+        side = max(1, math.ceil(2 * spatial.buffer_m / scale_m - _EPS))
+        return side, side
+    grid = make_grid(spatial, projection, scale_m, square=square)
+    return grid.height, grid.width
+
+
 def refuse_too_large(grid: Grid, planes: int, where: str) -> None:
     """Refuse a chip that no memory holds, before anything runs.
 

@@ -71,12 +71,22 @@ class Group:
 
     def has(self, name: str) -> bool:
         """There is such an object."""
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None if there is none."""
+        path = (
+            f"{self.folder}/{name[:2]}/{name}{SUFFIX}"  # thousands are asked for, and a Path costs more than the look
+        )
         while True:
             seen = self._packs
-            if self.path(name).exists() or seen.find(name):
-                return True
+            if os.access(path, os.F_OK):
+                with contextlib.suppress(FileNotFoundError):
+                    return os.stat(path).st_size
+            if where := seen.find(name):
+                return where[1].size
             if self._look() is seen:
-                return False
+                return None
 
     def read(self, name: str) -> Object:
         """Read and verify an object.

@@ -34,6 +34,26 @@ def enter(config: Any, *, main_process: bool) -> Run:
     return run
 
 
+#: Threads that read and preprocess for a GPU, at most (``models/engine.py``).
+_MOST_READERS = 8
+
+
+def embed_threads(cores: int, jobs: int, gpus: int) -> int:
+    """Threads of an embed job on a machine that runs ``jobs`` of them in all.
+
+    On CPUs the cores are divided among the jobs that can run at a time: one thread each where there are enough jobs, so that
+    what a job does alone (starting, loading) keeps no core waiting; all cores where there is one job. With GPUs as many jobs run
+    as there are GPUs, threads only read and preprocess, and a share is left for fetching and writing.
+
+    Args:
+        gpus: that may be used at a time; 0: on CPUs.
+    """
+    jobs = max(1, jobs)
+    if gpus:
+        return max(1, min(_MOST_READERS, cores // (min(jobs, gpus) + 1)))
+    return max(1, cores // min(jobs, cores))
+
+
 def plain(config: Any) -> Any:
     """A config as JSON has it: a YAML loader turns an unquoted 2022-06-01 into a date, which no JSON schema knows."""
     if isinstance(config, dict):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -314,23 +312,6 @@ def test_images_are_read_a_few_at_a_time_and_an_unreadable_one_fails_alone():
             assert isinstance(result, OSError) == (key == 7)
     assert done == 200
     assert largest[0] < 60, "reading must not run away from computing"
-
-
-def test_concurrent_jobs_lease_different_gpus_and_the_last_one_shares(tmp_path, monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(devices, "visible_gpus", lambda: 2)
-    taken = []
-    with contextlib.ExitStack() as jobs:
-        for _ in range(3):
-            taken.append(jobs.enter_context(devices.lease(tmp_path)))
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # the next job is another process
-        assert taken == ["0", "1", "0"]
-    with devices.lease(tmp_path) as number:
-        assert (number, os.environ["CUDA_VISIBLE_DEVICES"]) == ("0", "0")
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # a cluster has chosen already
-    with devices.lease(tmp_path) as number:
-        assert number == os.environ["CUDA_VISIBLE_DEVICES"] == "5"
 
 
 @pytest.mark.parametrize(("visible", "expected"), [("0,1", 1), ("", 0), ("-1", 0)])

@@ -59,7 +59,7 @@ for name, given in {
 def test_everything_public_is_importable_from_the_top():
     names = (
         "BBox PointBuffer TemporalSpec SensorSpec FetchSpec OutputSpec InputPrepSpec ExportTarget ExportConfig "
-        "ExportModelRequest export_batch load_export RSEmbedError SpecError ProviderError ModelError"
+        "ExportModelRequest export_batch plan_batch load_export RSEmbedError SpecError ProviderError ModelError"
     )
     for name in names.split():
         assert name in rs_embed.__all__
@@ -144,6 +144,7 @@ def test_imports_point_down_only():
             "specs",
             "config",
             "description",
+            "flops",
             "request",
             "rois",
             "gee_settings",
@@ -158,7 +159,7 @@ def test_imports_point_down_only():
         {"groups", "store", "receipts", "devices", "locks", "hub", "weights", "quota", "retries"},
         {"providers", "models", "formats"},
         {"run", "folders"},
-        {"stages"},
+        {"stages", "estimate"},
         {"workflow", "progress", "profiles", "explain", "runner", "schema", "_run", "make_catalogue", "upkeep"},
         {"api", "reading", "cli", "__main__", "__init__"},
     ]

@@ -41,15 +41,13 @@ def test_a_profile_that_is_none_is_refused(tmp_path, text):
     assert_refusal(found.value, "config.profile", "allowed")
 
 
-def test_the_profile_of_slurm_limits_no_gpu_and_the_default_one_does():
+def test_no_profile_limits_gpus_which_are_counted_at_a_start():
     said = {
         name: yaml.safe_load((CHECKOUT / "profiles" / name / "config.yaml").read_text())
         for name in ("default", "slurm")
     }
-    assert [r for r in said["default"]["resources"] if r.startswith("gpu")] == ["gpu=1"]
-    assert not [r for r in said["slurm"]["resources"] if r.startswith("gpu")], (
-        "there it would be a limit of the cluster"
-    )
+    assert not [r for s in said.values() for r in s["resources"] if r.startswith("gpu")]
+    assert "embed=4" in said["slurm"]["set-threads"], "on a machine threads follow from its cores"
     assert said["slurm"]["executor"] == "slurm" and "slurm-array-jobs" not in said["slurm"]
     shared = ("scheduler", "rerun-triggers", "rerun-incomplete", "show-failed-logs")
     assert all(said["slurm"][key] == said["default"][key] for key in shared)

@@ -20,8 +20,9 @@ from rs_embed.stages.common import StageError
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
-from rs_embed.stages.prepare import _examined, _withdrawn
 from rs_embed.stages.repair import repair
+from rs_embed.stages.state import examined
+from rs_embed.stages.state import withdrawn as withdrawn_of
 from rs_embed.stages.write import write
 from rs_embed.store import read_object
 
@@ -297,7 +298,7 @@ def test_damaged_objects_are_all_set_aside_and_made_again_once(make, kind, stage
     with pytest.raises(StoreError, match=r"was moved to .*\.damaged; run again to make it anew \(and 1 more\)"):
         write(run, "00000") if stage == "write" else merge(run)
     assert all(v.with_name(v.name + ".damaged").exists() for v in victims)
-    withdrawn = _withdrawn(run, _examined(run))
+    withdrawn = withdrawn_of(run, examined(run))
     step = "fetch" if kind == "chips" else "embed"
     assert {p.split("/")[0] for p in withdrawn} == {step, "items"}
     assert len(withdrawn) == 2, "one receipt of the step and one of the write job: the other chunk is untouched"
@@ -326,7 +327,7 @@ def test_a_full_disk_is_a_failure_that_can_pass(make, monkeypatch):
         patched.setattr(stage, "write_object", full)
         fetch_all(run)
     assert {(r["status"], r["retryable"]) for r in rows(run, "fetch")} == {("failed", True)}
-    assert {p.split("/")[0] for p in _withdrawn(run, _examined(run))} == {"fetch"}
+    assert {p.split("/")[0] for p in withdrawn_of(run, examined(run))} == {"fetch"}
 
 
 def test_a_place_that_is_there_twice_is_worked_on_once(make):
@@ -363,9 +364,7 @@ def test_a_repair_makes_exactly_the_damaged_files_again(make, tmp_path):
     files = sorted(p for p in folder.iterdir() if p.name != "manifest.json")
     assert [p.name for p in files[:2]] == ["p00000.json", "p00000.npz"]
     before = {p: (p.read_bytes(), p.stat().st_ino) for p in files}
-    from rs_embed.stages.prepare import _examined
-
-    repairs = lambda run: list(_examined(run).repairs.values())  # noqa: E731
+    repairs = lambda run: list(examined(run).repairs.values())  # noqa: E731
 
     assert repairs(run) == []
     files[1].unlink()  # deleted

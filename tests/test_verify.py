@@ -12,7 +12,8 @@ import pytest
 
 from rs_embed import ExportModelRequest, ExportTarget, locks, receipts
 from rs_embed.cli import main
-from rs_embed.stages.prepare import _examined, check, prepare
+from rs_embed.stages.prepare import check, prepare
+from rs_embed.stages.state import examined
 
 from . import killing
 from .conftest import combined, export, places, times
@@ -118,7 +119,7 @@ def test_a_start_notices_damaged_files_after_setting_aside(tmp_path, say, layout
     assert found["next"] == f"next: start the same request again ({run.dir.joinpath(run.plan.target).resolve()})"
     with contextlib.chdir(run.dir):
         check(run)
-        asked, found = prepare(run, live=False), _examined(run)
+        asked, found = list(prepare(run, live=False).repair), examined(run)
     assert found.states["merge.json"] == "stale"
     assert asked == (["repairs/00000-0.json", "repairs/00001-0.json"] if layout == "per_item" else [])
 

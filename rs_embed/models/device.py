@@ -78,6 +78,13 @@ def release(device: str) -> None:
         torch.mps.empty_cache()
 
 
+def said(device: str) -> dict:
+    """What a receipt says of the device: its type, and what a GPU is called."""
+    import torch
+
+    return {"device": device} | ({"card": torch.cuda.get_device_name()} if device == "cuda" else {})
+
+
 def placed(arrays: Any, device: str) -> torch.Tensor:
     """A batch of equal arrays as one tensor on the device; from page-locked memory where that is faster."""
     import numpy as np

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..description import Modality, ModelInfo
 from ..errors import ModelError
 from ..fields import option
+from ..flops import Pass, Picture, convolution
 from ..specs import OutputSpec, SensorSpec
 from ..weights import Checkpoint
 from .base import Image
@@ -63,6 +64,13 @@ class Options:
                 raise ModelError(f"model_config.{key}: {getattr(self, key)!r} is not valid; allowed: {allowed}")
 
 
+def _cost(options: Options, modality: str, picture: Picture) -> Pass:
+    height, width, bands = picture.height, picture.width, picture.bands
+    flops = convolution(height, width, bands, options.patch_size, options.features // 2)
+    cells = -(-height // options.grid_cell), -(-width // options.grid_cell)
+    return Pass(flops, bands * height * width, (options.features, *cells))
+
+
 INFO = ModelInfo(
     id="mosaiks",
     version=1,
@@ -82,6 +90,8 @@ INFO = ModelInfo(
     precisions=("fp32",),
     any_bands=True,
     smallest=lambda options: options.patch_size,
+    cost=_cost,
+    pace=0.16,  # ReLU and means take as long as the convolution; measured on a CPU (make bench-rates)
     batch={"cpu": 1, "cuda": 32, "mps": 8},  # one image fills a core, and images of every size batch without padding
 )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..description import Frames, Modality, ModelInfo, Weights
 from ..errors import ModelError
 from ..fields import option
+from ..flops import Pass, Picture, product, transformer
 from ..specs import OutputSpec, SensorSpec, TemporalSpec
 from .base import Image
 from .pretrained import Pretrained, PretrainedOptions
@@ -110,6 +111,15 @@ def _weights(options: Options) -> Weights:
     return Weights(repository, v.revision, f"Prithvi_EO_V2_{v.size}_TL.pt", v.sha256)
 
 
+def _cost(options: Options, modality: str, picture: Picture) -> Pass:
+    """With all frames; of equal ones only the first enters the network."""
+    v, frames = VARIANTS[options.variant], picture.frames
+    side = SIZE // v.patch
+    patches = frames * side**2
+    flops = product(patches, len(BANDS) * v.patch**2, v.dim) + transformer(patches + 1, v.dim, v.depth, 4 * v.dim)
+    return Pass(flops, frames * len(BANDS) * SIZE**2 + (frames + 1) * v.dim, (v.dim, side, side))
+
+
 INFO = ModelInfo(
     id="prithvi",
     version=1,
@@ -133,6 +143,7 @@ INFO = ModelInfo(
     canonical=lambda options, modality: replace(options, temporal_mode="auto", max_frames=Options.max_frames),
     smallest=lambda options: VARIANTS[options.variant].patch,
     limits=lambda options, modality, frames: (0, 10000) if options.preset == "rs-embed" and frames > 1 else None,
+    cost=_cost,
     batch={"cpu": 2, "cuda": 32, "mps": 8},
 )
 

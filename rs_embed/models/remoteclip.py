@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..description import Modality, ModelInfo, Weights
 from ..fields import option
+from ..flops import Pass, Picture, product, transformer
 from ..specs import OutputSpec, SensorSpec
 from .base import Image
 from .inputs import reflectance
@@ -82,6 +83,14 @@ def _published(options: Options) -> Weights:
     )
 
 
+def _cost(options: Options, modality: str, picture: Picture) -> Pass:
+    v = _variant(options)
+    patches = v.cells**2
+    flops = product(patches, picture.bands * v.patch**2, v.width)
+    flops += transformer(patches + 1, v.width, v.depth, 4 * v.width) + product(1, v.width, v.out)
+    return Pass(flops, picture.bands * SIDE**2, (v.width, v.cells, v.cells))
+
+
 INFO = ModelInfo(
     id="remoteclip",
     version=1,
@@ -102,6 +111,7 @@ INFO = ModelInfo(
     weights=_published,
     smallest=lambda options: _variant(options).patch,
     of_rectangle="own",
+    cost=_cost,
     batch={"cpu": 8, "cuda": 64, "mps": 16},
 )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..description import Modality, ModelInfo, Weights
 from ..errors import ModelError
 from ..fields import option
+from ..flops import Pass, Picture, product, transformer
 from ..specs import OutputSpec, SensorSpec
 from .base import Image
 from .inputs import linear_power, log_scaled, reflectance, resize
@@ -75,6 +76,14 @@ def _stem(options: Options, modality: str) -> str:
     return "s2_" + (options.stem or ("l2a" if options.preset == "official" else "l1c"))
 
 
+def _cost(options: Options, modality: str, picture: Picture) -> Pass:
+    v, patches = VARIANTS[options.variant], CELLS**2
+    wide = 3 * v.width
+    stem = product(patches, picture.bands * PATCH**2, wide) + 2 * product(patches, wide, wide)
+    flops = stem + product(patches, wide, v.width) + transformer(patches + 1, v.width, v.depth, 4 * v.width)
+    return Pass(flops, picture.bands * SIDE**2, (v.width, CELLS, CELLS))
+
+
 INFO = ModelInfo(
     id="terrafm",
     version=1,
@@ -97,6 +106,7 @@ INFO = ModelInfo(
     ),
     smallest=lambda options: PATCH,
     canonical=lambda options, modality: replace(options, stem=None if modality == "s1" else _stem(options, "s2")[3:]),
+    cost=_cost,
     batch={"cpu": 8, "cuda": 64, "mps": 16},
 )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..description import Modality, ModelInfo, Prep, Weights
 from ..errors import ModelError
 from ..fields import option
+from ..flops import Pass, Picture, product, transformer
 from ..specs import OutputSpec, SensorSpec
 from .base import Image
 from .pretrained import Pretrained, PretrainedOptions
@@ -135,6 +136,18 @@ def _refuse(options: Options, modality: str, scale_m: float, prep: Prep) -> str 
     return None
 
 
+def _cost(options: Options, modality: str, picture: Picture) -> Pass:
+    v, scale, p = VARIANTS[options.variant], _checked_scale(picture.scale_m), options.patch_size
+    shape = (picture.height, picture.width)
+    ground = scale * ((None if picture.tile else _native_side(shape, scale, modality, options)) or SIZE)  # metres
+    groups = [(len(group.bands), ground // group.gsd) for group in GROUPS[modality].values()]
+    patches = [(side // p) ** 2 for _, side in groups]
+    stems = sum(product(n, bands * p**2, v.dim) for n, (bands, _) in zip(patches, groups))
+    flops = stems + transformer(sum(patches), v.dim, v.depth, 4 * v.dim)
+    fine = max(side // p for _, side in groups)
+    return Pass(flops, sum(bands * side**2 for bands, side in groups), (v.dim, fine, fine))
+
+
 INFO = ModelInfo(
     id="thor",
     version=1,
@@ -156,6 +169,7 @@ INFO = ModelInfo(
     smallest=lambda options: options.patch_size,
     refuse=_refuse,
     limits=lambda options, modality, frames: (0, 10000) if modality == "s2" else None,
+    cost=_cost,
     batch={"cpu": 1, "cuda": 16, "mps": 4},
 )
 

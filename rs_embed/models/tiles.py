@@ -99,6 +99,12 @@ class Layout:
         bands = [np.concatenate([next(pieces)[:, a:b, c:d] for c, d in columns], axis=2) for a, b in rows]
         return np.concatenate(bands, axis=1)
 
+    def joined(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the grid that is joined of those of the tiles, (rows, columns) each."""
+        kept = _kept(self.rows, self.tile, rows), _kept(self.columns, self.tile, columns)
+        high, wide = (sum(end - first for first, end in cells) for cells in kept)
+        return high, wide
+
 
 def _own(y: Span, x: Span, top: float, bottom: float, left: float, right: float) -> float:
     """Pixels of a window that a tile owns."""

@@ -64,6 +64,21 @@ class Chip:
         return tuple(dict.fromkeys(s for band in self.said for s in band))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What fetching a chip takes at most, as far as it can be said before its images are known.
+
+    Attributes:
+        requests: for pixels; None where it depends on the files.
+        itemsize: bytes of a number of the chip.
+        sent: bytes that a service sends, uncompressed; None where it depends on the files.
+    """
+
+    requests: int | None
+    itemsize: int
+    sent: int | None
+
+
 class Provider(Protocol):
     """A source of imagery. Raises :class:`~rs_embed.errors.ProviderError`, which says whether a retry can help."""
 
@@ -72,6 +87,8 @@ class Provider(Protocol):
     shared: bool
     #: CPU cores that a fetch job keeps busy: 0 where it waits for a service, so that models compute meanwhile.
     cores: int
+    #: Requests of a fetch job beside those for pixels.
+    lookups: int
 
     def identity(self) -> dict:
         """What of the provider and its endpoint changes all pixels; has the key ``name``."""
@@ -116,6 +133,10 @@ class Provider(Protocol):
         Raises:
             ProviderError: nothing could be looked up; fetching may still succeed.
         """
+        ...
+
+    def asked(self, source: Source, bands: Sequence[str], height: int, width: int) -> Asked:
+        """What a chip of these bands and this size takes; after :meth:`resolve`, asks nobody."""
         ...
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from ..quota import Quota
 from ..retries import attempts
 from . import composite
 from . import gee_images as images
-from .base import Chip, Roi
+from .base import Asked, Chip, Roi
 from .gee_client import Client, TooMuch
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class GeeProvider:
     name = "gee"
     shared = True
     cores = 0
+    lookups = 1
 
     def __init__(
         self,
@@ -152,6 +153,19 @@ class GeeProvider:
 
     # pixels ----------------------------------------------------------------------------------------------------
 
+    def asked(self, source: Source, bands: Sequence[str], height: int, width: int) -> Asked:
+        """As if every time bin had images of its own, and several of them."""
+        import numpy as np
+
+        held, collection = self._held(source), source.identity["collection"]
+        names = list(dict.fromkeys(images.alias(collection, b) for b in bands))
+        how, fill = source.identity["composite"], source.identity["fill_value"]
+        own = [np.dtype(held[n]) for n in names]
+        stored, sent = (composite.stored_dtype(own, 2, how, value) for value in (fill, 0))
+        asked = list(requests(len(names) * source.frames.count, height, width, sent))
+        a_pixel = sum(images.bytes_per_pixel(end - start, sent) for start, end, _ in asked)
+        return Asked(sum(len(parts) for *_, parts in asked), stored.itemsize, height * width * a_pixel)
+
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
         """Composite of the ROI's images, or one of each time bin."""
         found, window = self._look(source, roi, grid), _window(roi)
@@ -195,11 +209,10 @@ class GeeProvider:
         planes = [(w, n) for w in windows for n in dict.fromkeys(names)]
         values = np.empty((len(planes), grid.height, grid.width), sent)
         valid = np.empty(values.shape, bool)
-        for start in range(0, len(planes), images.MAX_PLANES):
-            some = planes[start : start + images.MAX_PLANES]
+        for start, end, parts in requests(len(planes), grid.height, grid.width, sent):
+            some = planes[start:end]
             image, value_names, bit_names = images.composites(self._client.ee(), source, some, found, grid, sent)
-            area = max(1, MAX_BYTES // images.bytes_per_pixel(len(some), sent))
-            for rows, columns in pieces(grid.height, grid.width, area):
+            for rows, columns in parts:
                 answer = self._client.pixels(image, _part(grid, rows, columns), value_names + bit_names)
                 for i, name in enumerate(value_names, start):
                     values[i, rows, columns] = answer[name]
@@ -216,6 +229,17 @@ class GeeProvider:
             frame[~good] = fill
             made.append((frame, good))
         return made
+
+
+def requests(
+    planes: int, height: int, width: int, sent: np.dtype
+) -> Iterator[tuple[int, int, list[tuple[slice, slice]]]]:
+    """How a chip of so many planes (bands x windows) is asked for: planes ``start .. end-1`` of it, and the rows and columns of
+    each request for them."""
+    for start in range(0, planes, images.MAX_PLANES):
+        end = min(start + images.MAX_PLANES, planes)
+        area = max(1, MAX_BYTES // images.bytes_per_pixel(end - start, sent))
+        yield start, end, pieces(height, width, area)
 
 
 def pieces(height: int, width: int, area: int) -> list[tuple[slice, slice]]:

@@ -36,6 +36,7 @@ class LocalProvider(SceneProvider):
     name = "local"
     shared = False
     cores = 1
+    requests = 0
 
     def __init__(self, argument: str, base: str, known: dict | None = None, *, job: bool = False) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError
 from ..geometry import Grid, transformer
-from .base import Chip, Roi
+from .base import Asked, Chip, Roi
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,7 @@ class SampleProvider:
     name = "sample"
     shared = False
     cores = 1
+    lookups = 0
 
     def __init__(self, argument: str = "", base: str = ".", known: dict | None = None, *, job: bool = False) -> None:
         if argument:
@@ -107,6 +108,10 @@ class SampleProvider:
                     f"ROI {roi.name!r}: {roi.spatial} is not inside the sample scene; "
                     f"allowed: footprints within lon {west:.4f}..{east:.4f}, lat {south:.4f}..{north:.4f}"
                 )
+
+    def asked(self, source: Source, bands: Sequence[str], height: int, width: int) -> Asked:
+        """Nobody is asked."""
+        return Asked(0, 2, 0)
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
         """The nearest scene pixel of every pixel centre; uint16 DN."""

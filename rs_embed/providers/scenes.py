@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..geometry import Grid, lonlat_boxes
 from . import choice, composite
-from .base import Chip, Roi
+from .base import Asked, Chip, Roi
 from .forms import convert, other_form
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class SceneProvider:
     """
 
     strip_bytes: int | None = None
+    #: requests for a chip; None where files are read through a service, as many ranges as their blocks need
+    requests: int | None = None
+    lookups = 0
 
     def __init__(self) -> None:
         self._used: dict[tuple, tuple[list[choice.SceneFile], list[str], np.ndarray]] = {}  # by source and collection
@@ -61,6 +64,18 @@ class SceneProvider:
 
     def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
         """Nothing: everything was looked up when the run was started."""
+
+    def asked(self, source: Source, bands: Sequence[str], height: int, width: int) -> Asked:
+        """As if every chip were a composite of several images, of the widest numbers that the files have."""
+        import numpy as np
+
+        wanted = source.identity["collection"]
+        files = list(self._known(wanted)) or list(self._known(other_form(wanted)))
+        dtypes = list(dict.fromkeys(np.dtype(f.dtype) for f in files)) or [np.dtype(np.float32)]
+        if any(f.row.collection != wanted or (f.row.scale, f.row.offset) != (1, 0) for f in files):
+            dtypes.append(np.dtype(np.float32))
+        how, fill = source.identity["composite"], source.identity["fill_value"]
+        return Asked(self.requests, composite.stored_dtype(dtypes, 2, how, fill).itemsize, self.requests)
 
     # which files ---------------------------------------------------------------------------------------------------
 

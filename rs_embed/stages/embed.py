@@ -56,10 +56,12 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
         else:
             lacking.append(indices[0])
     reused = sum(r["status"] != "failed" for r in rows.values())
-    loading = 0.0
+    said: dict = {"load_seconds": 0.0}
     if lacking and (not errors or run.request.config.continue_on_error):
-        with lease(run.work / "locks"):
-            loading = _embed_all(run, unit, lacking, rows, errors, threads)
+        with lease(run.request.device) as gpu:
+            if gpu is not None:
+                print(f"embed: has GPU {gpu}", flush=True)
+            said = _embed_all(run, unit, lacking, rows, errors, threads) | ({"gpu": gpu} if gpu is not None else {})
     if errors and not run.request.config.continue_on_error:
         index, error = min(errors, key=lambda e: e[0])
         raise stop("embed", run.plan.names[index], unit.label, error)
@@ -72,7 +74,7 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
         [{"object": name, **rows[name]} for name in objects[chunk.start : chunk.stop]],
         **counts,
         failed=sum(r["status"] == "failed" for r in rows.values()),
-        load_seconds=round(loading, 3),
+        **said,
         **spent(started),
     )
     return counts
@@ -89,8 +91,10 @@ def _failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[str, dict]:
     return failed
 
 
-def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: int) -> float:
-    """Embed ROIs; failures go into ``rows`` and ``errors``. Returns the seconds that loading the model took."""
+def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: int) -> dict:
+    """Embed ROIs; failures go into ``rows`` and ``errors``. Returns what the receipt says of it: the device, and the seconds
+    that loading the model and then embedding took, the latter in CPU time of the process, too."""
+    from ..models import device as on
     from ..models.engine import Engine, settings
 
     config, adapter, ids = run.request.config, get_adapter(unit.model), run.plan.objects(unit.source)
@@ -124,8 +128,8 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
         if not config.continue_on_error:
             raise stop("loading the model", run.plan.names[lacking[0]], unit.label, error) from error
         rows |= {ids[index]: receipts.failure(error, "load") for index in lacking}
-        return time.monotonic() - started
-    loading = time.monotonic() - started
+        return {"load_seconds": round(time.monotonic() - started, 3)}
+    loaded, loaded_cpu = time.monotonic(), time.process_time()
     software = {name: importlib.metadata.version(name) for name in ("rs-embed-workflow", "torch", "numpy")}
     with engine:
         for index, result in engine.run(images()):
@@ -140,7 +144,12 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
                 meta |= how_made | _said(result.said, meta)
                 stored = _keep(run, unit, index, result.array, meta)
                 rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
-    return loading
+    return on.said(how.device) | {
+        "threads": threads,
+        "load_seconds": round(loaded - started, 3),
+        "embed_seconds": round(time.monotonic() - loaded, 3),
+        "embed_cpu_seconds": round(time.process_time() - loaded_cpu, 3),
+    }
 
 
 def _keep(run: Run, unit: Unit, index: int, array: np.ndarray, meta: dict) -> Object:

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container
 
 from .. import receipts
 from ..errors import ModelError
+from ..estimate import estimate
+from ..estimate.text import summary
 from ..formats import manifest
 from ..locks import hold, take
-from ..plan import Chunk
 from ..run import FREED, Run
 from ..store import clean, writing
-from . import records
-from .common import needed_bands
-from .repair import damaged_rois, stamps
+from .state import Jobs, busy, examined, jobs, withdrawn
 
 
 def check(run: Run) -> None:
@@ -41,11 +39,11 @@ def _broken(run: Run, path: str) -> bool:
     return written and os.path.exists(path) and not manifest.is_json(path)
 
 
-def prepare(run: Run, *, live: bool) -> list[str]:
-    """Make the run's folder ready; returns the repair stamps to ask for.
+def prepare(run: Run, *, live: bool, dry: bool = False) -> Jobs:
+    """Make the run's folder ready; returns what is left to do, with the repair stamps to ask for.
 
     Args:
-        live: False for a dry run.
+        live: False where nothing is to be changed. dry: say what the rest will cost.
 
     Raises:
         RunLockedError: another process works on this target. ModelError: Snakemake was told to work elsewhere.
@@ -65,21 +63,21 @@ def prepare(run: Run, *, live: bool) -> list[str]:
         for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by
             if folder.is_dir():
                 clean(folder)
-    found = _examined(run)
-    withdrawn = _withdrawn(run, found)
-    asked = [
-        stamp for path, stamp in found.repairs.items() if path not in withdrawn
-    ]  # others are written anew as a whole
+    found = examined(run)
+    gone = withdrawn(run, found)
+    todo = jobs(run, found, gone)  # a file to repair whose receipt goes is written anew as a whole
     if live:
         config = run.request.config
-        if _busy(found, found.states) and config.keep_work == "all" and config.store_limit_gb is None:
+        if busy(found, found.states) and config.keep_work == "all" and config.store_limit_gb is None:
             (run.dir / FREED).unlink(missing_ok=True)  # from now on its objects are to be there
-        receipts.withdraw(run.dir / path for path in withdrawn)
-        find_weights(run, {p for p, state in found.states.items() if state == "good"}.difference(withdrawn))
-    elif withdrawn:
-        text = f"rs-embed: besides, {len(withdrawn)} finished jobs would be done again (failures, damage, lost files):"
-        print(text, *withdrawn[:5], *(["..."] if len(withdrawn) > 5 else []), file=sys.stderr)
-    return asked
+        receipts.withdraw(run.dir / path for path in gone)
+        find_weights(run, {p for p, state in found.states.items() if state == "good"}.difference(gone))
+    elif gone:
+        text = f"rs-embed: besides, {len(gone)} finished jobs would be done again (failures, damage, lost files):"
+        print(text, *gone[:5], *(["..."] if len(gone) > 5 else []), file=sys.stderr)
+    if dry:
+        print(summary(estimate(run, todo)), file=sys.stderr)
+    return todo
 
 
 def find_weights(run: Run, good: Container[str] | None = None) -> None:
@@ -93,7 +91,7 @@ def find_weights(run: Run, good: Container[str] | None = None) -> None:
         ModelError: there are none, unless ``continue_on_error``: then the model's rows say so.
     """
     if good is None:
-        good = {path for path, state in _examined(run).states.items() if state == "good"}
+        good = {path for path, state in examined(run).states.items() if state == "good"}
     for unit in run.plan.embedded:
         if all(f"embed/{unit.id}/{chunk.name}.json" in good for chunk in run.plan.chunks):
             continue
@@ -106,86 +104,7 @@ def find_weights(run: Run, good: Container[str] | None = None) -> None:
                 raise ModelError(f"model {unit.label}: {error}") from None
 
 
-@dataclass
-class _Found:
-    """What one pass over the receipts found: their states, and a repair stamp for each write receipt with damaged files."""
-
-    states: dict[str, str] = field(default_factory=dict)
-    repairs: dict[str, str] = field(default_factory=dict)
-
-
 def _unlock(run: Run) -> None:
     """Remove Snakemake's lock files: with our own lock held, the process that left them is dead."""
     for lock in (run.dir / ".snakemake" / "locks").glob("*.lock"):
         lock.unlink(missing_ok=True)
-
-
-def _examined(run: Run) -> _Found:
-    """Every receipt, read once: there can be hundreds with ten thousands of rows."""
-    plan, accept, found = run.plan, run.request.config.continue_on_error, _Found()
-    chunk_of = {f"items/{c.name}.json": c for c in plan.chunks}
-    for path, key in plan.receipts().items():
-        state, receipt = receipts.examine(run.dir / path, key, accept_failures=accept)
-        if path in chunk_of and receipt is not None:
-            if not records.whole(run, receipt):
-                state = "stale"
-            elif plan.layout == "per_item" and damaged_rois(run, chunk_of[path].name, receipt):
-                found.repairs[path] = _next_stamp(run, chunk_of[path])
-        found.states[path] = state
-    found.states[plan.merge_receipt] = _merge_state(run)
-    return found
-
-
-def _withdrawn(run: Run, found: _Found) -> list[str]:
-    """Receipts that no longer hold: of another request, unreadable, with failures to try again, or vouching for final
-    files or objects that are gone. Objects are only looked for where something is left to do that may read them."""
-    bad = [path for path, state in found.states.items() if state in ("stale", "retry")]
-    if _busy(found, found.states):
-        for chunk in run.plan.chunks:
-            # a merge of all pixels reads every chunk; one that writes an index reads none
-            if run.plan.layout == "combined" or _busy(found, run.plan.receipts_of(chunk)):
-                bad += lost(run, chunk, found.states)
-    return list(dict.fromkeys(bad))
-
-
-def _busy(found: _Found, paths: Iterable[str]) -> bool:
-    """Something is left to do for some receipts."""
-    return any(found.states[path] != "good" or path in found.repairs for path in paths)
-
-
-def _merge_state(run: Run) -> str:
-    """State of the merge's receipt, which is stale, too, when a final file is gone or has changed."""
-    path, key = run.dir / run.plan.merge_receipt, run.plan.merge_key
-    state, receipt = receipts.examine(path, key)
-    if state == "good" and any(manifest.damaged(r, str(run.dir)) for r in receipt["rows"]):
-        return "stale"
-    return state
-
-
-def lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
-    """Good receipts of a chunk whose objects are gone, and the chunk's write receipt with them."""
-    plan, store, gone = run.plan, run.store, []
-    for unit in plan.embedded:
-        path = f"embed/{unit.id}/{chunk.name}.json"
-        if state[path] == "good":
-            rows = receipts.read(run.dir / path)["rows"]
-            if not all(store.embeddings(unit.id).has(r["object"]) for r in rows if r["status"] != "failed"):
-                gone.append(path)
-    for source in plan.sources:
-        band_sets = store.band_sets(source.id, source.bands)
-        for part in chunk.parts:
-            path = f"fetch/{source.id}/{part.name}.json"
-            if state[path] != "good":
-                continue
-            for row in receipts.read(run.dir / path)["rows"]:
-                need = needed_bands(run, source, row["object"])
-                if row["status"] != "failed" and store.covering(source.id, need, row["object"], band_sets)[1]:
-                    gone.append(path)
-                    break
-    return [*gone, f"items/{chunk.name}.json"] if gone else []
-
-
-def _next_stamp(run: Run, chunk: Chunk) -> str:
-    """The stamp of a chunk's next repair; its number is the count of its repairs so far."""
-    done = stamps(run, chunk.name)
-    return f"repairs/{chunk.name}-{int(done[-1].stem.rsplit('-', 1)[1]) + 1 if done else 0}.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import locks, receipts
 from ..errors import RunLockedError
-from ..stages.prepare import lost
+from ..stages.state import lost
 from ..store import set_aside
 from .contents import survey
 from .report import Report

@@ -11,13 +11,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from rs_embed.devices import gpus_wanted
+from rs_embed.devices import gpus_wanted, visible_gpus
 from rs_embed.errors import RSEmbedError
 from rs_embed.plan import Chunk, Part
 from rs_embed.gee_settings import gee_share
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.tidy import tidy
-from rs_embed.workflow import enter, plain
+from rs_embed.workflow import embed_threads, enter, plain
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
 
@@ -64,16 +64,35 @@ def minutes(span: Part | Chunk, seconds_each: float, attempt: int) -> int:
     return attempt * math.ceil(20 + (span.stop - span.start) * seconds_each / 60)
 
 
+# Embed jobs that are left to do; known once the targets are.
+LEFT = {"embed": 1}
+
+
+def get_embed_threads(wildcards) -> int:
+    """On this machine: the cores, divided among the embed jobs that can run at a time. On a cluster as a job of 4."""
+    cores = workflow.resource_settings.cores
+    if not (workflow.is_main_process and workflow.local_exec and cores):
+        return 4
+    gpus = 0
+    if gpus_wanted(PLAN.request.device):
+        gpus = workflow.global_resources["gpu"].value
+    return embed_threads(cores, LEFT["embed"], gpus)
+
+
 def get_targets(wildcards) -> list[str]:
     """Every receipt, and a repair for each chunk whose files are damaged. Evaluated once, in the
     main process; only a real run (not a dry run, --dag, ...) changes anything while preparing.
     """
+    if workflow.local_exec and "gpu" not in workflow.global_resources:
+        # without a limit Snakemake ignores a resource; a profile cannot count devices
+        workflow.register_resource("gpu", max(1, visible_gpus()))
     live = workflow.executor_plugin is not None and not workflow.dryrun
     try:
-        repairs = prepare(RUN, live=live)
+        todo = prepare(RUN, live=live, dry=workflow.dryrun)
     except RSEmbedError as error:
         raise WorkflowError(str(error)) from None
+    LEFT["embed"] = len(todo.embed)
     wanted = [*PLAN.receipts(), PLAN.merge_receipt]
-    if live and not repairs and all(map(os.path.exists, wanted)):
+    if live and not todo.repair and all(map(os.path.exists, wanted)):
         tidy(RUN)  # nothing is left to do, and then Snakemake calls no hook
-    return [*wanted, *repairs]
+    return [*wanted, *todo.repair]

@@ -16,7 +16,7 @@ rule embed:
         "benchmarks/embed/{unit}/{chunk}.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: 4
+    threads: get_embed_threads
     resources:
         gpu=gpus_wanted(PLAN.request.device),
         mem_mb=lambda w, attempt: 6000 * attempt,

@@ -1,0 +1,89 @@
+"""Bytes and files of a run; docs/scaling.md has the same formulas in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..geometry import grid_shape
+from ..run import Run
+from ..stages.state import Jobs
+from ..units import Source
+from .images import frames_of, image
+
+if TYPE_CHECKING:
+    from . import ModelCost, SourceCost
+
+#: Bytes of an object of the store beside its numbers: the npy header (128), the footer (48), and what it says of itself; a scene
+#: of a composite takes about 150.
+OBJECT = 4096
+#: Bytes of a ROI and model: in the manifest of a combined export, in the manifest of a ROI, and in the records of the run.
+MANIFEST, MANIFEST_OF_ONE, RECORD = 350, 3000, 2000
+#: Bytes of a file of arrays beside the arrays, and beside those of each ROI.
+FILE, ROW = 65536, 256
+
+
+def added(run: Run, todo: Jobs, sources: Sequence[SourceCost], models: Sequence[ModelCost]) -> dict[str, int]:
+    """Bytes that the remaining jobs write, at most, by kind."""
+    plan, config = run.plan, run.request.config
+    out = {"pixels": sum(s.bytes for s in sources), "embeddings": sum(m.bytes for m in models)}
+    written = [c for c in plan.chunks if f"items/{c.name}.json" in set(todo.write)]
+    exported = plan.chunks if plan.layout == "combined" and todo.merge else written
+    if plan.layout == "combined" and not todo.merge:
+        exported = ()
+    rois = sum(c.stop - c.start for c in exported)
+    out["final"] = _arrays(run, exported) + (rois * ROW * len(plan.units) if rois else 0)
+    out["final"] += FILE * (rois if plan.layout == "per_item" and config.format == "netcdf" else bool(rois))
+    each = MANIFEST if plan.layout == "combined" else MANIFEST_OF_ONE
+    out["manifests"] = rois * len(plan.units) * each
+    out["records"] = sum(c.stop - c.start for c in written) * len(plan.units) * RECORD
+    return out | {"peak": sum(out.values())}
+
+
+def _arrays(run: Run, chunks: Sequence) -> int:
+    """Bytes of the arrays of the export, uncompressed: pixels that several models share once, embeddings, tensors."""
+    plan, config, output = run.plan, run.request.config, run.request.output.mode
+    total = 0
+    for source in plan.sources if chunks else ():
+        shapes, frames = _shapes(run, source, chunks), frames_of(source)
+        units = [u for u in plan.units if u.source == source.id]
+        for shape, count in shapes.items():
+            height, width = shape
+            if config.save_inputs:
+                itemsize = run.provider.asked(source, source.bands, height, width).itemsize
+                bands = sum(map(len, {u.sensor.bands for u in units}))
+                total += count * height * width * frames * bands * itemsize
+            for unit in units:
+                one = image(unit, output, shape, frames)
+                if one is None:
+                    continue
+                total += 4 * count * one.embedding * config.save_embeddings
+                total += 4 * count * one.numbers * (config.save_inputs == "model")
+    return total
+
+
+def _shapes(run: Run, source: Source, chunks: Sequence) -> Counter:
+    about, places = source.identity, run.request.spatials
+    return Counter(
+        grid_shape(places[i], about["projection"], source.scale_m, square=about["square"])
+        for chunk in chunks
+        for i in range(chunk.start, chunk.stop)
+    )
+
+
+def files(run: Run) -> dict[str, int]:
+    """Files of the run when it is done, if nothing was there before."""
+    plan, config = run.plan, run.request.config
+    n, told = len(plan.roi_ids), int(config.save_manifest)
+    places = {s.id: len(set(plan.objects(s.id))) for s in plan.sources}
+    jobs = len(plan.sources) * len(plan.parts) + (len(plan.embedded) + 1) * len(plan.chunks) + 1
+    apart = plan.layout == "per_item"
+    export = n * (1 + told) + told if apart else 1 + told
+    chips = sum(places.values()) + len(places)  # each folder of chips says its bands
+    store = chips + sum(places[u.source] for u in plan.embedded)
+    frozen = run.provider.freeze() is not None or bool(plan.keys)
+    store += 2 + (frozen and run.provider.shared)  # the lock, the registration of the work folder, what was found out
+    kept = 4 + frozen + bool(run.digests.frozen())  # request, places, lock, link to the package; imagery, weights
+    kept += (1 - told) * (n + 1 if apart else 1)
+    return {"export": export, "store": store, "run": 3 * jobs + len(plan.chunks) + kept, "snakemake": jobs}

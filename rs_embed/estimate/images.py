@@ -1,0 +1,55 @@
+"""What one image takes: pictures through the network, operations, numbers in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ModelError
+from ..flops import Picture
+from ..models import describe, tiles
+from ..units import Source, Unit
+
+
+def frames_of(source: Source) -> int:
+    """Most frames of a chip."""
+    return 1 if source.frames.mode == "composite" else source.frames.count
+
+
+@dataclass(frozen=True)
+class Image:
+    """What one image of a unit takes.
+
+    Attributes:
+        passes: pictures through the network. flops: of all of them. numbers: that enter the network.
+        embedding: numbers of its embedding, at most (of a box, the cells of the square that it lies in).
+    """
+
+    passes: int
+    flops: int
+    numbers: int
+    embedding: int
+
+
+def image(unit: Unit, output: str, shape: tuple[int, int], frames: int) -> Image | None:
+    """One image of (height, width) pixels; None where the model does not say. An image that the model refuses takes nothing."""
+    info = describe(unit.model)
+    if info.cost is None:
+        return None
+    height, width = shape
+    if min(shape) < info.smallest(unit.options):
+        return Image(0, 0, 0, 0)
+    try:
+        layout = tiles.layout(height, width, unit.prep, output)
+        count, cut = 1, False
+        if layout is not None:
+            count, cut = len(layout.spans), unit.prep.mode == "tile" or len(layout.spans) > 1
+            height, width = (layout.tile, layout.tile) if count > 1 else (layout.height, layout.width)
+        picture = Picture(height, width, frames, len(unit.sensor.bands), unit.sensor.scale_m, cut)
+        one = info.cost(unit.options, unit.modality, picture)
+    except ModelError:
+        return Image(0, 0, 0, 0)
+    depth, rows, columns = one.grid
+    if count > 1:
+        rows, columns = layout.joined(rows, columns)
+    numbers = depth * rows * columns if output == "grid" else info.dim(unit.options)
+    return Image(count, count * one.flops, count * one.numbers, numbers)

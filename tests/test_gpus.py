@@ -1,0 +1,267 @@
+"""Which GPU an embed job gets: real processes, real locks, a real Snakemake. Jobs compute on the CPU, and lease all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from rs_embed import ExportModelRequest, SensorSpec, StoreError, devices
+from rs_embed.devices import lease, pool
+from rs_embed.workflow import embed_threads
+
+from .conftest import CHECKOUT, combined, export, log_of, places, run_folder, snakemake
+from .factories import assert_refusal
+
+#: Leases a device, says which, and holds it until its stdin ends.
+HOLD = """
+import os, sys, time
+from rs_embed.devices import lease
+with lease("auto") as name:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == name
+    print(name, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with two GPUs, whose locks lie in a folder of the test."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8932f937")
+    for name in devices._ALLOCATION:
+        monkeypatch.delenv(name, raising=False)
+    yield tmp_path / "tmp"
+    monkeypatch.undo()
+
+
+class Holder:
+    """A process that leases; ``name`` waits for its device."""
+
+    def __init__(self, **environment: str) -> None:
+        given = os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLD], stdin=-1, stdout=-1, stderr=-1, text=True, env=given
+        )
+
+    @property
+    def name(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def waits(self) -> bool:
+        return "waiting for a GPU, other jobs have" in self.process.stderr.readline()
+
+    def end(self) -> None:
+        self.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("0,1", ("0", "1")),
+        ("2, 5", ("2", "5")),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,MIG-ea7e92f7", ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-ea7e92f7")),
+        ("2,2", ("2",)),
+        ("1,-1,0", ("1",)),
+        ("", ()),
+        ("-1", ()),
+    ],
+)  # fmt: skip
+def test_the_pool_is_what_cuda_would_see(monkeypatch, named, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert pool() == expected
+
+
+def test_processes_have_different_devices_and_the_third_waits(machine):
+    first, second = Holder(), Holder()
+    taken = [first.name, second.name]
+    assert sorted(taken) == ["3", "GPU-8932f937"]
+    third = Holder()
+    assert third.waits()
+    first.end()
+    assert third.name == taken[0], "what was given back"
+    second.process.kill()  # a dead holder gives back, too
+    second.process.communicate()
+    fourth = Holder()
+    assert fourth.name == taken[1]
+    third.end()
+    fourth.end()
+
+
+def test_one_device_that_somebody_chose_is_taken_as_it_is(machine):
+    holder = Holder()
+    (other,) = {"3", "GPU-8932f937"} - {holder.name}
+    for _ in range(2):  # a cluster's job has its own; nobody waits
+        chosen = Holder(CUDA_VISIBLE_DEVICES="3")
+        assert chosen.name == "3"
+        chosen.end()
+    alone = Holder(CUDA_VISIBLE_DEVICES=other)
+    assert alone.name == other
+    waiting = Holder()
+    assert waiting.waits(), "what another run has chosen is not free"
+    alone.end()
+    assert waiting.name == other
+    waiting.end()
+    holder.end()
+
+
+def test_devices_of_another_allocation_are_others(machine):
+    mine, other = Holder(SLURM_JOB_ID="1"), Holder(SLURM_JOB_ID="2")
+    assert (mine.name, other.name) == ("3", "3"), "a cluster numbers the devices of each job anew"
+    mine.end()
+    other.end()
+
+
+def test_the_environment_is_as_it_was(machine, monkeypatch):
+    with lease("cuda") as name:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == name
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-8932f937"
+    with lease("cpu") as name, lease("mps") as other:
+        assert (name, other) == (None, None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with lease("auto") as name:
+        assert name is None
+
+
+@pytest.mark.parametrize("kind", ["link", "everybody's"])
+def test_a_folder_that_others_can_write_to_is_refused(machine, kind):
+    folder = machine / f"rs-embed-{os.getuid()}"
+    if kind == "link":
+        (machine / "elsewhere").mkdir()
+        folder.symlink_to(machine / "elsewhere")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(StoreError) as found, lease("auto"):
+        pass
+    assert_refusal(found.value, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "gpus", "expected"),
+    [
+        (16, 1, 0, 16),
+        (16, 5, 0, 3),
+        (16, 200, 0, 1),
+        (2, 2, 0, 1),
+        (2, 1, 0, 2),
+        (1, 9, 0, 1),
+        (16, 200, 1, 8),
+        (16, 200, 4, 3),
+        (16, 1, 8, 8),
+        (64, 200, 2, 8),
+        (4, 200, 8, 1),
+        (8, 0, 0, 8),
+    ],
+)
+def test_cores_are_divided_among_the_jobs_that_run_at_a_time(cores, jobs, gpus, expected):
+    assert embed_threads(cores, jobs, gpus) == expected
+    assert gpus or expected * min(max(1, jobs), cores) <= cores
+
+
+class Watch(threading.Thread):
+    """Looks at the kernel's list of locks, and touches none: which devices are held at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.seen, self.over = folder, set(), threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.01):
+            names = {p.stat().st_ino: p.stem.removeprefix("gpu-") for p in self.folder.glob("*/gpus/gpu-*.lock")}
+            locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+            held = [int(x[5].rpartition(":")[2]) for x in locks if x[1] == "FLOCK"]
+            self.seen.add(tuple(sorted(names[i] for i in held if i in names)))
+
+
+MODELS = [ExportModelRequest("mosaiks", label=f"m{i}", model_config={"features": 8, "seed": i}) for i in range(2)]
+
+
+def receipts(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in folder.glob("embed/*/*.json")]
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel's list of locks")
+def test_as_many_jobs_have_a_gpu_as_snakemake_is_told(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    rows = [{"name": f"a{i}", "lon": p.lon, "lat": p.lat, "buffer_m": p.buffer_m} for i, p in enumerate(places(12))]
+    models = [{"name": "mosaiks", "label": m.label, "model_config": m.model_config} for m in MODELS]
+    config = {"rois": rows, "models": models, "backend": "sample", "target": {"layout": "combined", "path": "run"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"export": {"chunk_size": 3}}))
+    watch = Watch(tmp_path / "tmp")
+    watch.start()
+    said = ("--cores", "8", "--resources", "gpu=2", "fetch=4", "gee=100", "--configfile", "config.json")
+    done = snakemake(*said, cwd=tmp_path)
+    watch.over.set()
+    watch.join()
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, watch.seen)) == 2, watch.seen
+    assert watch.seen - {()} <= {("2",), ("5",), ("2", "5")}, "each device once, and the third one never"
+    folder = run_folder(tmp_path / "run")
+    assert len(receipts(folder)) == 8
+    assert {r["gpu"] for r in receipts(folder)} == {"2", "5"}
+    assert {r["device"] for r in receipts(folder)} == {"cpu"}, "torch sees none"
+    for log in folder.glob("logs/embed/*/*.log"):
+        assert re.search(r"^embed: has GPU [25]$", log.read_text(), re.MULTILINE)
+    assert _most_at_once(done.stderr) == 2
+
+
+def _most_at_once(log: str) -> int:
+    """Embed jobs that Snakemake had running at a time."""
+    running = most = 0
+    for line in log.splitlines():
+        running += bool(re.search(r"Embedding chunk", line)) - bool(
+            re.search(r"Finished jobid: \d+ \(Rule: embed\)", line)
+        )
+        most = max(most, running)
+    return most
+
+
+@pytest.mark.heavy
+def test_without_a_limit_all_visible_gpus_are_used(tmp_path, monkeypatch):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    export(combined(tmp_path / "run"), places(12), MODELS, chunk_size=3, cores=8)
+    folder = run_folder(tmp_path / "run")
+    assert _most_at_once(log_of(folder)) == 3
+    assert {r["gpu"] for r in receipts(folder)} == {"2", "5", "7"}
+    assert {r["threads"] for r in receipts(folder)} == {2}, "8 cores in shares: three jobs, and fetching"
+    assert re.search(r"Provided resources: .*gpu.*3", log_of(folder))
+
+
+@pytest.mark.heavy
+def test_fetching_goes_on_while_models_compute(tmp_path):
+    """Under the default profile with two cores, embed jobs begin before the last fetch job has ended, with a provider that is
+    waited for (0 cores) and with one that computes."""
+    from .gee_runs import Archive, settings
+    from .rasters import at, noise
+
+    archive = Archive(tmp_path / "archive")
+    archive.folder.mkdir()
+    archive.make(noise(1), "2022-07-01")
+    sensor = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B2", "B3"))
+    model = [ExportModelRequest("mosaiks", sensor=sensor, model_config={"features": 8})]
+    spots = [at(15 + i, 30, 60) for i in range(24)]
+    with archive.served(latency=0.3) as service:
+        given = {"backend": "gee", "gee": settings(service), "chunk_size": 3, "num_workers": 1}
+        export(combined(tmp_path / "gee" / "run"), spots, model, cores=2, **given)
+    export(combined(tmp_path / "sample" / "run"), places(24), MODELS[:1], cores=2, chunk_size=3)
+    for name in ("gee", "sample"):
+        lines = log_of(run_folder(tmp_path / name / "run")).splitlines()
+        begun = next(i for i, line in enumerate(lines) if "Embedding chunk" in line)
+        fetched = [i for i, line in enumerate(lines) if re.search(r"Finished jobid: \d+ \(Rule: fetch\)", line)]
+        assert len(fetched) == 8
+        assert begun < fetched[-1], name
+        assert sum(i > begun for i in fetched) >= 4, "half of the fetch jobs end after the first model has begun"
