@@ -16,7 +16,7 @@ from rs_embed.cli import main
 from rs_embed.groups import Group
 from rs_embed.run import Run, load_run
 from rs_embed.stages.merge import merge
-from rs_embed.stages.prepare import _examined, _withdrawn
+from rs_embed.stages.state import examined, withdrawn
 from rs_embed.stages.write import write
 from rs_embed.upkeep.tidy import tidy
 
@@ -47,7 +47,7 @@ def groups(run: Run) -> list[tuple[Group, tuple[str, ...]]]:
 
 def nothing_to_do(run: Run) -> bool:
     with contextlib.chdir(run.dir):
-        return not _withdrawn(run, _examined(run)) and set(_examined(run).states.values()) == {"good"}
+        return not withdrawn(run, examined(run)) and set(examined(run).states.values()) == {"good"}
 
 
 # runs ----------------------------------------------------------------------------------------------------------------
@@ -156,9 +156,9 @@ def test_what_is_damaged_in_a_pack_is_made_again_and_nothing_else(tmp_path, say,
         merge(run)
     assert not victim.exists() or whole
     with contextlib.chdir(run.dir):
-        withdrawn = _withdrawn(run, _examined(run))
-    assert sorted(p.split("/")[0] for p in withdrawn) == [{"chips": "fetch", "embeddings": "embed"}[kind], "items"]
-    for path in withdrawn:
+        gone = withdrawn(run, examined(run))
+    assert sorted(p.split("/")[0] for p in gone) == [{"chips": "fetch", "embeddings": "embed"}[kind], "items"]
+    for path in gone:
         (run.dir / path).unlink()
     again = make(tmp_path, pack=True)
     key = {"chips": "fetched", "embeddings": "embedded"}[kind]
