@@ -221,6 +221,13 @@ class Store:
 
 def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
     """Store an array with its metadata (JSON values)."""
+    data, sha = encoded(array, meta)
+    replace_file(path, data)
+    return Object(array, meta, sha, len(data))
+
+
+def encoded(array: np.ndarray, meta: dict) -> tuple[memoryview, str]:
+    """The bytes of an object, and its digest, hex."""
     import numpy as np
 
     buffer = io.BytesIO()
@@ -230,8 +237,7 @@ def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
     buffer.write(struct.pack("<Q8s", len(text), _MAGIC))
     sha = hashlib.sha256(buffer.getbuffer()).digest()
     buffer.write(sha)
-    replace_file(path, buffer.getvalue())
-    return Object(array, meta, sha.hex(), buffer.tell())
+    return buffer.getbuffer(), sha.hex()
 
 
 def read_object(path: Path) -> Object:
@@ -281,6 +287,19 @@ def peek(path: Path) -> Object | None:
             return Object(None, json.loads(tail[-_FOOTER.size - length : -_FOOTER.size]), sha.hex(), size)
     except (FileNotFoundError, ValueError, struct.error):
         return None
+
+
+def dtype_of(path: Path) -> str:
+    """The dtype of an object's numbers, as ``numpy.dtype`` takes it.
+
+    Raises:
+        OSError: there is none. ValueError: it does not begin as an object does.
+    """
+    import numpy as np
+
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        return np.lib.format.read_array_header_1_0(file)[2].str
 
 
 def set_aside(path: Path) -> Path:

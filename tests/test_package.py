@@ -155,7 +155,7 @@ def test_imports_point_down_only():
             "geometry",
             "stac_settings",
         },
-        {"store", "receipts", "devices", "locks", "hub", "weights", "quota", "retries"},
+        {"store", "receipts", "kept", "devices", "locks", "hub", "weights", "quota", "retries"},
         {"providers", "models", "formats"},
         {"run", "folders"},
         {"stages"},

@@ -159,6 +159,7 @@ _SMALL = {
     "in_runs": "temporary files of dead processes beside runs and targets",
     "generations": "generations of runs that are gone",
     "registrations": "registrations of work folders that are gone",
+    "records": "records of freed chips whose export is gone",
 }
 
 
