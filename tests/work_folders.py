@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, receipts
+from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, locks, receipts
 from rs_embed.config import ExportConfig
 from rs_embed.request import Request
 from rs_embed.run import Run, load_run, open_run
@@ -14,6 +14,7 @@ from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.write import write
+from rs_embed.upkeep.tidy import tidy
 
 from .conftest import WINDOW, places
 
@@ -56,6 +57,15 @@ def do(opened: Run, upto: str = "merge") -> Run:
             else:
                 merge(run)
     return run
+
+
+def free(run: Run) -> None:
+    """What a finished run does at its end, in this process."""
+    locks.hold(run.store.root)
+    try:
+        tidy(run)
+    finally:
+        locks._held.pop(run.store.root.resolve()).close()
 
 
 def objects(folder: Path, kind: str = "") -> set[str]:

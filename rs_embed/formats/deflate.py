@@ -37,13 +37,21 @@ def row_at(file: IO[bytes], mark: int, size: int) -> bytes:
     file.seek(mark)
     stream, data, row = zlib.decompressobj(-zlib.MAX_WBITS), b"", bytearray()
     while len(row) < size:
-        data = data or file.read(_PIECE)
-        piece = stream.decompress(data, size - len(row))
-        if not piece and not data:
+        more = file.read(_PIECE)
+        data += more
+        # never more than to the next cut: damage behind it is no business of this row
+        while data and len(row) < size and (take := _next(data, more)):
+            row += stream.decompress(data[:take], size - len(row))
+            data = stream.unconsumed_tail + data[take:]
+        if not more and len(row) < size:
             raise EOFError("it ends too early")
-        row += piece
-        data = stream.unconsumed_tail
     return bytes(row)
+
+
+def _next(data: bytes, more: bytes) -> int:
+    """How many bytes reach to the next cut, or what may be one, which can lie across the end of what was read."""
+    found = data.find(_CUT)
+    return found + len(_CUT) if found >= 0 else max(len(data) - (len(_CUT) - 1 if more else 0), 0)
 
 
 def rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterator[tuple[bytearray, int | None]]:
@@ -61,12 +69,8 @@ def rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterat
     while True:
         more = file.read(min(_PIECE, stop - end - len(data)))
         data += more
-        while data:
-            found = data.find(_CUT)
-            # a cut may lie across the end of what was read
-            take = found + len(_CUT) if found >= 0 else len(data) - (len(_CUT) - 1 if more else 0)
-            if take <= 0:
-                break
+        while data and (take := _next(data, more)):
+            cut = data[:take].endswith(_CUT)
             out += stream.decompress(data[:take])
             data, end = data[take:], end + take
             drop = min(head, len(out))
@@ -76,7 +80,7 @@ def rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterat
                 yield out[:size], mark
                 del out[:size]
                 mark = None
-            if found >= 0 and not head and not out:
+            if cut and not head and not out:
                 stream, mark = zlib.decompressobj(-zlib.MAX_WBITS), end
         if not more:
             return
