@@ -168,9 +168,7 @@ def local(folder: Path, spots: list, about: dict, upto: str = "merge", target: s
 
     from .rasters import WINDOW
 
-    chosen = (
-        ExportTarget.per_item(target) if options.pop("layout", "") == "per_item" else ExportTarget.combined(target)
-    )
+    chosen = ExportTarget.per_item(target) if options.pop("layout", "") == "per_item" else ExportTarget.combined(target)
     config = ExportConfig(**{"chunk_size": 2, "continue_on_error": True} | options)
     request = Request.build(spatials=spots, temporal=WINDOW, models=[ONE], target=chosen, config=config, **about)
     return do(open_run(request, str(folder)), upto)
@@ -481,7 +479,9 @@ def test_verify_counts_damaged_records_and_set_aside_leaves_freed_runs_alone(tmp
     code, said = say("verify", tmp_path, "--set-aside")
     assert code == 1 and len(said["set_aside"]) == 1
     assert [Path(p).parts[-3:-1] for p in said["withdrawn"] if "fetch" in p] == []
-    assert len(before) - len(sorted(p.name for p in run.dir.rglob("*.json"))) == 2, "of its embeddings, and of its chunk"
+    assert len(before) - len(sorted(p.name for p in run.dir.rglob("*.json"))) == 2, (
+        "of its embeddings, and of its chunk"
+    )
     assert counts(make(tmp_path, upto="fetch")) == {"fetched": 1, "restored": 3, "reused": 0}
 
 

@@ -106,7 +106,10 @@ class _Export:
             stat = os.stat(self.folder / record["file"])
         except OSError:
             return False
-        return folder == self.folder and record["of"] == [stat.st_size, stat.st_mtime_ns]
+        same = record["of"] == [stat.st_size, stat.st_mtime_ns]
+        return (
+            same and folder == self.folder and record["file"].endswith(self.run.plan.suffix)
+        )  # not of an earlier format
 
     def retains(self, record: dict, folder: Path) -> bool:
         """A record is worth keeping. A combined file is replaced as a whole, and what only the old one had is in the store; of

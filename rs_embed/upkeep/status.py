@@ -164,7 +164,15 @@ def _records(path: Path, shared: Shared) -> dict:
     """Freed chips that one run's export has."""
     records = kept.opened(path, shared.store)
     if records is None:
-        return {"path": str(path), "there": False, "source": None, "bands": None, "run": None, "folder": None, "chips": 0}
+        return {
+            "path": str(path),
+            "there": False,
+            "source": None,
+            "bands": None,
+            "run": None,
+            "folder": None,
+            "chips": 0,
+        }
     with records:
         said = {"source": records.source, "bands": list(records.bands), "run": records.run, "chips": records.count}
     return {"path": str(path), "there": not kept.gone(path, shared.store), "folder": str(records.folder)} | said
