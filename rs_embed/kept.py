@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +24,8 @@ from .receipts import sealed
 from .store import Store, temporary_name, writing
 
 SCHEMA = 1
-_BEFORE_NAME, _NAME = len('{"object":"'), 32
+#: How a line begins.
+_BEFORE_NAME, _NAME, _BEFORE_FILE = len('{"object":"'), 32, len('","file":')
 
 
 def path_of(store: Store, source_id: str, bands: tuple[str, ...], folder: Path) -> Path:
@@ -101,11 +102,23 @@ class Records:
 
     def __iter__(self) -> Iterator[dict | None]:
         """Every record, in order; None for a damaged one."""
+        return (parse(self._map[start:end]) for start, end in self._lines())
+
+    def of_files(self, files: Collection[str]) -> Iterator[dict]:
+        """Records that name one of these files; the others are not parsed."""
+        wanted = {json.dumps(file).encode() for file in files}
+        for start, end in self._lines():
+            begin = start + _BEFORE_NAME + _NAME + _BEFORE_FILE
+            stop = self._map.find(b',"', begin, end)  # no name has it: quotes in it are escaped
+            if self._map[begin:stop] in wanted and (record := parse(self._map[start:end])) is not None:
+                yield record
+
+    def _lines(self) -> Iterator[tuple[int, int]]:
         start = self._first
         while start < len(self._map):
             end = self._map.find(b"\n", start)
             end = end if end >= 0 else len(self._map)
-            yield parse(self._map[start:end])
+            yield start, end
             start = end + 1
 
 
@@ -147,7 +160,7 @@ def write(path: Path, store: Store, head: dict, folder: Path, records: Iterable[
                 places: dict[str, int] = {}
                 for record in records:
                     places[record["object"]] = found.tell()
-                    found.write(line({"object": record["object"]} | record))
+                    found.write(line({"object": record["object"], "file": record["file"]} | record))
                 relative = os.path.relpath(os.path.realpath(folder), os.path.realpath(store.root))
                 file.write(line({"schema": SCHEMA, **head, "folder": relative, "count": len(places)}))
                 for name in sorted(places):
@@ -157,12 +170,22 @@ def write(path: Path, store: Store, head: dict, folder: Path, records: Iterable[
                 os.fsync(file.fileno())
             if places:
                 os.replace(temporary, path)
+                for made in (folder, path.parent):  # the names of the files that count from now on
+                    _flush(made)
             else:
                 path.unlink(missing_ok=True)
         finally:
             unsorted.unlink(missing_ok=True)
             temporary.unlink(missing_ok=True)
     return len(places)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def gone(path: Path, store: Store) -> bool:

@@ -85,13 +85,16 @@ HEAD = {"source": "s", "bands": ["B2", "B3"], "run": "r", "generation": None}
 def test_records_are_found_by_name_and_a_damaged_one_is_worth_nothing(tmp_path, said, data):
     store = Store(tmp_path / "store")
     path = kept.path_of(store, "s", ("B3", "B2"), tmp_path / "runs" / "r")
-    records = [{"object": n, "file": text} for n, text in said.items()]
+    records = [{"object": n, "file": text, "of": [1, 2]} for n, text in said.items()]
+    (tmp_path / "out").mkdir(exist_ok=True)
     assert kept.write(path, store, HEAD, tmp_path / "out", data.draw(st.permutations(records))) == len(said)
     assert kept.of_source(store, "s") == kept.of_run(store, tmp_path / "runs" / "r") == kept.of_store(store) == [path]
     with kept.Records(path, store) as held:
         assert (held.count, held.bands, held.folder) == (len(said), ("B2", "B3"), tmp_path / "out")
         assert list(held) == sorted(records, key=lambda r: r["object"])
         assert all(held.find(r["object"]) == r for r in records)
+        some = data.draw(st.sets(st.sampled_from(list(said.values()))))
+        assert list(held.of_files(some)) == [r for r in held if r["file"] in some]
         assert held.find(data.draw(st.text("0123456789abcdef", min_size=32, max_size=32))) in (None, *records)
     assert not list(tmp_path.rglob(".tmp-*"))
     head, *lines = path.read_bytes().splitlines(keepends=True)

@@ -63,7 +63,7 @@ def rescue(run: Run, files: Collection[str]) -> int:
         with held:
             if held.generation != run.generation.chips:  # refetch: they are not wanted any more
                 continue
-            lost = (r for r in held if r is not None and r["file"] in files and _lacks(run.store, held, r["object"]))
+            lost = (r for r in held.of_files(files) if _lacks(run.store, held, r["object"]))
             while batch := list(itertools.islice(lost, _BATCH)):
                 count += len(list(_made(run.store, held, batch)))
     return count
