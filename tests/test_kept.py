@@ -3,6 +3,7 @@ export, in this process. Whole runs: ``test_read_back.py``."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,10 @@ from rs_embed.errors import StoreError
 from rs_embed.formats.arrays import Array, Row
 from rs_embed.formats.npz import NpzReader, NpzWriter
 from rs_embed.run import FREED, TIDIED
+from rs_embed.stages.embed import embed
+from rs_embed.stages.fetch import fetch
+from rs_embed.stages.merge import merge
+from rs_embed.stages.write import write as write_chunk
 from rs_embed.store import Store
 from rs_embed.upkeep import keep as proving
 
@@ -312,6 +317,43 @@ def test_a_moved_folder_is_read_from_where_it_is(tmp_path):
     free(make(tmp_path / "here"))
     (tmp_path / "here").rename(tmp_path / "there")
     assert counts(make(tmp_path / "there", models=(ONE, TWO), upto="fetch"))["restored"] == 4
+
+
+@pytest.mark.parametrize("layout", ["combined", "per_item"])
+def test_links_on_the_way_to_the_export(tmp_path, layout):
+    for name in ("real", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    if layout == "per_item":
+        (tmp_path / "real" / "run").symlink_to(tmp_path / "elsewhere")
+    folder, about = tmp_path / "link", {"layout": layout, "chunk_size": 1}
+    free(make(folder, **about))
+    free(make(folder, slice(0, 5), **about))
+    assert not objects(folder, "chips")
+    assert counts(make(folder, slice(0, 5), models=(ONE, TWO), upto="fetch", **about))["fetched"] == 0
+
+
+def test_files_that_are_not_made_anew_keep_their_records(tmp_path):
+    """One chunk of a folder is written anew, the other is not."""
+    from rs_embed.stages.prepare import prepare
+
+    about = {"layout": "per_item", "chunk_size": 2}
+    run = make(tmp_path, **about)
+    free(run)
+    more = make(tmp_path, slice(0, 5), upto=None, **about)
+    with contextlib.chdir(more.dir):
+        prepare(more, live=False)
+        part = more.plan.chunks[-1].parts[0].name
+        for source in more.plan.sources:
+            fetch(more, source.id, part)
+        [embed(more, unit.id, more.plan.chunks[-1].name) for unit in more.plan.embedded]
+        write_chunk(more, more.plan.chunks[-1].name)
+        merge(more)
+    assert len(objects(tmp_path, "chips")) == 1
+    free(more)
+    assert not objects(tmp_path, "chips")
+    assert [len(p.read_bytes().splitlines()) for p in kept.of_store(more.store)] == [1 + 5]
+    assert counts(make(tmp_path, slice(0, 5), upto="fetch", **about))["fetched"] == 0
 
 
 def test_a_second_project_reads_what_the_first_one_has(tmp_path):

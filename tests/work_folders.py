@@ -26,7 +26,13 @@ SPOTS = places(9, 60)
 
 
 def make(
-    folder: Path, spots=slice(0, 4), models=(ONE,), target="run", layout="combined", upto="merge", **options
+    folder: Path,
+    spots=slice(0, 4),
+    models=(ONE,),
+    target="run",
+    layout="combined",
+    upto: str | None = "merge",
+    **options,
 ) -> Run:
     """What a run of these places below ``folder`` does, up to a step, in this process."""
     chosen = ExportTarget.combined(target) if layout == "combined" else ExportTarget.per_item(target)
@@ -42,12 +48,12 @@ def make(
     return do(open_run(request, str(folder)), upto)
 
 
-def do(opened: Run, upto: str = "merge") -> Run:
-    """Freeze a run, and do its steps up to one."""
+def do(opened: Run, upto: str | None = "merge") -> Run:
+    """Freeze a run, and do its steps up to one (None: no step)."""
     opened.freeze()
     with contextlib.chdir(opened.dir):
         run = load_run(".")
-        for step in STEPS[: STEPS.index(upto) + 1]:
+        for step in STEPS[: STEPS.index(upto) + 1] if upto else ():
             if step == "fetch":
                 [fetch(run, s.id, p) for s in run.plan.sources for p in run.plan.parts]
             elif step == "embed":

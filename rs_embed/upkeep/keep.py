@@ -86,7 +86,7 @@ class _Export:
     def __init__(self, run: Run) -> None:
         target = Path(os.path.normpath(run.dir / run.plan.target))
         self.run, self.combined = run, run.plan.layout == "combined"
-        self.folder = target.parent if self.combined else target
+        self.folder = Path(os.path.realpath(target.parent if self.combined else target))  # as records have it
 
     @cached_property
     def merged(self) -> dict:
@@ -106,10 +106,9 @@ class _Export:
             stat = os.stat(self.folder / record["file"])
         except OSError:
             return False
-        same = record["of"] == [stat.st_size, stat.st_mtime_ns]
-        return (
-            same and folder == self.folder and record["file"].endswith(self.run.plan.suffix)
-        )  # not of an earlier format
+        if not record["file"].endswith(self.run.plan.suffix):  # of an earlier format, which may go at any time
+            return False
+        return folder == self.folder and record["of"] == [stat.st_size, stat.st_mtime_ns]
 
     def retains(self, record: dict, folder: Path) -> bool:
         """A record is worth keeping. A combined file is replaced as a whole, and what only the old one had is in the store; of
@@ -155,7 +154,10 @@ def _proved(export: _Export, group: Group, names: set[str]) -> Iterator[dict]:
             chip is None or chip.meta["status"] == "no_data"
         ):  # that there is nothing is nowhere else: it is tiny, and stays
             continue
-        dtype = dtype_of(path)
+        try:
+            dtype = dtype_of(path)
+        except (OSError, ValueError):  # verify says so
+            continue
         if joined([(a["bands"], n) for a, n in parts], chip.meta, dtype, chip.sha256) is not None:
             arrays = [a for a, _ in parts]
             more = {"arrays": arrays, "dtype": dtype, "digest": chip.sha256, "meta": chip.meta}
