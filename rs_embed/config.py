@@ -136,7 +136,11 @@ class ExportConfig:
     profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name (slurm) or a folder")
     work_dir: str | None = option(None, "work folder; null: .rs_embed beside the target")
     store_dir: str | None = option(None, "folder of fetched pixels and embeddings; null: store in the work folder")
-    keep_work: str = option("all", "what stays in the store after success", choices=("all", "embeddings", "none"))
+    keep_work: str = option(
+        "embeddings",
+        "what stays in the store after success; freed pixels are read back from the export",
+        choices=("all", "embeddings", "none"),
+    )
     store_limit_gb: float | None = option(
         None, "size of the store after success, GB of 1e9 bytes; the oldest objects of finished exports go", minimum=0
     )

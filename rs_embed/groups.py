@@ -112,6 +112,19 @@ class Group:
         except FileNotFoundError:
             return None
 
+    def dtype(self, name: str) -> str:
+        """The dtype of an object's numbers, as ``numpy.dtype`` takes it.
+
+        Raises:
+            FileNotFoundError: there is none. ValueError: it does not begin as an object does.
+        """
+
+        def at(path: Path, offset: int, size: int | None) -> str:
+            with open(path, "rb") as file:
+                return objects.dtype_in(file, offset)
+
+        return self._found(name, at)
+
     def _bytes(self, name: str) -> tuple[bytes, str]:
         """The bytes of an object, and what it is called in messages."""
 

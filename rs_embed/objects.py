@@ -44,6 +44,13 @@ class Object:
 
 def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
     """Store an array with its metadata (JSON values)."""
+    data, sha = encoded(array, meta)
+    replace_file(path, data)
+    return Object(array, meta, sha, len(data))
+
+
+def encoded(array: np.ndarray, meta: dict) -> tuple[memoryview, str]:
+    """The bytes of an object, and its digest, hex."""
     import numpy as np
 
     buffer = io.BytesIO()
@@ -53,8 +60,7 @@ def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
     buffer.write(struct.pack("<Q8s", len(text), _MAGIC))
     sha = hashlib.sha256(buffer.getbuffer()).digest()
     buffer.write(sha)
-    replace_file(path, buffer.getvalue())
-    return Object(array, meta, sha.hex(), buffer.tell())
+    return buffer.getbuffer(), sha.hex()
 
 
 def read_object(path: Path) -> Object:
@@ -132,6 +138,19 @@ def peek_in(file: IO[bytes], start: int, size: int) -> Object | None:
         except (ValueError, struct.error):
             return None
     return None
+
+
+def dtype_in(file: IO[bytes], start: int) -> str:
+    """The dtype of the numbers of the object at an offset of an open file, as ``numpy.dtype`` takes it.
+
+    Raises:
+        ValueError: it does not begin as an object does.
+    """
+    import numpy as np
+
+    file.seek(start)
+    np.lib.format.read_magic(file)
+    return np.lib.format.read_array_header_1_0(file)[2].str
 
 
 def _end(file: IO[bytes], start: int, size: int, length: int) -> bytes:

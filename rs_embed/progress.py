@@ -49,7 +49,8 @@ class Progress:
     def _reused(self, receipt: str | None) -> int:
         """How many ROIs of a finished job were there already."""
         try:
-            return receipts.read(self.run.dir / receipt).get("reused", 0) if receipt else 0
+            said = receipts.read(self.run.dir / receipt) if receipt else {}
+            return said.get("reused", 0) + said.get("restored", 0)
         except (OSError, StoreError):
             return 0  # only a number on the screen; the receipt's readers complain
 

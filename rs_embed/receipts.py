@@ -30,11 +30,12 @@ def write(path: str | Path, step: str, key: str, rows: list[dict], **more: Any) 
         more: counts and times of the job.
     """
     data = {"schema": SCHEMA, "step": step, "key": key, **more, "rows": rows}
-    replace_file(path, _sealed(json.dumps(data, separators=(",", ":"), allow_nan=False)[:-1]).encode())
+    replace_file(path, sealed(json.dumps(data, separators=(",", ":"), allow_nan=False)[:-1]).encode())
 
 
-def _sealed(body: str) -> str:
-    """A receipt with its digest at the end: one with a changed digit must not vouch for anything, or get into a manifest."""
+def sealed(body: str) -> str:
+    """A receipt (JSON without its last brace) with its digest at the end: one with a changed digit must not vouch for anything,
+    or get into a manifest."""
     return f'{body},"sha256":"{hashlib.sha256(body.encode()).hexdigest()}"}}'
 
 
@@ -50,7 +51,7 @@ def read(path: str | Path, key: str | None = None) -> dict:
         data = json.loads(text)
         if data["schema"] != SCHEMA or not isinstance(data["rows"], list):
             raise ValueError("unknown form")
-        if text != _sealed(text.rpartition(",")[0]):
+        if text != sealed(text.rpartition(",")[0]):
             raise ValueError("its digest does not fit its content")
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"receipt {path} cannot be read ({error}); delete it and run again") from None

@@ -36,6 +36,8 @@ from .weights import Checkpoint, Digests, locate
 CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "weights.json"
 #: Kinds of objects that were freed after the run was finished (``upkeep/spare.py``), so that nobody misses them.
 FREED = "freed.json"
+#: Which merge the space was freed after (``upkeep/tidy.py``), so that a start with nothing to do does not look again.
+TIDIED = "tidied.json"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
 #: site-packages would hide the packages of a job's own software environment.
 PACKAGE = ".package"

@@ -14,7 +14,7 @@ from pathlib import Path
 from .files import TEMP_PREFIX, clean, is_leftover, replace_file, temporary_name, writing
 from .groups import Group, Packed
 from .identity import digest
-from .objects import Object, peek, read_object, set_aside, verify_object, write_object
+from .objects import Object, encoded, peek, read_object, set_aside, verify_object, write_object
 
 __all__ = [
     "TEMP_PREFIX",
@@ -23,6 +23,7 @@ __all__ = [
     "Packed",
     "Store",
     "clean",
+    "encoded",
     "is_leftover",
     "peek",
     "read_object",

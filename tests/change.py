@@ -22,13 +22,14 @@ def model(label: str, features: int, **more: object) -> dict:
 
 
 def base() -> dict:
-    """Six places, two models that read the same three bands, chunks of two; without its target."""
+    """Six places, two models that read the same three bands, chunks of two, with a store that keeps everything; without its
+    target."""
     return {
         "rois": [roi(name, spot) for spot, name in enumerate("abcdef")],
         "temporal": {"start": "2022-06-01", "end": "2022-09-01"},
         "models": [model("rgb", 4, sensor=RGB), model("small", 2, sensor=RGB)],
         "backend": "sample",
-        "export": {"chunk_size": 2, "cores": 2, "show_progress": False},
+        "export": {"chunk_size": 2, "cores": 2, "show_progress": False, "keep_work": "all"},
     }
 
 

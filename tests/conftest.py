@@ -117,14 +117,15 @@ def snakemake(*arguments: str, cwd: Path, **keywords) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """A finished combined export of nine places with two models on one source; tests copy it, never change it."""
+    """A finished combined export of nine places with two models on one source, and a store that keeps everything; tests copy it,
+    never change it."""
     folder = tmp_path_factory.mktemp("finished")
     rgb = rs_embed.SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
     models = [
         rs_embed.ExportModelRequest("mosaiks", model_config={"features": 64}),
         rs_embed.ExportModelRequest("mosaiks", label="rgb", sensor=rgb, model_config={"features": 32}),
     ]
-    export(combined(folder / "run"), places(9), models)
+    export(combined(folder / "run"), places(9), models, keep_work="all")
     return folder
 
 

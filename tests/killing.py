@@ -27,7 +27,7 @@ layout, folder = sys.argv[1:3]
 target = ExportTarget.per_item(folder + "/items") if layout == "per_item" else combined(Path(folder) / "run")
 model = ExportModelRequest("mosaiks", model_config={{"features": 8, "patch_size": 5}})
 more = {{"resume": False}} if sys.argv[3:] else {{}}
-export(target, places({N}), [model], chunk_size={CHUNK}, num_workers=2, writer_workers=1, **more)
+export(target, places({N}), [model], chunk_size={CHUNK}, num_workers=2, writer_workers=1, keep_work="all", **more)
 """
 
 

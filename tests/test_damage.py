@@ -25,7 +25,7 @@ MODELS = [
 def again(folder: Path, layout: str, **options) -> Path:
     """Start the export again; returns the run's folder."""
     target = combined(folder / "run") if layout == "combined" else ExportTarget.per_item(str(folder / "items"))
-    export(target, places(4), MODELS, chunk_size=2, **options)
+    export(target, places(4), MODELS, chunk_size=2, keep_work="all", **options)
     return run_folder(folder / ("run" if layout == "combined" else "items"), layout)
 
 

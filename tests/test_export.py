@@ -85,7 +85,7 @@ def test_the_combined_file_has_the_documented_arrays_and_manifest(finished):
 
 def test_a_second_run_with_nothing_to_do_runs_no_job(work):
     before = times(work, "**/*.np*") | times(work, "**/*.json")
-    export(combined(work / "run"), places(9), MODELS)
+    export(combined(work / "run"), places(9), MODELS, keep_work="all")
     folder = run_folder(work / "run")
     assert jobs(folder) == set()
     assert "Nothing to be done" in log_of(folder)
@@ -111,7 +111,8 @@ print("torch" in sys.modules)
 def test_per_item_after_combined_fetches_and_embeds_nothing(work):
     store = work / ".rs_embed" / "store"
     before = times(store)
-    items = export(ExportTarget.per_item(str(work / "items"), names=list("abcdefghi")), places(9), MODELS)
+    target = ExportTarget.per_item(str(work / "items"), names=list("abcdefghi"))
+    items = export(target, places(9), MODELS, keep_work="all")
     assert [m["name"] for m in items] == list("abcdefghi")
     assert [m["point_index"] for m in items] == list(range(9))
     assert {m["status"] for m in items} == {"ok"}
@@ -134,18 +135,18 @@ def test_per_item_after_combined_fetches_and_embeds_nothing(work):
 
 def test_a_deleted_item_is_made_again_and_nothing_else_is(tmp_path):
     target = ExportTarget.per_item(str(tmp_path / "items"))
-    export(target, places(5))
+    export(target, places(5), keep_work="all")
     before = times(tmp_path, "**/*")
     content = (tmp_path / "items" / "p00003.npz").read_bytes()
     for _ in range(2):  # the same damage twice is repaired twice
         (tmp_path / "items" / "p00003.npz").unlink()
-        export(target, places(5))
+        export(target, places(5), keep_work="all")
         folder = run_folder(tmp_path / "items", "per_item")
         assert jobs(folder) == {"repair"}
         assert (tmp_path / "items" / "p00003.npz").read_bytes() == content
         changed = {k for k, v in times(tmp_path / "items", "*").items() if before[f"items/{k}"] != v}
         assert changed == {"p00003.npz", "p00003.json"}
-    export(target, places(5))
+    export(target, places(5), keep_work="all")
     assert jobs(folder) == set()
 
 
@@ -154,7 +155,7 @@ def test_a_damaged_combined_file_is_rebuilt_from_the_store(work):
     store = times(work / ".rs_embed" / "store")
     for damage in (good[:1000], bytes([*good[:500], good[500] ^ 1, *good[501:]]), None):
         (work / "run.npz").unlink() if damage is None else (work / "run.npz").write_bytes(damage)
-        export(combined(work / "run"), places(9), MODELS)
+        export(combined(work / "run"), places(9), MODELS, keep_work="all")
         assert (work / "run.npz").read_bytes() == good
         assert jobs(run_folder(work / "run")) == {"merge"}
     assert times(work / ".rs_embed" / "store") == store
@@ -181,7 +182,7 @@ def test_only_what_changed_is_made(work, change, expected):
     spatials = places(9)[change.get("order", slice(None))]
     spatials += [rs_embed.PointBuffer(12.41, 51.3450 + i / 1000, 100) for i in range(change.get("extra", 0))]
     models = [ExportModelRequest("mosaiks", model_config={"features": change.get("features", 64)}), MODELS[1]]
-    options = {k: change[k] for k in ("chunk_size", "resume", "refetch") if k in change}
+    options = {k: change[k] for k in ("chunk_size", "resume", "refetch") if k in change} | {"keep_work": "all"}
     temporal = rs_embed.TemporalSpec.range("2022-06-01", change.get("end", "2022-09-01"))
     target = work / change.get("target", "run")
     manifest = export(combined(target), spatials, models, temporal=temporal, **options)

@@ -95,7 +95,7 @@ def test_what_can_pass_is_asked_again_once(archive, monkeypatch, fault, kind):
     with archive.served() as service:
         made = job(archive, service, monkeypatch)
         (service.faults if kind == "pixels" else service.value_faults).append(fault)
-        assert fetch_all(made) == [{"fetched": 1, "reused": 0, "failed": 0}]
+        assert fetch_all(made) == [{"fetched": 1, "restored": 0, "reused": 0, "failed": 0}]
         counts = service.counts()
         assert (counts["pixels"], counts["value"]) == ((2, 1) if kind == "pixels" else (1, 2))
         assert service.repeats == 0 or fault.slow
@@ -197,7 +197,7 @@ def test_a_deterministic_failure_is_a_final_row_where_errors_are_tolerated(archi
     with archive.served() as service:
         made = job(archive, service, monkeypatch, [at(30, 30), at(20, 20)], continue_on_error=True, num_workers=1)
         service.faults += [MEMORY, None]
-        assert fetch_all(made) == [{"fetched": 1, "reused": 0, "failed": 1}]
+        assert fetch_all(made) == [{"fetched": 1, "restored": 0, "reused": 0, "failed": 1}]
         (receipt,) = made.dir.glob("fetch/*/*.json")
         failed = [r for r in json.loads(receipt.read_text())["rows"] if r["status"] == "failed"]
         assert [r["retryable"] for r in failed] == [False]

@@ -70,7 +70,7 @@ def test_a_format_without_a_manifest_leaves_that_of_the_other(tmp_path):
 @pytest.mark.heavy
 def test_formats_take_turns_and_nothing_is_embedded_again(tmp_path):
     def start(name: str) -> dict:
-        export(combined(tmp_path / "run"), places(3), format=name)
+        export(combined(tmp_path / "run"), places(3), format=name, keep_work="all")
         (folder,) = (
             p
             for p in (tmp_path / ".rs_embed" / "runs").iterdir()

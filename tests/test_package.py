@@ -156,7 +156,7 @@ def test_imports_point_down_only():
             "stac_settings",
         },
         {"files", "objects", "packs"},
-        {"groups", "store", "receipts", "devices", "locks", "hub", "weights", "quota", "retries"},
+        {"groups", "store", "receipts", "kept", "devices", "locks", "hub", "weights", "quota", "retries"},
         {"providers", "models", "formats"},
         {"run", "folders"},
         {"stages", "estimate"},

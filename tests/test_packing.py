@@ -163,7 +163,7 @@ def test_what_is_damaged_in_a_pack_is_made_again_and_nothing_else(tmp_path, say,
     again = make(tmp_path, pack=True)
     key = {"chips": "fetched", "embeddings": "embedded"}[kind]
     lost = 2 if whole else 1
-    assert _made_now(again, withdrawn, key) == lost
+    assert _made_now(again, gone, key) == lost
     assert content(tmp_path) == reference and not objects(tmp_path)
     assert nothing_to_do(again) and say("verify", tmp_path)[0] == 0
     damaged = say("prune", tmp_path, "--yes")[1]["damaged"]["files"]

@@ -23,13 +23,13 @@ TWO = [*SMALL, ExportModelRequest("mosaiks", label="other", model_config={"featu
 
 @pytest.fixture
 def done(tmp_path) -> Path:
-    """A finished export of six places in three chunks."""
-    export(combined(tmp_path / "run"), places(6), SMALL, chunk_size=2)
+    """A finished export of six places in three chunks, with a store that keeps everything."""
+    again(tmp_path)
     return tmp_path
 
 
 def again(folder: Path, models=SMALL, **options):
-    return export(combined(folder / "run"), places(6), models, chunk_size=2, **options)
+    return export(combined(folder / "run"), places(6), models, **{"chunk_size": 2, "keep_work": "all"} | options)
 
 
 def test_a_lost_store_costs_one_call(done):
@@ -53,10 +53,10 @@ def test_a_failing_merge_leaves_the_finished_export_alone(done):
     for victim in list((done / ".rs_embed" / "store" / "embeddings").rglob("*.npy"))[:2]:
         victim.write_bytes(victim.read_bytes()[:-1] + b"x")
     with pytest.raises(rs_embed.ExportError, match="run again to make it anew") as error:
-        export(combined(done / "run"), places(6), SMALL, chunk_size=6)
+        again(done, chunk_size=6)
     assert "\n" not in str(error.value)
     assert ((done / "run.npz").read_bytes(), (done / "run.json").read_bytes()) == before
-    export(combined(done / "run"), places(6), SMALL, chunk_size=6)
+    again(done, chunk_size=6)
     assert (done / "run.npz").read_bytes() == before[0]
 
 
@@ -93,9 +93,9 @@ def test_a_linked_work_folder_does_not_move_the_target(tmp_path):
 
 def test_damaged_small_files_need_nobody(tmp_path):
     target = ExportTarget.per_item(str(tmp_path / "items"))
-    export(target, places(3), SMALL)
+    export(target, places(3), SMALL, keep_work="all")
     (tmp_path / "items" / "p00001.npz").unlink()
-    export(target, places(3), SMALL)
+    export(target, places(3), SMALL, keep_work="all")
     folder = run_folder(tmp_path / "items", "per_item")
     (stamp,) = (folder / "repairs").iterdir()
     stamp.write_text("")
@@ -106,11 +106,11 @@ def test_damaged_small_files_need_nobody(tmp_path):
     link.symlink_to("/nowhere/rs_embed")  # as after the environment was moved
     (tmp_path / "items" / "p00002.npz").unlink()
     before = times(tmp_path / ".rs_embed" / "store")
-    assert [m["status"] for m in export(target, places(3), SMALL)] == ["ok"] * 3
+    assert [m["status"] for m in export(target, places(3), SMALL, keep_work="all")] == ["ok"] * 3
     assert times(tmp_path / ".rs_embed" / "store") == before
     for path in folder.glob("*/**/*.json"):
         path.write_text("{")
-    assert [m["status"] for m in export(target, places(3), SMALL)] == ["ok"] * 3
+    assert [m["status"] for m in export(target, places(3), SMALL, keep_work="all")] == ["ok"] * 3
     assert times(tmp_path / ".rs_embed" / "store") == before
 
 

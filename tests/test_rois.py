@@ -268,7 +268,7 @@ def windowed(n: int, *own: TemporalSpec | None) -> list[dict]:
 
 
 def run(target: ExportTarget, rows: list[dict], **keywords):
-    return export(target, None, rois=pandas.DataFrame(rows), **keywords)
+    return export(target, None, rois=pandas.DataFrame(rows), keep_work="all", **keywords)
 
 
 @pytest.mark.heavy

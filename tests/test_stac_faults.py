@@ -282,6 +282,7 @@ def test_jobs_ask_for_nothing_that_is_there(world):
     world.stac.asked.clear()
     assert fetch_in(load_run(made.dir), source.id, part) | {"seconds": 0} == {
         "fetched": 0,
+        "restored": 0,
         "reused": 3,
         "failed": 0,
         "seconds": 0,

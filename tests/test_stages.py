@@ -118,12 +118,12 @@ def rows(run, step):
 
 def test_a_step_makes_only_what_is_lacking(make):
     run = make()
-    assert fetch_all(run) == [{"fetched": 4, "reused": 0, "failed": 0}]
+    assert fetch_all(run) == [{"fetched": 4, "restored": 0, "reused": 0, "failed": 0}]
     assert embed_all(run) == [{"embedded": 4, "reused": 0}]
     victim = run.store.embedding(run.plan.units[0].id, run.plan.roi_ids[2])
     before = read_object(victim).array
     victim.unlink()
-    assert fetch_all(run) == [{"fetched": 0, "reused": 4, "failed": 0}]
+    assert fetch_all(run) == [{"fetched": 0, "restored": 0, "reused": 4, "failed": 0}]
     assert embed_all(run) == [{"embedded": 1, "reused": 3}]
     assert read_object(victim).array.tobytes() == before.tobytes()
     assert len(run.provider.calls) == 4
@@ -178,7 +178,7 @@ def test_what_was_fetched_before_a_failure_is_kept(make):
         fetch_all(run)
     assert not list(run.dir.glob("fetch/**/*.json"))
     again = replace(run, provider=Fake())
-    assert fetch_all(again) == [{"fetched": 1, "reused": 5, "failed": 0}]
+    assert fetch_all(again) == [{"fetched": 1, "restored": 0, "reused": 5, "failed": 0}]
 
 
 def test_nothing_new_is_fetched_after_a_failure(make):

@@ -155,20 +155,20 @@ def models() -> list[ExportModelRequest]:
 @pytest.mark.heavy
 def test_a_finished_export_makes_nothing_after_prune(tmp_path, finished):
     shutil.copytree(finished, tmp_path, symlinks=True, dirs_exist_ok=True)
-    export(combined(tmp_path / "run"), places(9), models(), resume=False)
+    export(combined(tmp_path / "run"), places(9), models(), resume=False, keep_work="all")
     assert main(["prune", str(tmp_path), "--yes"]) == 0
     assert len(objects(tmp_path)) == 27
     before = times(tmp_path, "**/*.np*") | times(tmp_path / ".rs_embed" / "runs", "*/*/**/*.json")
-    export(combined(tmp_path / "run"), places(9), models())
+    export(combined(tmp_path / "run"), places(9), models(), keep_work="all")
     assert times(tmp_path, "**/*.np*") | times(tmp_path / ".rs_embed" / "runs", "*/*/**/*.json") == before
     assert main(["verify", str(tmp_path)]) == 0
 
 
 @pytest.mark.heavy
 def test_one_start_mends_everything_that_was_set_aside(tmp_path, say):
-    export(combined(tmp_path / "run"), places(6), [ONE], chunk_size=2)
+    export(combined(tmp_path / "run"), places(6), [ONE], chunk_size=2, keep_work="all")
     target = ExportTarget.per_item(str(tmp_path / "items"))
-    export(target, places(6), [ONE], chunk_size=2)
+    export(target, places(6), [ONE], chunk_size=2, keep_work="all")
     good = {p: p.read_bytes() for p in (tmp_path / "run.npz", tmp_path / "items" / "p00003.npz")}
     store = tmp_path / ".rs_embed" / "store"
     victims = [sorted(store.glob(f"{kind}/**/[0-9a-f]*.npy")) for kind in ("chips", "embeddings")]
@@ -182,8 +182,8 @@ def test_one_start_mends_everything_that_was_set_aside(tmp_path, say):
     assert (
         code == 1 and len(found["set_aside"]) == 2 and set(map(str, victims)) <= {p["path"] for p in found["problems"]}
     )
-    export(combined(tmp_path / "run"), places(6), [ONE], chunk_size=2)
-    export(target, places(6), [ONE], chunk_size=2)
+    export(combined(tmp_path / "run"), places(6), [ONE], chunk_size=2, keep_work="all")
+    export(target, places(6), [ONE], chunk_size=2, keep_work="all")
     code, found = say("verify", tmp_path)
     assert (code, found["problems"]) == (0, [])
     assert {p: p.read_bytes() for p in good} == good

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, receipts
+from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, locks, receipts
 from rs_embed.config import ExportConfig
 from rs_embed.request import Request
 from rs_embed.run import Run, load_run, open_run
@@ -14,6 +14,7 @@ from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.write import write
+from rs_embed.upkeep.tidy import tidy
 
 from .conftest import WINDOW, places
 
@@ -25,7 +26,13 @@ SPOTS = places(9, 60)
 
 
 def make(
-    folder: Path, spots=slice(0, 4), models=(ONE,), target="run", layout="combined", upto="merge", **options
+    folder: Path,
+    spots=slice(0, 4),
+    models=(ONE,),
+    target="run",
+    layout="combined",
+    upto: str | None = "merge",
+    **options,
 ) -> Run:
     """What a run of these places below ``folder`` does, up to a step, in this process."""
     chosen = ExportTarget.combined(target) if layout == "combined" else ExportTarget.per_item(target)
@@ -41,12 +48,12 @@ def make(
     return do(open_run(request, str(folder)), upto)
 
 
-def do(opened: Run, upto: str = "merge") -> Run:
-    """Freeze a run, and do its steps up to one."""
+def do(opened: Run, upto: str | None = "merge") -> Run:
+    """Freeze a run, and do its steps up to one (None: no step)."""
     opened.freeze()
     with contextlib.chdir(opened.dir):
         run = load_run(".")
-        for step in STEPS[: STEPS.index(upto) + 1]:
+        for step in STEPS[: STEPS.index(upto) + 1] if upto else ():
             if step == "fetch":
                 [fetch(run, s.id, p) for s in run.plan.sources for p in run.plan.parts]
             elif step == "embed":
@@ -56,6 +63,15 @@ def do(opened: Run, upto: str = "merge") -> Run:
             else:
                 merge(run)
     return run
+
+
+def free(run: Run) -> None:
+    """What a finished run does at its end, in this process."""
+    locks.hold(run.store.root)
+    try:
+        tidy(run)
+    finally:
+        locks._held.pop(run.store.root.resolve()).close()
 
 
 def objects(folder: Path, kind: str = "") -> set[str]:

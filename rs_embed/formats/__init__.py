@@ -7,7 +7,7 @@ under which manifests say the file and its arrays.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,14 @@ class Arrays(Protocol):
         Raises:
             KeyError: no such array. IndexError: no such row. ValueError: the file is damaged, or holds Python objects.
         """
+        ...
+
+    def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
+        """Every row of an array, in order, with a mark for :meth:`row`; None where a row cannot be read alone."""
+        ...
+
+    def row(self, key: str, row: int, mark: int) -> np.ndarray:
+        """One row, without reading those before it; raises like :meth:`read`."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,15 @@ class NetcdfReader:
                 return np.ascontiguousarray(variable[wanted][order]) if variable.ndim else variable[...]
             except RuntimeError as error:
                 raise StoreError(f"{self.path}: {key} cannot be read ({error})") from None
+
+    def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
+        """Every row of an array, in order, and what :meth:`row` has to be told: nothing, chunks are found by the library."""
+        for row in range(self.shape(key)[0]):
+            yield self.read(key, [row])[0], 0
+
+    def row(self, key: str, row: int, mark: int) -> np.ndarray:
+        """One row; raises like :meth:`read`."""
+        return self.read(key, [row])[0]
 
     def _variable(self, key: str) -> netCDF4.Variable:
         try:

@@ -1,9 +1,8 @@
 """Streaming npz: members are written row by row, the file appears whole or not at all, equal content gives equal bytes.
 
-Embeddings are stored as they are (float32 hardly shrinks, and a reader can map them); pixels are deflated, by ISA-L: five times
-the speed of zlib for files that are 3 to 5 % larger (docs/outputs.md has the table). The file is never sought in, so its digest is
-made of what is written. The reader reads the rows that are asked for: of a stored member those bytes alone, of a deflated one
-everything before them, too.
+Embeddings are stored as they are (float32 hardly shrinks, and a reader can map them); pixels are deflated row by row
+(``deflate.py``). The file is never sought in, so its digest is made of what is written. The reader reads the rows that are asked
+for: of a stored member those bytes alone, of a deflated one everything before them, too, unless it is told where the row begins.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from ..store import temporary_name
+from . import deflate
 from .arrays import Array, Row
 
 if TYPE_CHECKING:
@@ -74,17 +74,16 @@ class NpzWriter:
             ValueError: the rows do not add up to ``shape`` and ``dtype``.
         """
         import numpy as np
-        from isal import isal_zlib
 
-        key, deflate = array.key, array.kind == "input"
+        key, pixels = array.key, array.kind == "input"
         info = zipfile.ZipInfo(f"{key}.npy")  # the default date of 1980: bytes depend on content alone
-        info.compress_type = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
+        info.compress_type = zipfile.ZIP_DEFLATED if pixels else zipfile.ZIP_STORED
         info.external_attr = 0o644 << 16
         expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         written = 0
         with self._zip.open(info, "w", force_zip64=expected > _ZIP64) as member:
-            if deflate:  # zipfile has no argument for it
-                member._compressor = isal_zlib.compressobj(LEVEL, zlib.DEFLATED, -15)  # type: ignore[attr-defined]
+            if pixels:
+                member._compressor = deflate.ByRow(LEVEL)  # type: ignore[attr-defined] - ZipFile.open has no argument for it
             header = {
                 "descr": np.lib.format.dtype_to_descr(dtype),
                 "fortran_order": False,
@@ -181,6 +180,57 @@ class NpzReader:
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{self.path}: the array {key!r} is damaged ({error})") from None
 
+    def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
+        """Every row of an array, in order, and what :meth:`row` has to be told to read it alone; None: it cannot.
+
+        Raises:
+            KeyError: no such array. ValueError: the file is damaged.
+        """
+        import numpy as np
+
+        member = self._member(key)
+        shape, size = member.shape[1:], self._size(member)
+        if member.info.compress_type == zipfile.ZIP_STORED:
+            for row in range(member.shape[0]):
+                yield self.read(key, [row])[0], 0
+            return
+        with self._raw(member) as file:
+            start = file.tell()
+            found = deflate.rows(file, start, start + member.info.compress_size, member.start, size)
+            try:
+                for row, mark in found:
+                    yield np.frombuffer(row, member.dtype).reshape(shape), None if mark is None else mark - start
+            except zlib.error as error:
+                raise ValueError(f"{self.path}: the array {key!r} is damaged ({error})") from None
+
+    def row(self, key: str, row: int, mark: int) -> np.ndarray:
+        """One row; what comes before it is not read. Checksums are of whole arrays: the caller compares a digest.
+
+        Args:
+            mark: what :meth:`rows` said.
+
+        Raises:
+            KeyError: no such array. IndexError: no such row. ValueError: the file is damaged.
+        """
+        import numpy as np
+
+        member = self._member(key)
+        if member.info.compress_type == zipfile.ZIP_STORED:
+            return self.read(key, [row])[0]
+        try:
+            with self._raw(member) as file:
+                data = deflate.row_at(file, file.tell() + mark, self._size(member))
+        except (zlib.error, EOFError) as error:
+            raise ValueError(f"{self.path}: row {row} of the array {key!r} is damaged ({error})") from None
+        return np.frombuffer(data, member.dtype).reshape(member.shape[1:])
+
+    @staticmethod
+    def _size(member: _Member) -> int:
+        """Bytes of a row."""
+        import numpy as np
+
+        return int(np.prod(member.shape[1:], dtype=np.int64)) * member.dtype.itemsize
+
     def _member(self, key: str) -> _Member:
         import numpy as np
 
@@ -248,6 +298,12 @@ class NpzReader:
 
     def _stored(self, member: _Member) -> IO[bytes]:
         """A file of its own at the first number of a member that is not compressed."""
+        file = self._raw(member)
+        file.seek(member.start, os.SEEK_CUR)
+        return file
+
+    def _raw(self, member: _Member) -> IO[bytes]:
+        """A file of its own where the bytes of a member begin, as they lie there."""
         file = open(self.path, "rb")  # noqa: SIM115 - the caller closes it
         file.seek(member.info.header_offset)
         header = file.read(30)
@@ -255,7 +311,7 @@ class NpzReader:
             file.close()
             raise EOFError("its place in the file holds something else")
         names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        file.seek(member.info.header_offset + 30 + names + member.start)
+        file.seek(member.info.header_offset + 30 + names)
         return file
 
 

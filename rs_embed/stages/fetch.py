@@ -1,9 +1,11 @@
-"""Fetch one part of one source: the pixels its ROIs still lack, each ROI an object, then the receipt."""
+"""Fetch one part of one source: the pixels its ROIs still lack, each ROI an object, then the receipt. The provider is asked for
+what neither the store nor a finished export has (``restore.py``)."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 
@@ -16,6 +18,7 @@ from ..run import Run
 from ..store import write_object
 from ..units import Source
 from .common import by_object, models_of, needed_bands, now, part_of, source_of, spent, stop
+from .restore import restore
 
 #: Threads for each request that may be in flight: while one waits to ask again, another asks.
 THREADS = 2
@@ -31,18 +34,14 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
     """
     source, part = source_of(run, source_id), part_of(run, part_name)
     started = time.monotonic()
-    band_sets = run.store.band_sets(source.id, source.bands)
     objects = run.plan.objects(source.id)
     places = by_object(objects, range(part.start, part.stop))
-    rows: dict[str, dict] = {}
-    wanted: list[tuple[Roi, tuple[str, ...]]] = []
-    for name, indices in places.items():
-        need = needed_bands(run, source, name)
-        _, missing = run.store.covering(source.id, need, name, band_sets)
-        if missing:
-            wanted.append((run.roi(indices[0]), tuple(missing)))
-        else:
-            rows[name] = {"status": "ok"}
+    lacking = _lacking(run, source, places)
+    restored = restore(run.store, source.id, lacking)
+    if restored:
+        lacking = _lacking(run, source, lacking)
+    rows: dict[str, dict] = {name: {"status": "ok"} for name in places if name not in lacking}
+    wanted = [(run.roi(places[name][0]), bands) for name, bands in lacking.items()]
     for bands in {bands for _, bands in wanted}:
         run.store.declare_bands(source.id, bands)
     errors = _fetch_all(run, source, wanted, rows)
@@ -53,7 +52,8 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         rows[objects[roi.index]] = receipts.failure(error, "fetch")
     counts = {
         "fetched": len(wanted) - len(errors),
-        "reused": len(places) - len(wanted),
+        "restored": len(restored - lacking.keys()),
+        "reused": len(places.keys() - lacking.keys() - restored),
         "failed": len(errors),
     }
     receipts.write(
@@ -65,6 +65,17 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         **spent(started),
     )
     return counts
+
+
+def _lacking(run: Run, source: Source, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Objects with bands that something will read and no stored chip holds, and these bands."""
+    band_sets = run.store.band_sets(source.id, source.bands)
+    found = {}
+    for name in names:
+        _, missing = run.store.covering(source.id, needed_bands(run, source, name), name, band_sets)
+        if missing:
+            found[name] = tuple(missing)
+    return found
 
 
 def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) -> list[tuple[Roi, Exception]]:

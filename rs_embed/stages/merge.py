@@ -23,6 +23,7 @@ from . import arrays as described
 from . import manifests
 from .common import now, read_checked, read_chip, spent
 from .image import tensors_of
+from .restore import rescue
 from .survey import KINDS, Arrays, Survey
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def merge(run: Run) -> dict:
     with contextlib.closing(Survey(run)) as survey:
         created, files = now(), []
         if plan.layout == "combined":
+            rescue(run, [Path(plan.target).name])
             keys, sha = _write_arrays(run, survey)
             files.append(manifest.file_record(plan.target, sha256=sha))
             manifest.write(plan.manifest, manifests.combined(run, survey, keys, created))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -118,16 +118,20 @@ def _merge_state(run: Run) -> str:
     return state
 
 
-def lost(run: Run, chunk: Chunk, state: dict[str, str]) -> list[str]:
-    """Good receipts of a chunk whose objects are gone, and the chunk's write receipt with them."""
+def lost(run: Run, chunk: Chunk, state: dict[str, str], freed: Container[str] = ()) -> list[str]:
+    """Good receipts of a chunk whose objects are gone, and the chunk's write receipt with them.
+
+    Args:
+        freed: kinds of objects (``chips``, ``embeddings``) that are not missed.
+    """
     plan, store, gone = run.plan, run.store, []
-    for unit in plan.embedded:
+    for unit in plan.embedded if "embeddings" not in freed else ():
         path = f"embed/{unit.id}/{chunk.name}.json"
         if state[path] == "good":
             rows = receipts.read(run.dir / path)["rows"]
             if not all(store.embeddings(unit.id).has(r["object"]) for r in rows if r["status"] != "failed"):
                 gone.append(path)
-    for source in plan.sources:
+    for source in plan.sources if "chips" not in freed else ():
         band_sets = store.band_sets(source.id, source.bands)
         for part in chunk.parts:
             path = f"fetch/{source.id}/{part.name}.json"

@@ -8,7 +8,7 @@ from .. import receipts
 from ..run import Run
 
 #: What is added up: seconds, and what the jobs counted.
-_SUMS = ("seconds", "cpu_seconds", "load_seconds", "fetched", "embedded", "reused", "failed")
+_SUMS = ("seconds", "cpu_seconds", "load_seconds", "fetched", "restored", "embedded", "reused", "failed")
 
 
 def timing(run: Run) -> tuple[dict, dict[str, dict]]:

@@ -21,6 +21,7 @@ from .common import chunk_of, now, read_checked, read_chip, spent, stop
 from .image import tensors_of
 from .packing import pack_chunk
 from .quality import inspect
+from .restore import rescue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,8 @@ def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> l
     that every damaged object is set aside."""
     status = _statuses(run, chunk)
     config = run.request.config
+    if run.plan.layout == "per_item":
+        rescue(run, {f"{run.plan.names[i]}{run.plan.suffix}" for i in indices})
     workers = config.writer_workers if config.async_write and run.plan.layout == "per_item" else 1
     with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
         futures = [pool.submit(_row, run, i, status, created) for i in indices]

@@ -12,6 +12,7 @@ from ..stages.state import lost
 from ..store import set_aside
 from .contents import survey
 from .report import Report
+from .spare import freed
 from .verify import damage
 from .work import RunFolder, Work
 
@@ -50,7 +51,7 @@ def mend(work: Work, report: Report) -> None:
 
 
 def _void(entry: RunFolder) -> list[Path]:
-    """Receipts of a run that vouch for objects that are gone."""
+    """Receipts of a run that vouch for objects that are gone, and were not freed."""
     run, plan = entry.run, entry.run.plan
     state = {path: receipts.examine(run.dir / path, key)[0] for path, key in plan.receipts().items()}
-    return [run.dir / path for chunk in plan.chunks for path in lost(run, chunk, state)]
+    return [run.dir / path for chunk in plan.chunks for path in lost(run, chunk, state, freed(run.dir))]

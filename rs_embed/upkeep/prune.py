@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .. import locks
+from .. import kept, locks
 from ..errors import RunLockedError, StoreError
 from ..stages.merge import written_folders
 from ..store import is_leftover
 from .contents import Contents, Files, Group, survey
 from .references import References
-from .spare import Going, exceeding, note, remove, remove_empty
+from .spare import Going, exceeding, finished, note, remove, remove_empty, write_down
 from .work import RunFolder, Shared, Work, open_work
 
 
@@ -28,6 +28,7 @@ class Waste:
         in_runs: temporary files of dead processes in the folders of runs and beside final files.
         generations: generation files of runs that are gone.
         registrations: those of work folders that are gone, in a store.
+        records: of freed chips (``kept.py``) whose export is gone.
         gone: these work folders. groups: every group of every store, to remove folders that are empty then.
         spare: objects of finished exports, above a limit.
     """
@@ -39,6 +40,7 @@ class Waste:
     in_runs: Files = field(default_factory=dict)
     generations: Files = field(default_factory=dict)
     registrations: Files = field(default_factory=dict)
+    records: Files = field(default_factory=dict)
     gone: list[Path] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     spare: Going = field(default_factory=list)
@@ -46,7 +48,8 @@ class Waste:
     @property
     def small(self) -> Files:
         """Everything but the objects."""
-        return self.declarations | self.damaged | self.leftovers | self.in_runs | self.generations | self.registrations
+        found = self.declarations | self.damaged | self.leftovers | self.in_runs | self.generations
+        return found | self.registrations | self.records
 
     @property
     def files(self) -> int:
@@ -85,6 +88,7 @@ def prune(
                 going = exceeding(shared, _without(found[shared.store.root], waste), limit)
                 waste.spare += going
                 if yes:
+                    write_down(going, shared, (entry for entry in shared.runs if finished(entry) is not None))
                     note(going, shared.runs)
         if yes:
             _remove(waste)
@@ -120,6 +124,7 @@ def find(work: Work, found: Mapping[Path, Contents]) -> Waste:
         waste.damaged |= contents.damaged
         waste.leftovers |= contents.leftovers
         waste.registrations |= _sizes(shared.gone)
+        waste.records |= _sizes(path for path in kept.of_store(shared.store) if kept.gone(path, shared.store))
         waste.gone += shared.gone.values()
         for group in contents.groups:
             names = references.unreferenced(group)

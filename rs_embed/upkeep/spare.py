@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .. import receipts
-from ..run import FREED
+from ..errors import StoreError
+from ..run import FREED, TIDIED, Run
 from ..store import replace_file
 from .contents import Contents, Group
+from .keep import drop_void, keep
 from .references import References
 from .work import RunFolder, Shared
 
@@ -20,9 +22,13 @@ from .work import RunFolder, Shared
 Going = list[tuple[Group, dict[str, int]]]
 
 
-def dropped(shared: Shared, contents: Contents) -> Going:
+def dropped(shared: Shared, contents: Contents) -> tuple[Going, list[RunFolder]]:
     """What finished runs leave behind that their own ``keep_work`` does not keep, and that no run refers to which is
-    unfinished or keeps it."""
+    unfinished or keeps it. Of runs that keep embeddings only those chips that their exports were proved to have.
+
+    Returns:
+        What can go; finished runs of which nothing was held back for others.
+    """
     leaving: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
     keeping: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
     for entry in shared.runs:
@@ -35,13 +41,48 @@ def dropped(shared: Shared, contents: Contents) -> Going:
         for kind in leaving:
             (leaving if kind in frees else keeping)[kind].append(entry)
     mine, others = ({kind: References(runs) for kind, runs in found.items()} for found in (leaving, keeping))
-    going = []
+    going, held = [], set()
     for group in contents.groups:
         foreign = mine[group.kind].unreferenced(group)
-        names = {n: size for n, size in others[group.kind].unreferenced(group).items() if n not in foreign}
+        free = others[group.kind].unreferenced(group)
+        names = {n: size for n, size in free.items() if n not in foreign}
         if names:
             going.append((group, names))
-    return going
+        needed = group.objects.keys() - free.keys()
+        held |= {entry.folder for entry, used in mine[group.kind].uses(group) if needed & used}
+    settled = {e.folder: e for runs in leaving.values() for e in runs if e.folder not in held}
+    kept = write_down(going, shared, leaving["chips"])
+    careful = References(e for e in leaving["chips"] if e.run.request.config.keep_work == "embeddings")
+    going = [(group, _without(group, names, kept.get(id(group), set()), careful)) for group, names in going]
+    return [(group, names) for group, names in going if names], list(settled.values())
+
+
+def _without(group: Group, names: dict[str, int], kept: set[str], careful: References) -> dict[str, int]:
+    """What really can go of a group: no chips that would be lost to a run that only frees what it has, and none that say that
+    there is no imagery: that is an answer, too, and nowhere else."""
+    if group.kind != "chips":
+        return names
+    promised = group.objects.keys() - careful.unreferenced(group).keys()
+    rest = {n for n in names.keys() - kept - promised if not _empty(group, n)}
+    return {n: size for n, size in names.items() if n in kept or n in rest}
+
+
+def _empty(group: Group, name: str) -> bool:
+    found = group.held.peek(name)
+    return found is not None and found.meta["status"] == "no_data"
+
+
+def write_down(going: Going, shared: Shared, runs: Iterable[RunFolder]) -> dict[int, set[str]]:
+    """Write down how chips can be made again of the exports of finished runs, before they go; those of which it is so, by the
+    ``id`` of their group."""
+    found: dict[int, set[str]] = {}
+    for entry in runs:
+        tried = tidied(entry.run)
+        for group, names in going:
+            if group.kind == "chips":
+                found.setdefault(id(group), set()).update(keep(entry, shared.store, group, names, tried=tried))
+        drop_void(entry, shared.store)
+    return found
 
 
 def exceeding(shared: Shared, contents: Contents, limit: float) -> Going:
@@ -86,6 +127,27 @@ def finished(entry: RunFolder) -> str | None:
         return None
     others = (receipts.examine(run.dir / path, key, accept_failures=accept)[0] for path, key in plan.receipts().items())
     return receipt["finished"] if all(other == "good" for other in others) else None
+
+
+def tidied(run: Run) -> bool:
+    """Space was freed after the very merge that a run's receipt is of, as its request says."""
+    try:
+        return json.loads((run.dir / TIDIED).read_text()) == _merge(run)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def settle(run: Run) -> None:
+    """Remember that space was freed, and nothing was held back for other runs."""
+    replace_file(run.dir / TIDIED, json.dumps(_merge(run)).encode())
+
+
+def _merge(run: Run) -> list[str | None]:
+    try:
+        merge = receipts.read(run.dir / run.plan.merge_receipt, run.plan.merge_key)["sha256"]
+    except (FileNotFoundError, StoreError):
+        merge = None
+    return [merge, run.request.config.keep_work]
 
 
 def note(going: Going, runs: Iterable[RunFolder]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .. import receipts
+from .. import kept, receipts
 from ..errors import StoreError
 from ..formats import manifest
 from ..stages.repair import expected_files
 from . import prune
 from .contents import Contents, Files, Group, survey, walk
 from .references import References
+from .spare import freed
 from .work import RunFolder, Shared, Work
 
 STAGES = {"fetch": "parts", "embed": "chunks", "items": "chunks"}
@@ -55,6 +56,7 @@ def run_status(entry: RunFolder) -> dict:
         "rois": len(plan.roi_ids),
         "models": [u.label for u in plan.units],
         "store": str(entry.store),
+        "freed": sorted(freed(entry.folder)),
         "stages": counts.stages,
         "failed_rois": counts.failed_rois,
         "unreadable_receipts": counts.unreadable,
@@ -141,6 +143,7 @@ def _store(shared: Shared, found: Contents) -> dict:
             _group(g, references) | ({"collection": bands[g.id].identity.get("collection")} if g.id in bands else {})
             for g in sorted(found.groups, key=lambda g: (g.kind, g.id, g.folder.name))
         ],
+        "kept": [_records(path, shared) for path in kept.of_store(shared.store)],
         "damaged": _sum(found.damaged),
         "leftovers": _sum(found.leftovers),
     }
@@ -164,5 +167,23 @@ def _objects(group: Group, names: dict[str, int]) -> dict:
     return {"files": group.files(names), "bytes": sum(names.values())}
 
 
-def _sum(files: Files) -> dict:
+def _records(path: Path, shared: Shared) -> dict:
+    """Freed chips that one run's export has."""
+    records = kept.opened(path, shared.store)
+    if records is None:
+        return {
+            "path": str(path),
+            "there": False,
+            "source": None,
+            "bands": None,
+            "run": None,
+            "folder": None,
+            "chips": 0,
+        }
+    with records:
+        said = {"source": records.source, "bands": list(records.bands), "run": records.run, "chips": records.count}
+    return {"path": str(path), "there": not kept.gone(path, shared.store), "folder": str(records.folder)} | said
+
+
+def _sum(files: Files | dict[str, int]) -> dict:
     return {"files": len(files), "bytes": sum(files.values())}

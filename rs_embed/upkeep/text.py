@@ -117,6 +117,13 @@ def _store(store: dict) -> Iterator[str]:
             )
             for g in store["groups"]
         )
+    for kept in store["kept"]:
+        if kept["there"]:
+            bands = " ".join(kept["bands"])
+            yield f"  freed, read back from {kept['folder']} ({kept['run']}): {_count(kept['chips'], 'chip')} of {kept['source']} ({bands})"
+    void = sum(not kept["there"] for kept in store["kept"])
+    if void:
+        yield f"  records of freed chips whose export is gone: {_count(void, 'file')}; those chips are fetched if they are needed"
     for key, what in (("damaged", "damaged objects set aside"), ("leftovers", "temporary files of dead processes")):
         if store[key]["files"]:
             yield f"  {what}: {amount(store[key])}"
@@ -160,6 +167,7 @@ _SMALL = {
     "in_runs": "temporary files of dead processes beside runs and targets",
     "generations": "generations of runs that are gone",
     "registrations": "registrations of work folders that are gone",
+    "records": "records of freed chips whose export is gone",
 }
 
 

@@ -9,7 +9,7 @@ from ..errors import RSEmbedError
 from ..run import Run
 from .contents import survey
 from .prune import refuse_broken
-from .spare import dropped, exceeding, note, remove
+from .spare import dropped, exceeding, finished, note, remove, settle, tidied, write_down
 from .work import Work, open_work
 
 GB = 1e9
@@ -18,7 +18,7 @@ GB = 1e9
 def tidy(run: Run) -> None:
     """Free the space; says on stderr what was done, or why not: a finished export does not fail for it."""
     config = run.request.config
-    if config.keep_work == "all" and config.store_limit_gb is None:
+    if config.store_limit_gb is None and (config.keep_work == "all" or tidied(run)):
         return
     if not locks.alone(run.store.root):
         print(
@@ -41,12 +41,15 @@ def _tidy(run: Run, work: Work) -> int:
     freed, root = 0, run.store.root.resolve()
     shared = next(s for s in work.stores if s.store.root == root)
     contents = survey(shared.store)
-    going = dropped(shared, contents)
+    going, settled = dropped(shared, contents)
     note(going, shared.runs)
     freed += remove(going)
+    for entry in settled:
+        settle(entry.run)
     limit = run.request.config.store_limit_gb
     if limit is not None:
         going = exceeding(shared, survey(shared.store), limit * GB)
+        write_down(going, shared, (entry for entry in shared.runs if finished(entry) is not None))
         note(going, shared.runs)
         freed += remove(going)
     return freed

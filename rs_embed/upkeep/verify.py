@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .. import receipts
+from .. import kept, receipts
 from ..errors import StoreError
 from ..formats import manifest
+from ..run import Run
 from ..stages.repair import expected_files
 from ..units import Source
 from .contents import Contents, Group, survey
@@ -204,6 +205,7 @@ class _Lost:
             kinds = " and ".join(sorted(self.freed))
             report.notes.append(
                 f"{entry.name}: its {kinds} were freed after it was finished (keep_work or a limit), and are not missed"
+                + _recorded(self.run)
             )
 
     def look(self, path: str, receipt: dict) -> None:
@@ -242,6 +244,18 @@ class _Lost:
     def _gone(self, path: Path, what: str) -> None:
         advice = "rs-embed verify --set-aside and another start make it anew; a finished export does not need it"
         self.report.add("object", path, f"{what} in the run {self.entry.name}: gone", advice, noticed=False)
+
+
+def _recorded(run: Run) -> str:
+    """What of freed chips can be read back, in words. A damaged record mends nobody: its chip is fetched if it is needed."""
+    whole = damaged = 0
+    for path in kept.of_run(run.store, run.dir):
+        with kept.opened(path, run.store) or contextlib.nullcontext() as records:
+            found = [record is not None for record in records or ()]
+        whole += sum(found)
+        damaged += len(found) - sum(found) + (records is None)
+    said = f"; {whole} chips are read back from the export when they are needed" if whole else ""
+    return said + (f"; {damaged} records of such chips are damaged: those are fetched again" if damaged else "")
 
 
 def _files(entry: RunFolder, path: str, receipt: dict, report: Report) -> Iterator[Task]:

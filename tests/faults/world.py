@@ -65,6 +65,7 @@ class Case:
             "num_workers": 2,
             "writer_workers": 1,
             "retry_backoff_s": 0.05,
+            "keep_work": "all",  # stored objects are counted
             "format": self.format,
         }
 
