@@ -39,11 +39,15 @@ def there(folder: Path, *, below: str = "**/*", apart: str = " ") -> int:
 
 
 CASES = {
-    "combined": ({}, "combined"),
+    "combined": ({"keep_work": "all"}, "combined"),
     "combined, bare": ({"save_inputs": False, "save_manifest": False}, "combined"),
-    "per_item": ({"format": "netcdf"}, "per_item"),
-    "per_item, bare": ({"save_manifest": False, "save_inputs": "model"}, "per_item"),
-    "pixels": ({"save_embeddings": False}, "combined"),
+    "per_item": ({"format": "netcdf", "keep_work": "all"}, "per_item"),
+    "per_item, bare": ({"save_manifest": False, "save_inputs": "model", "keep_work": "all"}, "per_item"),
+    "pixels": ({"save_embeddings": False, "keep_work": "all"}, "combined"),
+    "pixels freed": ({}, "combined"),
+    "all freed": ({"keep_work": "none"}, "per_item"),
+    "packed": ({"keep_work": "all", "pack": True}, "combined"),
+    "packed and freed": ({"pack": True}, "combined"),
 }
 
 
@@ -73,6 +77,9 @@ def test_jobs_and_files_are_those_of_the_run_and_bytes_stay_below(tmp_path, case
     sizes = {k: [p.stat().st_size for p in (work / "store" / k).glob("**/*.npy")] for k in ("chips", "embeddings")}
     for kind, name in (("chips", "pixels"), ("embeddings", "embeddings")):
         bound, count = said.bytes[name], len(sizes[kind])
+        if not count and bound:  # freed, or in packs
+            assert options.get("keep_work") != "all" or "pack" in options
+            continue
         assert bound - count * disk.OBJECT <= sum(sizes[kind]) <= bound, (name, "numbers, and what is said beside them")
     final = [p for p in export_folder.iterdir() if p.is_file()]
     assert sum(p.stat().st_size for p in final if p.suffix != ".json") <= said.bytes["final"]
@@ -89,12 +96,12 @@ def test_jobs_and_files_are_those_of_the_run_and_bytes_stay_below(tmp_path, case
 @pytest.mark.heavy
 def test_what_is_there_is_not_counted_again(tmp_path):
     spots, target = places(7), combined(tmp_path / "run")
-    export(target, spots[:4], [SMALL], chunk_size=3)
+    export(target, spots[:4], [SMALL], chunk_size=3, keep_work="all")
     folder, store = run_folder(tmp_path / "run"), tmp_path / ".rs_embed" / "store"
 
     def check(said, models, rois=spots, **more) -> dict:
         before = {k: len(list((store / k).glob("**/*.npy"))) for k in ("chips", "embeddings")}
-        export(target, rois, models, chunk_size=3)
+        export(target, rois, models, chunk_size=3, keep_work="all")
         assert steps(folder) == {rule: n for rule, n in said.jobs.items() if n}
         after = {k: len(list((store / k).glob("**/*.npy"))) for k in ("chips", "embeddings")}
         grown = {k: after[k] - before[k] for k in after}
@@ -116,13 +123,26 @@ def test_what_is_there_is_not_counted_again(tmp_path):
 
 
 @pytest.mark.heavy
+def test_what_an_export_has_is_not_asked_for(tmp_path):
+    spots, target = places(5), combined(tmp_path / "run")
+    export(target, spots, [SMALL], chunk_size=3)
+    said = plan(target, [*spots, *places(7)[5:]], [SMALL, OTHER], chunk_size=3)
+    assert (said.sources[0].chips, said.sources[0].restored, said.sources[0].there) == (2, 5, 0)
+    assert "5 are read back from an export" in str(said)
+    export(target, [*spots, *places(7)[5:]], [SMALL, OTHER], chunk_size=3)
+    folder = run_folder(tmp_path / "run")
+    receipts = [json.loads(p.read_text()) for p in folder.glob("fetch/*/*.json")]
+    assert [sum(r[k] for r in receipts) for k in ("fetched", "restored")] == [2, 5]
+
+
+@pytest.mark.heavy
 def test_damaged_files_are_repaired_and_counted(tmp_path):
     target, spots = ExportTarget.per_item(str(tmp_path / "run")), places(4)
-    export(target, spots, [SMALL], chunk_size=2)
+    export(target, spots, [SMALL], chunk_size=2, keep_work="all")
     (tmp_path / "run" / "p00003.npz").unlink()
-    said = plan(target, spots, [SMALL], chunk_size=2)
+    said = plan(target, spots, [SMALL], chunk_size=2, keep_work="all")
     assert said.jobs == {"fetch": 0, "embed": 0, "write": 0, "merge": 0, "repair": 1}
-    export(target, spots, [SMALL], chunk_size=2)
+    export(target, spots, [SMALL], chunk_size=2, keep_work="all")
     assert steps(run_folder(tmp_path / "run", "per_item")) == {"repair": 1}
 
 
@@ -204,7 +224,7 @@ def test_requests_of_earth_engine_are_counted(tmp_path):
     sensor = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B2", "B3"))
     models = [ExportModelRequest("mosaiks", sensor=sensor, model_config={"features": 8})]
     with archive.served() as service:
-        given = {"backend": "gee", "gee": settings(service), "chunk_size": 2}
+        given = {"backend": "gee", "gee": settings(service), "chunk_size": 2, "keep_work": "all"}
         said = plan_batch(spatials=spots, models=models, target=combined(tmp_path / "run"), temporal=WINDOW, **given)
         (source,) = said.sources
         service.forget()

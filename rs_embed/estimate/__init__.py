@@ -32,6 +32,7 @@ class SourceCost:
     Attributes:
         id, collection, bands, scale_m, frames: of the source.
         jobs: fetch jobs. chips: to fetch. there: chips of these jobs that the store has.
+        restored: chips to read back from an export that has them.
         requests: for pixels, at most; None where that depends on the files. lookups: other requests.
         sent: bytes that a service sends at most, uncompressed; None where that depends on the files.
         bytes: of the chips in the store, at most.
@@ -45,6 +46,7 @@ class SourceCost:
     jobs: int
     chips: int
     there: int
+    restored: int
     requests: int | None
     lookups: int
     sent: int | None
@@ -208,6 +210,9 @@ def _source(run: Run, source: Source, lacking: Lacking, todo: Jobs) -> SourceCos
         requests.append(None if asked.requests is None else count * asked.requests)
         sent.append(None if asked.sent is None else count * asked.sent)
         stored += count * (height * width * bands * frames * asked.itemsize + disk.OBJECT)
+    for (height, width, bands), count in lacking.back.items():
+        size = run.provider.asked(source, source.bands[:bands], height, width).itemsize
+        stored += count * (height * width * bands * frames * size + disk.OBJECT)
     job_count = sum(path.startswith(f"fetch/{source.id}/") for path in todo.fetch)
     return SourceCost(
         id=source.id,
@@ -218,6 +223,7 @@ def _source(run: Run, source: Source, lacking: Lacking, todo: Jobs) -> SourceCos
         jobs=job_count,
         chips=lacking.count,
         there=lacking.there,
+        restored=sum(lacking.back.values()),
         requests=None if None in requests else sum(requests),
         lookups=job_count * run.provider.lookups if lacking.count else 0,
         sent=None if None in sent else sum(sent),

@@ -83,10 +83,18 @@ def files(run: Run) -> dict[str, int]:
     jobs = len(plan.sources) * len(plan.parts) + (len(plan.embedded) + 1) * len(plan.chunks) + 1
     apart = plan.layout == "per_item"
     export = n * (1 + told) + told if apart else 1 + told
-    chips = sum(places.values()) + len(places)  # each folder of chips says its bands
-    store = chips + sum(places[u.source] for u in plan.embedded)
+    packs = len(plan.chunks) if config.pack else None  # of a group, instead of a file for each object
+    store = 0
+    if config.keep_work == "all" or (config.keep_work == "embeddings" and not config.save_inputs):
+        store += sum(packs or n for n in places.values()) + len(places)  # each folder of chips says its bands
+    elif config.save_inputs:
+        store += len(places)  # records of where the pixels are in the export
+    if config.keep_work != "none":
+        store += sum(packs or places[u.source] for u in plan.embedded)
     frozen = run.provider.freeze() is not None or bool(plan.keys)
     store += 2 + (frozen and run.provider.shared)  # the lock, the registration of the work folder, what was found out
     kept = 4 + frozen + bool(run.digests.frozen())  # request, places, lock, link to the package; imagery, weights
     kept += (1 - told) * (n + 1 if apart else 1)
+    if config.keep_work == "none" or (config.keep_work == "embeddings" and config.save_inputs):
+        kept += 2  # what was freed, and after which merge
     return {"export": export, "store": store, "run": 3 * jobs + len(plan.chunks) + kept, "snakemake": jobs}

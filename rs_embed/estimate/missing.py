@@ -5,10 +5,12 @@ Files are looked for and not opened, one after the other: nothing is kept but co
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from .. import kept
 from ..geometry import grid_shape
 from ..run import Run
 from ..stages.state import Jobs
@@ -22,11 +24,13 @@ class Lacking:
     """Objects to make, by the (height, width) of their images; and how many of the same jobs are there already.
 
     Attributes:
-        shapes: of chips with the number of bands to fetch: (height, width, bands).
+        shapes: of chips with the number of bands to fetch: (height, width, bands). back: the same of chips that were freed and
+            are read back from an export that has them, if that is as it was.
         there, bytes_there: objects of the remaining jobs that the store has, and their bytes.
     """
 
     shapes: Counter = field(default_factory=Counter)
+    back: Counter = field(default_factory=Counter)
     there: int = 0
     bytes_there: int = 0
 
@@ -37,6 +41,11 @@ class Lacking:
 
 def missing(run: Run, jobs: Jobs) -> tuple[dict[str, Lacking], dict[str, Lacking]]:
     """(chips by source id, embeddings by unit id) that the jobs have to make. Places that are there twice count once."""
+    with contextlib.ExitStack() as held:
+        return _missing(run, jobs, held)
+
+
+def _missing(run: Run, jobs: Jobs, held: contextlib.ExitStack) -> tuple[dict[str, Lacking], dict[str, Lacking]]:
     plan = run.plan
     chips = {s.id: Lacking() for s in plan.sources}
     made = {u.id: Lacking() for u in plan.embedded}
@@ -45,6 +54,7 @@ def missing(run: Run, jobs: Jobs) -> tuple[dict[str, Lacking], dict[str, Lacking
         readers = [u for u in plan.embedded if u.source == source.id]
         embeddings = {u.id: run.store.embeddings(u.id).size for u in readers}
         chip = _chips(run, source)
+        records = held.enter_context(_kept(run, source))
         for index, fetched, embedded in _places(run, source, readers, to_fetch, to_embed):
             name = plan.objects(source.id)[index]
             sizes = {u.id: embeddings[u.id](name) for u in readers}
@@ -64,11 +74,23 @@ def missing(run: Run, jobs: Jobs) -> tuple[dict[str, Lacking], dict[str, Lacking
             lacks, size = chip(name, need)
             if lacks:
                 shape = shape or _shape(run, source, index)
-                chips[source.id].shapes[*shape, len(lacks)] += 1
+                asked = lacks.difference(*(r.bands for r in records if r.find(name) is not None))
+                to = chips[source.id].shapes if asked else chips[source.id].back
+                to[*shape, len(asked or lacks)] += 1
             else:
                 chips[source.id].there += 1
                 chips[source.id].bytes_there += size
     return chips, made
+
+
+@contextlib.contextmanager
+def _kept(run: Run, source: Source) -> Iterator[list[kept.Records]]:
+    """What exports that are there have of freed chips."""
+    with contextlib.ExitStack() as held:
+        opened = (
+            kept.opened(p, run.store) for p in kept.of_source(run.store, source.id) if not kept.gone(p, run.store)
+        )
+        yield [held.enter_context(records) for records in opened if records is not None]
 
 
 def _places(

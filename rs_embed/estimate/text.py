@@ -14,6 +14,7 @@ def whole(found: Estimate) -> str:
     lines = [_head(found), _jobs(found)]
     for s in found.sources:
         there = f", {s.there:,} are there" if s.there else ""
+        there += f", {s.restored:,} are read back from an export" if s.restored else ""
         lines.append(
             f"pixels     {s.chips:,} chips of {s.collection} ({len(s.bands)} bands, {s.scale_m:g} m{_frames(s.frames)}){there}"
         )
@@ -31,12 +32,15 @@ def summary(found: Estimate) -> str:
     """A few lines, as a dry run says it."""
     if not sum(found.jobs.values()):
         return "rs-embed: nothing is left to do"
-    chips, asked = sum(s.chips for s in found.sources), [_requests(s) for s in found.sources if s.chips]
+    chips = sum(s.chips for s in found.sources)
+    back = sum(s.restored for s in found.sources)
+    also = f", {back:,} to read back from an export" if back else ""
+    asked = [_requests(s) for s in found.sources if s.chips]
     images = sum(m.images for m in found.models)
     lines = [
         _head(found),
         _jobs(found),
-        f"to make    {chips:,} chips ({'; '.join(dict.fromkeys(asked)) or 'no requests'}), {images:,} embeddings",
+        f"to make    {chips:,} chips{also} ({'; '.join(dict.fromkeys(asked)) or 'no requests'}), {images:,} embeddings",
         _hours(found),
         _bytes(found),
         _files(found),
