@@ -58,8 +58,11 @@ def test_a_finished_export_keeps_what_it_was_told_to(tmp_path, say, layout):
     assert steps(folder)["fetch"] == {"combined": 3, "per_item": 1}[layout], "one file of all pixels is written anew"
     assert not objects(tmp_path, "chips")
     export(target, spots, keep_work="none", chunk_size=2)
-    assert len(objects(tmp_path)) == 1  # of the fifth place, which is not asked for any more
-    assert say("prune", tmp_path, "--yes")[1]["files"] == 1
+    left = len(objects(tmp_path))  # of the fifth place, which is not asked for any more; its file stays, a row does not
+    assert left == {"combined": 2, "per_item": 1}[layout]
+    assert say("prune", tmp_path, "--yes")[1]["files"] == left + (
+        layout == "combined"
+    )  # and the declaration of its bands
     the_same(load_export(path), first)
     code, found = say("verify", tmp_path)
     assert code == 0, found["problems"]
@@ -141,11 +144,11 @@ def test_a_store_that_this_process_does_not_hold_is_left_alone(tmp_path, capsys)
 
 @pytest.mark.heavy
 def test_a_start_with_nothing_to_do_frees_too(tmp_path, say):
-    export(combined(tmp_path / "run"), places(9)[:3])
+    export(combined(tmp_path / "run"), places(9)[:3], keep_work="all")
     assert len(objects(tmp_path)) == 6
     export(combined(tmp_path / "run"), places(9)[:3], keep_work="embeddings")
     assert len(objects(tmp_path)) == 3
-    export(combined(tmp_path / "run"), places(9)[:4])
+    export(combined(tmp_path / "run"), places(9)[:4], keep_work="all")
     assert not (run_folder(tmp_path / "run") / FREED).exists(), "from now on they are missed"
     assert len(objects(tmp_path)) == 8 and say("verify", tmp_path)[0] == 0
 
