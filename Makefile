@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help demo test test-fast test-faults test-slurm lint format schema bench bench-models bench-noop bench-gee bench-manifests bench-outputs bench-compare bench-large bench-rates bench-threads clean
+.PHONY: help demo test test-fast test-faults test-slurm lint format schema bench bench-models bench-noop bench-gee bench-manifests bench-outputs bench-compare bench-large bench-chunks bench-rates bench-threads clean
 
 help:
 	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
@@ -12,7 +12,7 @@ help:
 	@echo "make test-faults    kills, full disks, lost folders, failing providers, clocks; writes its tables into docs/reliability.md (45 minutes)"
 	@echo "make test-slurm  exports on a real SLURM, which it installs and starts (as root, on Debian)"
 	@echo "make lint    ruff, snakefmt, snakemake --lint"
-	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests, bench-outputs, bench-compare, bench-large: other pages; bench-rates, bench-threads print)"
+	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests, bench-outputs, bench-compare, bench-large, bench-chunks: other pages; bench-rates, bench-threads print)"
 
 # The interpreter's folder is remembered, so that another PYTHON makes a new environment.
 $(STAMP): pyproject.toml envs/constraints.txt
@@ -81,6 +81,9 @@ bench-compare: $(STAMP)
 
 bench-large: $(STAMP)
 	$(BIN)/python benchmarks/large.py
+
+bench-chunks: $(STAMP)
+	$(BIN)/python benchmarks/chunks.py
 
 bench-rates: $(STAMP)
 	$(BIN)/python benchmarks/rates.py

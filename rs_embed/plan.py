@@ -24,10 +24,12 @@ from .identity import digest
 from .request import Request
 from .units import Generation, Source, Unit, resolve_unit
 
-#: ROIs of a part, at most; in large runs, where jobs wait in queues, a quarter of a chunk.
+#: ROIs of a part, at most; in chunks of more than four such parts a quarter of the chunk.
 PART_SIZE = 64
 #: Automatic chunk: the smallest of these that keeps a run under about 200 chunks.
 CHUNK_SIZES = (256, 512, 1024)
+#: On a GPU, where a job that embeds 1,000 images is shorter than its own start: the smallest that makes at most 8 chunks.
+GPU_CHUNK_SIZES = (1024, 2048, 4096, 8192, 16_384)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Plan:
     units: tuple[Unit, ...]
     chunks: tuple[Chunk, ...]
     target: str  # the file (combined) or the folder (per_item)
+    chunk_size: int
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by source id; see ``objects``
 
     @cached_property
@@ -208,6 +211,7 @@ def make_plan(
     generation: Generation = Generation(),
     keys: Callable[[Source], Sequence[str] | None] = lambda source: None,
     digest_of: Callable[[str], str] = lambda path: path,
+    gpu: bool = False,
 ) -> Plan:
     """Plan a request.
 
@@ -219,6 +223,7 @@ def make_plan(
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
         digest_of: sha256 of a local weights file, from its path in the request.
+        gpu: models run on GPUs; decides the size of chunks that the request leaves open.
         keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
     Raises:
@@ -237,18 +242,24 @@ def make_plan(
         known = sources.get(source.id)
         bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
         sources[source.id] = Source(source.id, source.identity, bands, source.frames)
-    chunks = make_chunks(len(roi_ids), request.config.chunk_size)
+    chunk_size = request.config.chunk_size or automatic_chunk_size(len(roi_ids), gpu=gpu)
+    chunks = make_chunks(len(roi_ids), chunk_size)
     found = {s.id: tuple(k) for s in sources.values() if (k := keys(s)) is not None}
-    return Plan(request, tuple(roi_ids), request.names, tuple(sources.values()), tuple(units), chunks, target, found)
+    return Plan(
+        request, tuple(roi_ids), request.names, tuple(sources.values()), tuple(units), chunks, target, chunk_size, found
+    )
 
 
-def make_chunks(n: int, chunk_size: int | None) -> tuple[Chunk, ...]:
-    """Cut ``n`` ROIs into chunks of ``chunk_size`` (None: automatic), and chunks into even parts of at most 64 (automatic: or
-    four to a chunk)."""
-    part_size = PART_SIZE
-    if chunk_size is None:
-        chunk_size = next((c for c in CHUNK_SIZES if n <= 200 * c), CHUNK_SIZES[-1])
-        part_size = max(PART_SIZE, chunk_size // 4)
+def automatic_chunk_size(n: int, *, gpu: bool) -> int:
+    """ROIs of a chunk where the request leaves it open: enough that a job's own start is small beside its work, and not so
+    many that there is nothing to run side by side (docs/scaling.md has the measurements)."""
+    sizes, most = (GPU_CHUNK_SIZES, 8) if gpu else (CHUNK_SIZES, 200)
+    return next((size for size in sizes if n <= most * size), sizes[-1])
+
+
+def make_chunks(n: int, chunk_size: int) -> tuple[Chunk, ...]:
+    """Cut ``n`` ROIs into chunks of ``chunk_size``, and chunks into even parts of at most 64, or a quarter of a chunk."""
+    part_size = max(PART_SIZE, chunk_size // 4)
     chunks = []
     for start in range(0, n, chunk_size):
         stop = min(start + chunk_size, n)

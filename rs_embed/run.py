@@ -19,6 +19,7 @@ from typing import Any
 from . import rois as table
 from .config import ExportModelRequest
 from .description import RANDOM
+from .devices import gpus_wanted
 from .errors import SpecError, StoreError
 from .folders import folders, target_path
 from .gee_settings import settle
@@ -109,7 +110,9 @@ class Run:
             "store_dir": os.path.relpath(self.store.root, self.dir),
         }
         # the generation carries a resume=False from here on: whoever reads the frozen request must not begin another
-        config = replace(request.config, **relative, resume=True, refetch=False, profile=None)
+        # and jobs on other machines are to cut the table as it was cut here
+        sizes = {"chunk_size": self.plan.chunk_size}
+        config = replace(request.config, **relative, **sizes, resume=True, refetch=False, profile=None)
         frozen = replace(request, target=target, config=config).to_config(ROIS)
         link = self.dir / PACKAGE / "rs_embed"
         if not link.is_symlink() or os.readlink(link) != str(Path(__file__).parent):
@@ -205,6 +208,7 @@ def open_run(request: Request, base: str) -> Run:
         generation=generation,
         keys=keys,
         digest_of=digests.of,
+        gpu=gpus_wanted(request.device) > 0,
     )
     for unit in plan.embedded:
         check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)

@@ -32,7 +32,7 @@ from rs_embed import (
 from rs_embed.identity import canonical, digest
 from rs_embed.models import MODELS as REAL_MODELS
 from rs_embed.models import describe
-from rs_embed.plan import PART_SIZE, Plan, make_chunks, make_plan
+from rs_embed.plan import PART_SIZE, Plan, automatic_chunk_size, make_chunks, make_plan
 from rs_embed.rois import roi_id
 from rs_embed.units import Generation, array_key
 
@@ -326,10 +326,8 @@ def test_an_array_key_is_letters_and_digits_with_single_underscores(label):
 
 
 @PROPERTY
-@given(st.integers(0, 5000), st.none() | st.integers(1, 3000))
-@example(10_000, None)
-@example(60_000, None)
-@example(204_800, None)
+@given(st.integers(0, 5000), st.integers(1, 20_000))
+@example(60_000, 512)
 def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
     chunks = make_chunks(n, size)
     parts = [p for c in chunks for p in c.parts]
@@ -338,15 +336,29 @@ def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
     for chunk in chunks:
         lengths = [p.stop - p.start for p in chunk.parts]
         assert sum(lengths) == chunk.stop - chunk.start  # parts nest in their chunk
-        most = PART_SIZE if size else max(PART_SIZE, chunks[0].stop // 4)
+        most = max(PART_SIZE, size // 4)
         assert 1 <= min(lengths) <= max(lengths) <= min(min(lengths) + 1, most)
         assert len(lengths) == -(-sum(lengths) // most)  # no more jobs than needed
-    assert all(c.stop - c.start == (size or chunks[0].stop) for c in chunks[:-1])
-    assert size is not None or len(chunks) <= 200
+    assert all(c.stop - c.start == size for c in chunks[:-1])
     # names are unique, and what the wildcards of the workflow match
     assert len({c.name for c in chunks}) == len(chunks) and len({p.name for p in parts}) == len(parts)
     assert all(re.fullmatch(r"[0-9]+", c.name) for c in chunks)
     assert all(re.fullmatch(r"[0-9]+-[0-9]+", p.name) for p in parts)
+
+
+@PROPERTY
+@given(st.integers(1, 2_000_000), st.booleans())
+def test_a_chunk_is_large_enough_for_its_job_and_small_enough_for_many(n, gpu):
+    size = automatic_chunk_size(n, gpu=gpu)
+    assert size == automatic_chunk_size(max(n - 1, 1), gpu=gpu) or automatic_chunk_size(n - 1, gpu=gpu) < size
+    assert size >= (1024 if gpu else 256)
+    assert -(-n // size) <= (8 if gpu else 200) or size == (16_384 if gpu else 1024)
+
+
+def test_a_plan_keeps_the_size_it_chose():
+    ours = plan(spatials=places(3))
+    assert (ours.chunk_size, ours.request.config.chunk_size) == (256, None)
+    assert plan(spatials=places(3), chunk_size=2).chunk_size == 2
 
 
 @PROPERTY

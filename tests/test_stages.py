@@ -211,7 +211,7 @@ def test_failures_become_rows_and_rows_stay_aligned(make):
         "1": {"stage": "fetch", "retryable": True},
         "4": {"stage": "embed", "retryable": False},
     }
-    assert model["embeddings"]["indices"] == [0, 2]
+    assert model["embeddings"]["missing_indices"] == [1, 3, 4] and model["embeddings"]["shape"] == [5, 16]
 
     from rs_embed import load_export
 
@@ -354,7 +354,7 @@ def test_a_chip_that_cannot_be_saved_is_a_failure_although_the_embedding_is_ther
     assert manifest["status"] == "partial"
     assert manifest["models"][0]["failed_indices"] == [1]
     assert manifest["models"][0]["embeddings"]["shape"] == [3, 16]
-    assert manifest["models"][0]["inputs"]["indices"] == [0, 2]
+    assert manifest["models"][0]["inputs"]["missing_indices"] == [1]
 
 
 def test_a_repair_makes_exactly_the_damaged_files_again(make, tmp_path):
