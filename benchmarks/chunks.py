@@ -11,33 +11,13 @@ import platform
 import tempfile
 from pathlib import Path
 
-from common import CHECKOUT, processor, rois, run
+from common import CHECKOUT, late, processor, rois, run
 
 HEAD, TAIL = "<!-- written by benchmarks/chunks.py: begin -->", "<!-- end -->"
 SIZES = (64, 128, 256, 512)
 #: What is measured: N, features of mosaiks (2: a fast model, 8,192: as slow as a ViT), models, seconds of a request.
 CASES = ((96, 8192, 1, 0.0), (96, 8192, 1, 0.2), (1024, 16, 1, 0.0), (1024, 16, 1, 0.2), (512, 16, 3, 0.2))
 GPU_SIZES = (256, 1024, 4096, 16_384, 65_536)
-#: A provider that answers late, for every process that Python starts in this environment.
-LATE = """
-import sys, time
-from importlib.abc import MetaPathFinder
-
-class Late(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "rs_embed.providers.sample":
-            return None
-        sys.meta_path.remove(self)
-        from rs_embed.providers.sample import SampleProvider
-        own = SampleProvider.fetch
-        def fetch(self, *arguments):
-            time.sleep({latency})
-            return own(self, *arguments)
-        SampleProvider.fetch, SampleProvider.cores = fetch, 0
-        return sys.modules[name].__spec__
-
-sys.meta_path.insert(0, Late())
-"""
 
 
 def seconds(n: int, features: int, models: int, latency: float, size: int | None) -> float:
@@ -52,8 +32,7 @@ def seconds(n: int, features: int, models: int, latency: float, size: int | None
         (folder / "config.yaml").write_text(f"{text}export: {{chunk_size: {chunk}}}\n")
         os.environ.pop("PYTHONPATH", None)
         if latency:
-            (folder / "sitecustomize.py").write_text(LATE.format(latency=latency))
-            os.environ["PYTHONPATH"] = name
+            os.environ |= late(folder / "late", "sample", latency)
         return run(folder, "--cores", "2")[0]
 
 

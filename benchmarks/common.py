@@ -54,3 +54,39 @@ def processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.machine()
+
+
+#: Makes a provider answer late in every Python process that has this file as ``sitecustomize``: a stand-in for a service, which
+#: keeps no core busy.
+_LATE = """
+import importlib.util, sys, time
+from importlib.abc import MetaPathFinder
+
+class Late(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "rs_embed.providers.{module}":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        def load(module):
+            run(module)
+            provider = module.{provider}
+            own = provider.fetch
+            def fetch(self, *arguments):
+                time.sleep({seconds})
+                return own(self, *arguments)
+            provider.fetch, provider.cores = fetch, 0
+        spec.loader.exec_module = load
+        return spec
+
+sys.meta_path.insert(0, Late())
+"""
+
+
+def late(folder: Path, provider: str, seconds: float) -> dict[str, str]:
+    """The environment of processes whose provider ``sample`` or ``local`` takes so much longer for each chip."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = _LATE.format(module=provider, provider=f"{provider.title()}Provider", seconds=seconds)
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}

@@ -26,33 +26,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import compare_side as side
-from common import CHECKOUT, processor
+from common import CHECKOUT, late, processor
 
 ENVIRONMENT = CHECKOUT / ".venv" / "compare"
 #: Without their own requirements: the reference asks for a newer Python, its models' packages for more than is used here.
 ALONE = ["rs-embed==0.3.1", "torchvision==0.28.0", "timm==1.0.15", "open_clip_torch==3.3.0", "rshf==0.2.2"]
 BESIDE = "torch==2.13.0 numpy xarray netCDF4 pandas pyproj rasterio huggingface_hub einops pillow ftfy regex tqdm safetensors transformers"
 SIZES, LATENCIES = (16, 64, 256), (0.0, 0.2)
-#: A stand-in for a service that takes a while to answer: local rasters, of which every chip is late, and which cost no core.
-LATE = """
-import sys, time
-from importlib.abc import MetaPathFinder
-
-class Late(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "rs_embed.providers.local":
-            return None
-        sys.meta_path.remove(self)
-        from rs_embed.providers.local import LocalProvider
-        own = LocalProvider.fetch
-        def fetch(self, *arguments):
-            time.sleep({latency})
-            return own(self, *arguments)
-        LocalProvider.fetch, LocalProvider.cores = fetch, 0
-        return sys.modules[name].__spec__
-
-sys.meta_path.insert(0, Late())
-"""
 
 
 def reference_python() -> Path:
@@ -95,10 +75,6 @@ def scene(folder: Path, n: int) -> None:
     to, step = transformer("EPSG:3857", "EPSG:4326"), side.SIDE * side.SCALE
     centres = [(left + step * (i % across + 0.5), top - step * (i // across + 0.5)) for i in range(n)]
     (folder / "places.json").write_text(json.dumps([to.transform(x, y) for x, y in centres]))
-    for latency in LATENCIES:
-        late = folder / f"late-{latency}"
-        late.mkdir()
-        (late / "sitecustomize.py").write_text(LATE.format(latency=latency))
 
 
 def measured(python: Path, arguments: list[str], environment: dict) -> dict:
@@ -150,7 +126,7 @@ def run(folder: Path, case: dict, python: Path) -> dict:
     path.write_text(json.dumps(case | {"out": str(out)}))
     more = {}
     if case["side"] == "ours" and case["latency"]:
-        more = {"PYTHONPATH": str(folder / f"late-{case['latency']}")}
+        more = late(folder / f"late-{case['latency']}", "local", case["latency"])
     found = measured(python, ["export", str(folder), str(path)], os.environ | more)
     found["final"] = sum(p.stat().st_size for p in (*out.glob("*"), *out.glob("items/*")) if p.is_file()) / 1e6
     return found

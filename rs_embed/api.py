@@ -127,7 +127,7 @@ def plan_batch(*, gpus: int | None = None, gpu: str | None = None, **arguments: 
 
     bound = inspect.signature(export_batch).bind(**arguments)
     bound.apply_defaults()
-    run = open_run(_request(**bound.arguments), os.getcwd())
+    run = open_run(_request(**bound.arguments), os.getcwd(), gpu=True if gpus or gpu else None)
     check(run)
     return estimate(run, gpus=gpus, gpu=gpu)
 

@@ -119,7 +119,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise ModelError(
             f"--configfile: {options.configfile!r} cannot be read ({reason}); allowed: a config file in YAML"
         ) from None
-    run = open_config(config, os.getcwd())
+    run = open_config(config, os.getcwd(), gpu=True if options.gpus or options.gpu else None)
     check(run)
     found = estimate(run, gpus=options.gpus, gpu=options.gpu)
     return _say(options, found.to_dict(), [str(found)])

@@ -41,7 +41,7 @@ def pool() -> tuple[str, ...]:
         return tuple(str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*"))))
     words: dict[str, None] = {}
     for word in map(str.strip, named.split(",")):
-        if not word or word.startswith("-"):
+        if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", word):  # SLURM says NoDevFiles
             break
         words[word] = None
     return tuple(words)

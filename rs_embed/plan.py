@@ -211,6 +211,7 @@ def make_plan(
     generation: Generation = Generation(),
     keys: Callable[[Source], Sequence[str] | None] = lambda source: None,
     digest_of: Callable[[str], str] = lambda path: path,
+    chunk_size: int | None = None,
     gpu: bool = False,
 ) -> Plan:
     """Plan a request.
@@ -223,7 +224,7 @@ def make_plan(
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
         digest_of: sha256 of a local weights file, from its path in the request.
-        gpu: models run on GPUs; decides the size of chunks that the request leaves open.
+        chunk_size: of chunks, where the request leaves it open. gpu: models run on GPUs, which decides it otherwise.
         keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
     Raises:
@@ -242,7 +243,7 @@ def make_plan(
         known = sources.get(source.id)
         bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
         sources[source.id] = Source(source.id, source.identity, bands, source.frames)
-    chunk_size = request.config.chunk_size or automatic_chunk_size(len(roi_ids), gpu=gpu)
+    chunk_size = request.config.chunk_size or chunk_size or automatic_chunk_size(len(roi_ids), gpu=gpu)
     chunks = make_chunks(len(roi_ids), chunk_size)
     found = {s.id: tuple(k) for s in sources.values() if (k := keys(s)) is not None}
     return Plan(
@@ -259,11 +260,10 @@ def automatic_chunk_size(n: int, *, gpu: bool) -> int:
 
 def make_chunks(n: int, chunk_size: int) -> tuple[Chunk, ...]:
     """Cut ``n`` ROIs into chunks of ``chunk_size``, and chunks into even parts of at most 64, or a quarter of a chunk."""
-    part_size = max(PART_SIZE, chunk_size // 4)
     chunks = []
     for start in range(0, n, chunk_size):
         stop = min(start + chunk_size, n)
-        count = math.ceil((stop - start) / part_size)
+        count = math.ceil((stop - start) / max(PART_SIZE, math.ceil((stop - start) / 4)))
         cuts = [start + (stop - start) * i // count for i in range(count + 1)]
         name = f"{len(chunks):05d}"
         parts = tuple(Part(f"{name}-{i:02d}", a, b) for i, (a, b) in enumerate(itertools.pairwise(cuts)))

@@ -164,8 +164,11 @@ def _sealed(found: dict) -> str:
     return json.dumps(found | {"sha256": digest(found)})
 
 
-def open_run(request: Request, base: str) -> Run:
+def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
     """Plan a request; relative paths are relative to ``base``. Writes nothing.
+
+    Args:
+        gpu: models will run on GPUs; None: as the request and this machine have it.
 
     Raises:
         SpecError, ModelError, ProviderError: the request cannot be met, in one sentence.
@@ -208,11 +211,26 @@ def open_run(request: Request, base: str) -> Run:
         generation=generation,
         keys=keys,
         digest_of=digests.of,
-        gpu=gpus_wanted(request.device) > 0,
+        chunk_size=_known_size(folder, len(rois)),
+        gpu=(gpus_wanted(request.device) > 0 if gpu is None else gpu) and request.config.save_embeddings,
     )
     for unit in plan.embedded:
         check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
     return Run(plan, folder, work, Store(store), provider, generation, digests)
+
+
+def _known_size(folder: Path, n: int) -> int | None:
+    """The size of the chunks that a run of as many ROIs was cut into last: with another one, chosen on a machine with other
+    devices, everything would be done again."""
+    import yaml
+
+    try:
+        known = yaml.safe_load((folder / CONFIG).read_text())["export"]["chunk_size"]
+        with open(folder / ROIS, newline="", encoding="utf-8") as file:
+            rows = sum(1 for _ in csv.reader(file)) - 1
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, csv.Error):
+        return None
+    return known if rows == n and isinstance(known, int) and known > 0 else None
 
 
 def _settings(request: Request) -> dict[str, Mapping | None]:
@@ -251,10 +269,10 @@ def _found(folder: Path, name: str, *, job: bool = False) -> dict:
     return {}
 
 
-def open_config(config: Any, base: str) -> Run:
+def open_config(config: Any, base: str, *, gpu: bool | None = None) -> Run:
     """Plan the request of a config mapping (a parsed config file); relative paths are relative to ``base``."""
     check_keys(config)
-    return open_run(Request.from_config(config, table.read_rois(config["rois"], base)), base)
+    return open_run(Request.from_config(config, table.read_rois(config["rois"], base)), base, gpu=gpu)
 
 
 def load_run(folder: str | Path) -> Run:

@@ -73,6 +73,7 @@ class Holder:
         ("1,-1,0", ("1",)),
         ("", ()),
         ("-1", ()),
+        ("NoDevFiles", ()),
     ],
 )  # fmt: skip
 def test_the_pool_is_what_cuda_would_see(monkeypatch, named, expected):
@@ -265,3 +266,37 @@ def test_fetching_goes_on_while_models_compute(tmp_path):
         assert len(fetched) == 8
         assert begun < fetched[-1], name
         assert sum(i > begun for i in fetched) >= 4, "half of the fetch jobs end after the first model has begun"
+
+
+@pytest.mark.heavy
+def test_a_finished_run_is_not_cut_anew_on_a_machine_with_other_devices(tmp_path, monkeypatch):
+    spots, models = places(300, buffer_m=20), [ExportModelRequest("mosaiks", model_config={"features": 2})]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    export(combined(tmp_path / "run"), spots, models)
+    written = (tmp_path / "run.npz").stat().st_mtime_ns
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    export(combined(tmp_path / "run"), spots, models)
+    assert (tmp_path / "run.npz").stat().st_mtime_ns == written
+    assert "Nothing to be done" in log_of(run_folder(tmp_path / "run"))
+    done = snakemake_of_merge(tmp_path)
+    assert "KeyError" not in done, done[-2000:]
+
+
+def snakemake_of_merge(folder: Path) -> str:
+    """A dry run of one target by hand, for which nothing has looked at what is left to do."""
+    frozen = run_folder(folder / "run") / "config.yaml"
+    (frozen.parent / "merge.json").unlink()
+    for receipt in frozen.parent.glob("embed/*/*.json"):
+        receipt.unlink()
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(CHECKOUT / "Snakefile"),
+        "--configfile",
+        str(frozen),
+    ]
+    done = subprocess.run([*command, "--cores", "2", "-n", "merge.json"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr

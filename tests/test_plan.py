@@ -336,7 +336,7 @@ def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
     for chunk in chunks:
         lengths = [p.stop - p.start for p in chunk.parts]
         assert sum(lengths) == chunk.stop - chunk.start  # parts nest in their chunk
-        most = max(PART_SIZE, size // 4)
+        most = max(PART_SIZE, -(-sum(lengths) // 4))
         assert 1 <= min(lengths) <= max(lengths) <= min(min(lengths) + 1, most)
         assert len(lengths) == -(-sum(lengths) // most)  # no more jobs than needed
     assert all(c.stop - c.start == size for c in chunks[:-1])

@@ -190,7 +190,7 @@ def _device(run: Run, gpus: int | None, gpu: str | None) -> tuple[str, str, int]
     if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1):
         raise ModelError(f"gpus: {gpus!r} is not valid; allowed: an integer >= 1")
     here = found_card()
-    card = speeds.named(gpu) if gpu is not None else (here and speeds.known(here)) or speeds.REFERENCE
+    card = speeds.named(gpu) if gpu is not None else (here and (speeds.known(here) or here)) or speeds.REFERENCE
     wanted = gpus is not None or gpu is not None
     if wanted and request.device in ("cpu", "mps"):
         raise ModelError(f"gpus: given for device {request.device!r}; allowed: device 'cuda' or 'auto'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 from .. import receipts
 from ..errors import StoreError
@@ -32,7 +33,7 @@ class Before:
 def speed(run: Run, unit: Unit, device: str, card: str) -> Before | None:
     """Of the same unit on the same kind of device, in any run of the work folder; None where there is none."""
     paths = (run.work / "runs").glob(f"*/embed/{unit.id}/*.json")
-    newest = sorted(paths, key=lambda p: (p.stat().st_mtime_ns, str(p)), reverse=True)
+    newest = sorted(paths, key=lambda p: (_time(p), str(p)), reverse=True)
     images, each, start, count = 0, 0.0, 0.0, 0
     for path in itertools.islice(newest, _MOST):
         try:
@@ -41,10 +42,19 @@ def speed(run: Run, unit: Unit, device: str, card: str) -> Before | None:
             continue  # a start sees to it
         if said.get("device") != device or not said.get("embedded"):
             continue
-        if device == "cuda" and speeds.known(said.get("card") or "") != card:
+        name = said.get("card") or ""
+        if device == "cuda" and (speeds.known(name) or name) != card:
             continue
         images += said["embedded"]
         each += said["embed_cpu_seconds" if device == "cpu" else "embed_seconds"]
         start += said["seconds"] - said["embed_seconds"]
         count += 1
     return Before(images, each / images, start / count) if images else None
+
+
+def _time(path: Path) -> int:
+    """When a receipt was written; 0 where a start has just withdrawn it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -82,7 +82,8 @@ def named(name: str) -> str:
 
 
 def of_card(card: str, precision: str) -> Speed:
-    """One GPU."""
+    """One GPU; one that is not in the table counts as the reference."""
+    card = card if card in CARDS else REFERENCE
     peak, share = getattr(CARDS[card], precision), UTILISATION[precision]
     if peak is None:  # computed as float32
         peak, share = CARDS[card].fp32, UTILISATION["fp32"] / 2

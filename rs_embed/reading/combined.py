@@ -164,7 +164,7 @@ def _bare(arrays: Path, n_items: int | None) -> ExportResult:
     """What an array file says without a manifest: which arrays there are, and of which rows."""
     with open_arrays(arrays) as file:
         keys = [k for k in file.keys() if not k.startswith("__prefetch")]  # noqa: SIM118 - no mapping
-        shapes = {k: file.shape(k) for k in keys}
+        shapes, dtypes = {k: file.shape(k) for k in keys}, {k: file.dtype(k) for k in keys}
     found: dict[str, dict[str, Any]] = {}
     lengths = [n_items or 0]
     for key, shape in shapes.items():
@@ -189,4 +189,8 @@ def _bare(arrays: Path, n_items: int | None) -> ExportResult:
     notes = [
         f"{arrays.with_suffix('.json').name} is missing: rows and models are those of the arrays, places are unknown"
     ]
+    if any(key.startswith(_STACKED["inputs"]) and kind.kind != "f" for key, kind in dtypes.items()):
+        notes.append(
+            "pixels are of integers, in which places without imagery are filled, and nothing says which these are"
+        )
     return ExportResult("combined", "unknown", n, None, models, arrays, notes)

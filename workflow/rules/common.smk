@@ -59,6 +59,10 @@ def get_write_inputs(wildcards) -> list[str]:
     return PLAN.embed_receipts(chunk) + PLAN.fetch_receipts(chunk)
 
 
+# Of an image, on a cluster: a hundred times what a GPU takes, or several times what 4 cores do.
+EMBED_SECONDS = 0.5 if gpus_wanted(PLAN.request.device) else 10
+
+
 def minutes(span: Part | Chunk, seconds_each: float, attempt: int) -> int:
     """Time that a job may take on a cluster: generous, and more with each attempt."""
     return attempt * math.ceil(20 + (span.stop - span.start) * seconds_each / 60)
@@ -75,7 +79,9 @@ def get_embed_threads(wildcards) -> int:
         return 4
     gpus = 0
     if gpus_wanted(PLAN.request.device):
-        gpus = workflow.global_resources["gpu"].value
+        known = "gpu" in workflow.global_resources
+        limit = workflow.global_resources["gpu"] if known else max(1, visible_gpus())
+        gpus = getattr(limit, "value", limit)  # a number until Snakemake 9.16
     return embed_threads(cores, LEFT["embed"], gpus)
 
 

@@ -20,7 +20,7 @@ rule embed:
     resources:
         gpu=gpus_wanted(PLAN.request.device),
         mem_mb=lambda w, attempt: 6000 * attempt,
-        runtime=lambda w, attempt: minutes(PLAN.chunk[w.chunk], 10, attempt),
+        runtime=lambda w, attempt: minutes(PLAN.chunk[w.chunk], EMBED_SECONDS, attempt),
     params:
         key=lambda w: PLAN.embed_key(PLAN.unit[w.unit], PLAN.chunk[w.chunk]),
     message:

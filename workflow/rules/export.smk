@@ -19,7 +19,7 @@ rule write:
     threads: 1
     resources:
         mem_mb=lambda w, attempt: 2000 * attempt,
-        runtime=lambda w, attempt: minutes(PLAN.chunk[w.chunk], 1, attempt),
+        runtime=lambda w, attempt: minutes(PLAN.chunk[w.chunk], 0.5, attempt),
     params:
         key=lambda w: PLAN.items_key(PLAN.chunk[w.chunk]),
     message:

@@ -1,4 +1,4 @@
-"""Pixels of one part (up to 64 ROIs) of one source, into the store.
+"""Pixels of one part (up to 64 ROIs, or a quarter of a chunk) of one source, into the store.
 
 REQUIRED: the frozen request in the run's folder.
 OUTPUTS:  fetch/{source}/{part}.json, the receipt; chips are side products in the store, kept over retries.
@@ -20,7 +20,7 @@ rule fetch:
         fetch=1,
         gee=gee_share(PLAN.request),
         mem_mb=lambda w, attempt: 2000 * attempt,
-        runtime=lambda w, attempt: minutes(PLAN.parts[w.part], 10, attempt),
+        runtime=lambda w, attempt: minutes(PLAN.parts[w.part], 2, attempt),
     params:
         key=lambda w: PLAN.fetch_key(PLAN.source[w.source], PLAN.parts[w.part]),
     message:
