@@ -25,7 +25,7 @@ from .rasters import at, noise
 from .test_change import PATHS, of_roi, start
 from .work_folders import make, objects
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]  # up to sixteen runs each
 ONE = ExportModelRequest("mosaiks", model_config={"features": 8})
 TWO = ExportModelRequest("mosaiks", label="two", sensor=SensorSpec(S2, ("B3",)), model_config={"features": 4})
 
@@ -70,17 +70,39 @@ def test_earth_engine_is_asked_once(tmp_path, layout):
         assert both(models=[ONE])["pixels"] == 3
         for change in LATER:
             assert set(both(**change).values()) == {0}, change
-        there = load_export(tmp_path / "freed" / PATHS[layout])
-        del about["save_inputs"]
-        service.forget()
-        target = ExportTarget(layout, str(tmp_path / "freed" / PATHS[layout]))
-        export(target, spots, resume=False, **about)
-        assert set(service.counts().values()) == {0}
-        found = load_export(tmp_path / "freed" / PATHS[layout])
-        assert all(np.array_equal(found.embedding(k), there.embedding(k)) for k in ("mosaiks", "two"))
-        export(target, spots, resume=False, refetch=True, **about)
-        assert service.counts()["pixels"] == 3, "these are not wanted any more"
-        assert not objects(tmp_path / "freed", "chips")
+
+
+@pytest.mark.parametrize("layout", PATHS)
+def test_earth_engine_is_asked_for_what_is_lost_or_not_wanted_any_more(tmp_path, layout):
+    path = tmp_path / PATHS[layout]
+    archive = Archive(tmp_path / "files")
+    archive.make(noise(0), "2022-07-01")
+    with archive.served() as service:
+
+        def asked(**more) -> int:
+            service.forget()
+            about = {
+                "backend": "gee",
+                "gee": settings(service),
+                "sensor": SensorSpec(S2, ("B2", "B3")),
+                "chunk_size": 2,
+            }
+            spots = [at(20, 20, 50), at(30, 30, 50), at(40, 40, 50)]
+            export(ExportTarget(layout, str(path)), spots, [ONE], **about | more)
+            assert not objects(tmp_path, "chips")
+            return service.counts()["pixels"]
+
+        assert asked() == 3
+        vectors = load_export(path).embedding("mosaiks")
+        assert asked(resume=False) == 0 and made(run_folder(path, layout))["embedded"] == 3 + 3
+        assert np.array_equal(load_export(path).embedding("mosaiks"), vectors)
+        if layout == "per_item":
+            (path / "p00000.npz").unlink()
+            assert asked() == 1, "of its chunk the other place is read back"
+        else:
+            path.with_suffix(".npz").unlink()
+            assert asked() == 3
+        assert asked(resume=False, refetch=True) == 3, "these are not wanted any more"
 
 
 @pytest.mark.parametrize("layout", PATHS)
