@@ -295,8 +295,12 @@ def snakemake_of_merge(folder: Path) -> str:
         "--snakefile",
         str(CHECKOUT / "Snakefile"),
         "--configfile",
-        str(frozen),
+        frozen.name,
+        "--workflow-profile",
+        str(CHECKOUT / "profiles" / "default"),
     ]
-    done = subprocess.run([*command, "--cores", "2", "-n", "merge.json"], cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = subprocess.run(
+        [*command, "--cores", "2", "-n", "merge.json"], cwd=frozen.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return done.stdout + done.stderr
