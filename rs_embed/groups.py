@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -158,8 +158,10 @@ class Group:
             if always or self._seen != (changed, True):
                 self._seen = (changed, changed / 1e9 < time.time() - _SETTLED_S)
                 files = packs.listed(self.packs) if changed else []
-                if tuple(files) != self._packs.files:
-                    self._packs = self._packs.of(self.packs, files)
+                if tuple(files) != self._packs.files or self._packs.broken:
+                    made = self._packs.of(self.packs, files)
+                    if (made.files, made.broken) != (self._packs.files, self._packs.broken):
+                        self._packs = made
             return self._packs
 
     # moving ----------------------------------------------------------------------------------------------------
@@ -203,7 +205,8 @@ class Group:
         made = packs.write(self.packs, loose())
         if other:  # what is loose comes first, so it is what stays
             for file in set(self._look(always=True).files) - {made and made.name}:
-                self._rewrite(file, without=other)
+                # nothing equal: another packer may count on it
+                self._rewrite(file, without=self._others(file, other, digests))
         self._look(always=True)
         done.packs = int(made is not None)
         for name, (digest, size) in digests.items():
@@ -223,6 +226,11 @@ class Group:
             return objects.sound(packs.read_at(self.packs / where[0], where[1].offset, where[1].size)) or b""
         except FileNotFoundError:
             return b""
+
+    def _others(self, file: str, names: set[str], digests: Mapping[str, tuple[bytes, int]]) -> set[str]:
+        """Those of some objects that a pack has with other bytes."""
+        held = [entry for entry in self._entries(file) or [] if entry.name in names]
+        return {name for name, data in self._contents(file, held) if objects.sound(data) != digests[name][0]}
 
     def unpack(self) -> int:
         """Make every object in a pack a loose one again; returns how many. Packs that nobody can read stay. Whoever calls it
@@ -275,7 +283,9 @@ class Group:
         Returns:
             New names of what was moved.
         """
-        if self.path(name).exists():
+        with contextlib.suppress(FileNotFoundError):
+            if objects.sound(self.path(name).read_bytes()) is not None:
+                return []  # made anew meanwhile
             return [objects.set_aside(self.path(name))]
         with self._lock:  # of several threads, the first one does it
             where = self._look(always=True).find(name)
@@ -289,7 +299,18 @@ class Group:
 
     def set_aside_broken(self) -> list[Path]:
         """Move these out of the way; returns their new names."""
-        return [objects.set_aside(path) for path in self.broken()]
+        return [aside for path in self.broken() if (aside := self._set_aside_pack(path)) is not None]
+
+    @staticmethod
+    def _set_aside_pack(path: Path) -> Path | None:
+        """Move a broken pack out of the way; one that was made anew this moment goes back."""
+        aside = objects.set_aside(path)
+        try:
+            packs.read_index(aside)
+        except (FileNotFoundError, StoreError):
+            return aside
+        os.replace(aside, path)
+        return None
 
     def _rewrite(self, file: str, without: Collection[str] = (), bad: Collection[str] = ()) -> list[Path]:
         """Replace a pack by one without some objects; the damaged ones, and ``bad``, go aside. One with none of them stays."""

@@ -11,6 +11,7 @@ object. The digest decides: a record whose export has changed counts for nothing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -183,7 +184,8 @@ def write(path: Path, store: Store, head: dict, folder: Path, records: Iterable[
 def _flush(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # file systems that have no such call
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import struct
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -149,8 +150,11 @@ def dtype_in(file: IO[bytes], start: int) -> str:
     import numpy as np
 
     file.seek(start)
-    np.lib.format.read_magic(file)
-    return np.lib.format.read_array_header_1_0(file)[2].str
+    try:
+        np.lib.format.read_magic(file)
+        return np.lib.format.read_array_header_1_0(file)[2].str
+    except (EOFError, SyntaxError, tokenize.TokenError, struct.error) as error:
+        raise ValueError(str(error)) from None
 
 
 def _end(file: IO[bytes], start: int, size: int, length: int) -> bytes:

@@ -187,10 +187,13 @@ class Directory:
         import numpy as np
 
         new: dict[str, bytes] = {}
-        broken = set(self.broken)
+        broken = set()
+        known = (
+            set(self.files) - self.broken
+        )  # one that was broken may be sound by now: its name is that of its content
         for file in files:
             try:
-                new[file] = b"" if file in self.files else read_index(folder / file)
+                new[file] = b"" if file in known else read_index(folder / file)
             except FileNotFoundError:
                 continue
             except StoreError:

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from rs_embed import SensorSpec, kept, load_export, locks
 from rs_embed.errors import StoreError
+from rs_embed.formats import deflate
 from rs_embed.formats.arrays import Array, Row
 from rs_embed.formats.npz import NpzReader, NpzWriter
 from rs_embed.run import FREED, TIDIED
@@ -75,6 +76,38 @@ def test_rows_of_large_pieces_and_of_files_without_cuts(tmp_path):
         *_, (_, last) = file.rows("a")
         with pytest.raises(ValueError, match="row 9 of the array 'a' is damaged"):
             file.row("a", 9, last + 1000)
+
+
+@SMALL
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_changed_byte_is_a_value_error_or_other_numbers(tmp_path, place, change):
+    path = tmp_path / "a.npz"
+    numbers = np.arange(300, dtype="uint16").reshape(3, 100)
+    with NpzWriter(path) as file:
+        file.add(Array("a", "input", "m", "m"), numbers.shape, numbers.dtype, map(Row, numbers))
+    with NpzReader(path) as file:
+        marks = [mark for _, mark in file.rows("a")]
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= change
+    path.write_bytes(data)
+    for read in (
+        lambda file: file.read("a"),
+        lambda file: list(file.rows("a")),
+        lambda file: [file.row("a", i, mark) for i, mark in enumerate(marks)],
+    ):
+        with contextlib.suppress(ValueError, KeyError, IndexError), NpzReader(path) as file:
+            read(file)
+
+
+def test_a_row_behind_the_end_of_its_stream_is_none(tmp_path):
+    path = tmp_path / "a"
+    made = deflate.ByRow(2)
+    data = made.compress(b"a" * 1000) + made.flush()
+    path.write_bytes(data + bytes(10_000_000))
+    with open(path, "rb") as file:
+        assert deflate.row_at(file, 0, 1000) == b"a" * 1000
+        with pytest.raises(EOFError):
+            deflate.row_at(file, 0, 1001)
 
 
 # records -------------------------------------------------------------------------------------------------------------
@@ -272,7 +305,7 @@ def test_of_a_damaged_export_what_is_whole_comes_back(tmp_path, larger):
     assert sum(now[k] == v for k, v in chips.items()) >= 3 and now.keys() == chips.keys()
 
 
-@pytest.mark.parametrize("how", ["deleted", "another", "no zip", "empty", "other names"])
+@pytest.mark.parametrize("how", ["deleted", "another", "no zip", "empty", "other names", "flag", "method"])
 def test_an_export_that_is_another_counts_for_nothing(tmp_path, how, capsys):
     run = make(tmp_path)
     free(run)
@@ -285,6 +318,10 @@ def test_an_export_that_is_another_counts_for_nothing(tmp_path, how, capsys):
         other = make(tmp_path, slice(4, 8), target="other")
         shutil.copy(tmp_path / "other.npz", path)
         assert other
+    elif how in ("flag", "method"):  # one bit of the directory: zipfile says encrypted, or an unknown method
+        data = bytearray(path.read_bytes())
+        data[data.find(b"PK\x01\x02") + (8 if how == "flag" else 10)] ^= 1
+        path.write_bytes(data)
     else:
         path.write_bytes(b"" if how == "empty" else b"PK" * 999)
     again = make(tmp_path, upto="fetch")

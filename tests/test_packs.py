@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -441,3 +443,46 @@ def test_a_store_has_one_group_for_a_folder(tmp_path):
     store = Store(tmp_path)
     assert store.embeddings("u") is store.embeddings("u") is store.group(tmp_path / "embeddings" / "u")
     assert store.chips("s", ("B2", "B3")) is store.chips("s", ("B3", "B2")) is not store.chips("s", ("B2",))
+
+
+# several processes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pack_that_was_made_anew_is_not_taken_for_the_broken_one(tmp_path):
+    group, late = Group(tmp_path), Group(tmp_path)
+    fill(group, some(4))
+    group.pack(some(4))
+    (pack,) = group.packs.glob("*.pack")
+    data = pack.read_bytes()
+    pack.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    name = next(iter(some(4)))
+    assert not late.has(name) and late.broken() == [pack]
+    again = Group(tmp_path)
+    fill(again, some(4))
+    again.pack(some(4))  # sets the broken one aside; the same content has the same name
+    assert pack.read_bytes() == data
+    assert late.has(name) and late.broken() == []
+    fill(late, some(2, start=9))
+    late.pack(some(2, start=9))
+    check(tmp_path, some(4) | some(2, start=9))
+
+
+def test_two_packers_that_replace_an_older_copy_leave_each_other_the_new_one(tmp_path, monkeypatch):
+    old, new, other = Group(tmp_path), Group(tmp_path), Group(tmp_path)
+    (first, second) = some(2)
+    fill(old, {first: [7.0]})
+    old.pack([first])
+    fill(new, some(2))  # a second run had fetched it, too: other bytes
+    written = threading.Barrier(2)
+    write = packs.write
+
+    def both(folder, objects):
+        made = write(folder, objects)
+        written.wait(10)  # nobody goes on before both packs are there
+        return made
+
+    monkeypatch.setattr(packs, "write", both)
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(new.pack, [first]), pool.submit(other.pack, [first, second])]
+        [job.result() for job in done]
+    check(tmp_path, some(2))

@@ -49,6 +49,8 @@ def row_at(file: IO[bytes], mark: int, size: int) -> bytes:
         # never more than to the next cut: damage behind it is no business of this row
         while data and len(row) < size and (take := _next(data, more)):
             row += stream.decompress(data[:take], size - len(row))
+            if stream.eof and len(row) < size:
+                raise EOFError("the stream ends before the row")
             data = stream.unconsumed_tail + data[take:]
         if not more and len(row) < size:
             raise EOFError("it ends too early")
@@ -87,6 +89,8 @@ def rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterat
                 yield out[:size], mark
                 del out[:size]
                 mark = None
+            if stream.eof:
+                return
             if cut and not head and not out:
                 stream, mark = zlib.decompressobj(-zlib.MAX_WBITS), end
         if not more:

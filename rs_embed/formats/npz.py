@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +30,19 @@ PATH, KEYS = "npz_path", "npz_keys"
 #: Deflate level of pixels, in ISA-L's count (0 to 3).
 LEVEL = 2
 #: Bytes from which zip needs 64-bit sizes; known sizes decide per member, so small files stay plain.
-_ZIP64 = 0x7FFFFFFF
+_ZIP64 = 0x70000000
+#: What zipfile, zlib and numpy's parser of headers raise for changed bytes: other versions, methods or flags, a header that is no
+#: Python.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    struct.error,
+)
 
 
 class _Hashed:
@@ -138,7 +152,7 @@ class NpzReader:
         self._file = open(self.path, "rb")  # noqa: SIM115 - closed in __exit__
         try:
             self._zip = zipfile.ZipFile(self._file)
-        except zipfile.BadZipFile as error:
+        except _DAMAGE as error:
             self._file.close()
             raise ValueError(f"{self.path} is damaged or no .npz file ({error})") from None
         self._members: dict[str, _Member] = {}
@@ -177,7 +191,7 @@ class NpzReader:
                 return whole if rows is None else whole[rows if isinstance(rows, slice) else np.asarray(rows, np.intp)]
             wanted = np.arange(member.shape[0])[rows if isinstance(rows, slice) else np.asarray(rows, np.intp)]
             return self._rows(member, wanted)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self.path}: the array {key!r} is damaged ({error})") from None
 
     def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
@@ -200,7 +214,7 @@ class NpzReader:
             try:
                 for row, mark in found:
                     yield np.frombuffer(row, member.dtype).reshape(shape), None if mark is None else mark - start
-            except zlib.error as error:
+            except _DAMAGE as error:
                 raise ValueError(f"{self.path}: the array {key!r} is damaged ({error})") from None
 
     def row(self, key: str, row: int, mark: int) -> np.ndarray:
@@ -220,7 +234,7 @@ class NpzReader:
         try:
             with self._raw(member) as file:
                 data = deflate.row_at(file, file.tell() + mark, self._size(member))
-        except (zlib.error, EOFError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self.path}: row {row} of the array {key!r} is damaged ({error})") from None
         return np.frombuffer(data, member.dtype).reshape(member.shape[1:])
 
@@ -250,7 +264,7 @@ class NpzReader:
                         raise ValueError(f"version {version} of the npy format")
                     shape, fortran, dtype = read(file)
                     start = file.tell()
-            except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except (ValueError, *_DAMAGE) as error:
                 raise ValueError(f"{self.path}: the array {key!r} cannot be read ({error})") from None
             if dtype.hasobject:
                 raise ValueError(f"{self.path}: the array {key!r} holds Python objects, which are not read")
