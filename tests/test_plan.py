@@ -1,4 +1,4 @@
-"""plan.py, identity.py: what changes an identity or a key and what does not, and how a table is cut."""
+"""plan.py, identity.py: what changes an identity and what does not; tests/test_chunks.py has the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_embed import (
@@ -32,7 +32,7 @@ from rs_embed import (
 from rs_embed.identity import canonical, digest
 from rs_embed.models import MODELS as REAL_MODELS
 from rs_embed.models import describe
-from rs_embed.plan import PART_SIZE, Plan, automatic_chunk_size, make_chunks, make_plan
+from rs_embed.plan import Plan, make_plan
 from rs_embed.rois import roi_id
 from rs_embed.units import Generation, array_key
 
@@ -320,111 +320,6 @@ def test_a_window_is_needed_only_by_models_that_say_so_and_one_model_may_run_twi
 def test_an_array_key_is_letters_and_digits_with_single_underscores(label):
     assert re.fullmatch(r"([A-Za-z0-9]+(_[A-Za-z0-9]+)*)?", array_key(label))
     assert array_key(array_key(label)) == array_key(label)
-
-
-# chunks, parts and keys --------------------------------------------------------------------------------------------
-
-
-@PROPERTY
-@given(st.integers(0, 5000), st.integers(1, 20_000))
-@example(60_000, 512)
-def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
-    chunks = make_chunks(n, size)
-    parts = [p for c in chunks for p in c.parts]
-    assert [i for c in chunks for i in range(c.start, c.stop)] == list(range(n))
-    assert [i for p in parts for i in range(p.start, p.stop)] == list(range(n))
-    for chunk in chunks:
-        lengths = [p.stop - p.start for p in chunk.parts]
-        assert sum(lengths) == chunk.stop - chunk.start  # parts nest in their chunk
-        most = max(PART_SIZE, -(-sum(lengths) // 4))
-        assert 1 <= min(lengths) <= max(lengths) <= min(min(lengths) + 1, most)
-        assert len(lengths) == -(-sum(lengths) // most)  # no more jobs than needed
-    assert all(c.stop - c.start == size for c in chunks[:-1])
-    # names are unique, and what the wildcards of the workflow match
-    assert len({c.name for c in chunks}) == len(chunks) and len({p.name for p in parts}) == len(parts)
-    assert all(re.fullmatch(r"[0-9]+", c.name) for c in chunks)
-    assert all(re.fullmatch(r"[0-9]+-[0-9]+", p.name) for p in parts)
-
-
-@PROPERTY
-@given(st.integers(1, 2_000_000), st.booleans())
-def test_a_chunk_is_large_enough_for_its_job_and_small_enough_for_many(n, gpu):
-    size = automatic_chunk_size(n, gpu=gpu)
-    assert size == automatic_chunk_size(max(n - 1, 1), gpu=gpu) or automatic_chunk_size(n - 1, gpu=gpu) < size
-    assert size >= (1024 if gpu else 256)
-    assert -(-n // size) <= (8 if gpu else 200) or size == (16_384 if gpu else 1024)
-
-
-def test_a_plan_keeps_the_size_it_chose():
-    ours = plan(spatials=places(3))
-    assert (ours.chunk_size, ours.request.config.chunk_size) == (256, None)
-    assert plan(spatials=places(3), chunk_size=2).chunk_size == 2
-
-
-@PROPERTY
-@given(st.data())
-def test_one_changed_roi_changes_the_keys_of_its_own_part_and_chunk_only(data):
-    n = data.draw(st.integers(1, 300))
-    size = data.draw(st.integers(1, 150))
-    i = data.draw(st.integers(0, n - 1))
-    spatials = places(n)
-    before = plan(spatials=spatials, chunk_size=size, models=["alpha", "beta"])
-    spatials[i] = replace(spatials[i], buffer_m=321)
-    after = plan(spatials=spatials, chunk_size=size, models=["alpha", "beta"])
-    (chunk,) = (c for c in before.chunks if c.start <= i < c.stop)
-    (part,) = (p for p in chunk.parts if p.start <= i < p.stop)
-    expected = {f"fetch/{s.id}/{part.name}.json" for s in before.sources} | {"merge.json"}
-    assert changed_keys(before, after) == expected | {*before.embed_receipts(chunk), f"items/{chunk.name}.json"}
-
-
-def test_more_rois_leave_the_finished_chunks_alone():
-    few, more = (plan(spatials=places(1000)[:n], chunk_size=100) for n in (300, 350))
-    assert not [p for p in changed_keys(few, more) if "00003" not in p and p != "merge.json"]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "stages"),
-    [
-        ({}, {"names": ["x", "y", "z"]}, {"merge"}),
-        ({"target": PER_ITEM}, {"target": PER_ITEM, "names": ["x", "y", "z"]}, {"items", "merge"}),
-        ({}, {"models": model(label="other")}, {"items", "merge"}),
-        ({}, {"target": PER_ITEM}, {"items", "merge"}),
-        ({}, {"save_manifest": False}, {"items", "merge"}),
-        ({}, {"save_embeddings": False}, {"embed", "items", "merge"}),
-        ({}, {"models": ["alpha", "beta"]}, {"fetch", "embed", "items", "merge"}),
-        ({}, {"resume": False, "num_workers": 1, "max_retries": 0, "cores": 1}, set()),
-        ({}, {"device": "cpu"}, {"merge"}),  # manifests say it
-        ({"target": PER_ITEM}, {"target": PER_ITEM, "device": "cpu"}, {"items", "merge"}),
-        ({}, {"fail_on_bad_input": True}, {"embed"}),
-        ({}, {"target": ExportTarget.combined("elsewhere"), "infer_batch_size": 5, "work_dir": "w"}, set()),
-        ({"models": ["alpha", "beta"]}, {"models": ["beta", "alpha"]}, {"items", "merge"}),
-    ],
-    ids=said,
-)
-def test_a_key_changes_exactly_when_what_it_covers_does(before, after, stages):
-    assert {re.split(r"[/.]", path)[0] for path in changed_keys(plan(**before), plan(**after))} == stages
-
-
-def test_a_fingerprint_is_of_what_is_computed_and_not_of_how():
-    one = plan()
-    same = [{"chunk_size": 1}, {"names": ["x", "y", "z"]}, {"target": PER_ITEM}, {"models": model(label="other")}]
-    assert {plan(**changes).fingerprint for changes in [*same, {"device": "cpu"}]} == {one.fingerprint}
-    assert plan(request(2)).fingerprint != one.fingerprint != plan(models=["beta"]).fingerprint
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("orbit", "ASCENDING"), ("use_float_linear", False), ("s1_require_iw", False)]
-)
-def test_settings_of_sentinel_1_are_refused_elsewhere(key, value):
-    with pytest.raises(ModelError) as refused:
-        plan(sensor=replace(S2, **{key: value}))
-    assert_refusal(refused.value, f"sensor.{key}", repr(value), "'s2'")
-
-
-def test_another_model_leaves_the_embeddings_of_the_first_alone():
-    one, both = plan(), plan(models=["alpha", "beta"])
-    changed = {path for path in changed_keys(one, both) if path.startswith("embed/")}
-    assert changed == {f"embed/{both.units[1].id}/00000.json"}
 
 
 # speed -------------------------------------------------------------------------------------------------------------
