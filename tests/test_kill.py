@@ -97,14 +97,17 @@ def test_a_job_that_outlives_its_run_blocks_nobody(undisturbed, tmp_path):
     victim = start(python_call("combined", folder), f"{stage.step} {stage.slow}")
     wait_until(lambda: bool(there(folder, stage.product)), victim, "in the middle of embed")
     family = tree(psutil.Process(victim.pid))
-    (job,) = (p for p in family if {"embed", "rs_embed"} <= set(p.cmdline()) and "python" in p.name())
+    orphans = [p for p in family if {"embed", "rs_embed"} <= set(p.cmdline()) and "python" in p.name()]
+    assert orphans
     for process in family:
         if process.pid == victim.pid or "rs_embed._run" in process.cmdline():
             process.kill()
     victim.communicate(timeout=20)  # ends at once, although the orphan runs on
-    job.suspend()  # it wakes up when the next start is done, and writes what is there already
+    for job in orphans:
+        job.suspend()  # it wakes up when the next start is done, and writes what is there already
     finish("combined", folder)
-    job.resume()
+    for job in orphans:
+        job.resume()
     psutil.wait_procs(family, timeout=60)
     assert content(folder) == content(undisturbed["combined"])
     finish("combined", folder)

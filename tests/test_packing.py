@@ -124,19 +124,19 @@ def test_real_runs(tmp_path, say, layout):
     every, models = places(9), ["mosaiks"]
     for folder, more in (("plain", {}), ("packed", {"pack": True})):
         target = rs_embed.ExportTarget(layout, str(tmp_path / folder / "run"))
-        export(target, every, models, chunk_size=3, **more)
-        export(target, every, [*models, TWO], chunk_size=3, **more)
+        export(target, every, models, chunk_size=3, keep_work="all", **more)
+        export(target, every, [*models, TWO], chunk_size=3, keep_work="all", **more)
     assert content(tmp_path / "packed") == content(tmp_path / "plain")
     assert len(objects(tmp_path / "plain")) == 27 and not objects(tmp_path / "packed")
     assert len(packs(tmp_path / "packed")) == 9
-    export(target, every, [*models, TWO], chunk_size=3, pack=True)
+    export(target, every, [*models, TWO], chunk_size=3, pack=True, keep_work="all")
     assert steps(run_folder(tmp_path / "packed" / "run", layout)) == {}
     for folder in ("plain", "packed"):
         assert say("verify", tmp_path / folder)[0] == 0
     if layout == "combined":
         for path in (tmp_path / "packed").glob("run.*"):
             path.unlink()
-        export(target, every, [*models, TWO], chunk_size=3, pack=True)
+        export(target, every, [*models, TWO], chunk_size=3, pack=True, keep_work="all")
         assert steps(run_folder(tmp_path / "packed" / "run")) == {"merge": 1}
         assert content(tmp_path / "packed") == content(tmp_path / "plain")
 
@@ -180,14 +180,14 @@ def _made_now(run: Run, withdrawn: list[str], key: str) -> int:
 @pytest.mark.heavy
 def test_one_more_start_mends_a_damaged_pack(tmp_path):
     target, every = combined(tmp_path / "run"), places(6)
-    export(target, every, [ONE], chunk_size=3, pack=True)
+    export(target, every, [ONE], chunk_size=3, pack=True, keep_work="all")
     good = content(tmp_path)
     flip(packs(tmp_path, "chips")[0])
     flip(packs(tmp_path, "embeddings")[1])
     (tmp_path / "run.npz").unlink()
     with pytest.raises(ExportError, match="run again to make it anew"):
-        export(target, every, [ONE], chunk_size=3, pack=True)
-    export(target, every, [ONE], chunk_size=3, pack=True)
+        export(target, every, [ONE], chunk_size=3, pack=True, keep_work="all")
+    export(target, every, [ONE], chunk_size=3, pack=True, keep_work="all")
     run = run_folder(tmp_path / "run")
     assert {k: v for k, v in steps(run).items() if k in ("fetch", "merge")} == {"fetch": 1, "merge": 1}
     assert content(tmp_path)["run.npz"] == good["run.npz"] and not objects(tmp_path)
@@ -355,7 +355,9 @@ def test_a_run_killed_while_it_packs(tmp_path):
     for folder in ("killed", "undisturbed"):
         process = killing.start([*command, str(tmp_path / folder)])
         assert process.communicate(timeout=120) and process.returncode == 0
-    assert made(run_folder(tmp_path / "killed" / "run")) == made(run_folder(tmp_path / "undisturbed" / "run"))
+    # what a killed job had made is there, and counts for nobody
+    now, whole = (made(run_folder(tmp_path / word / "run")) for word in ("killed", "undisturbed"))
+    assert all(now[key] <= whole[key] for key in whole)
     assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")
     assert not objects(tmp_path / "killed") and len(packs(tmp_path / "killed")) == 4
     assert not list(tmp_path.rglob(".tmp-*"))

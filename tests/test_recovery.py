@@ -153,7 +153,7 @@ def test_no_manifest_is_left_that_describes_other_arrays(tmp_path):
     ]
     bare = load_export(tmp_path / "run.npz")
     assert (bare.status, bare.n_items, bare.embedding("mosaiks").shape) == ("unknown", 2, (2, 16))
-    assert bare.notes == ["run.json is missing: rows and models are those of the arrays, places are unknown"]
+    assert bare.notes[0] == "run.json is missing: rows and models are those of the arrays, places are unknown"
 
 
 def test_somebody_elses_json_is_not_replaced(tmp_path):

@@ -316,7 +316,7 @@ def test_an_export_through_snakemake_grows_with_the_catalogue_and_asks_for_nothi
 
     def again() -> dict:
         world.stac.asked.clear()
-        return export(combined(target), places, temporal=WINDOW, **given)
+        return export(combined(target), places, temporal=WINDOW, keep_work="all", **given)
 
     world.stac.faults = [Fault("503", times=2), Fault("429", "/search", times=1)]
     manifest = again()
