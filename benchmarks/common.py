@@ -10,6 +10,17 @@ import time
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+#: Pixels of a side where models are measured, and which: model, modality, options.
+SIDE = 224
+FOUNDATION = [
+    ("remoteclip", "s2", {}),
+    ("prithvi", "s2", {"temporal_mode": "single"}),
+    ("terrafm", "s2", {}),
+    ("terrafm", "s1", {}),
+    ("thor", "s2", {"variant": "tiny"}),
+    ("thor", "s1", {"variant": "tiny"}),
+    ("thor", "s2", {"variant": "base"}),
+]
 
 
 def rois(path: Path, n: int, buffer_m: float) -> None:

@@ -2,7 +2,7 @@
 
 *Starts*: 5 models, a combined file without pixels, N up to 100,000. What is simulated: pixels and embeddings (a few numbers
 each) are put into the store by this script, because a machine of this size would compute for a day; at N = 100,000 the receipts of fetch
-and embed jobs, too, which would take a quarter of an hour of starting Python 1,764 times. Everything else is the real thing:
+and embed jobs, too, which would take a quarter of an hour of starting Python 1,763 times. Everything else is the real thing:
 `snakemake --cores 2` plans, starts every job (below that, fetch and embed jobs find their objects and write receipts), writes, merges,
 and is started again with nothing to do.
 

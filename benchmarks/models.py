@@ -23,19 +23,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from common import CHECKOUT, processor
+from common import CHECKOUT, FOUNDATION, SIDE, processor
 
-SIDE = 224
-#: What is measured: model, modality, options.
-CASES = [
-    ("remoteclip", "s2", {}),
-    ("prithvi", "s2", {"temporal_mode": "single"}),
-    ("terrafm", "s2", {}),
-    ("terrafm", "s1", {}),
-    ("thor", "s2", {"variant": "tiny"}),
-    ("thor", "s1", {"variant": "tiny"}),
-    ("thor", "s2", {"variant": "base"}),
-]
 #: Of the images, every so many are enough on a CPU where one takes seconds.
 FEWER = {"thor base s2": 8}
 S2 = "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B11 B12"
@@ -267,7 +256,7 @@ def peak(folder: str, n: int) -> float:
     """Peak memory of one embed stage of remoteclip, MB; runs in a process of its own."""
     pid = os.fork()
     if pid == 0:  # fetching is another job's memory
-        opened(Path(folder), n, CASES[0], "fp32", "cpu", None, "peak")
+        opened(Path(folder), n, FOUNDATION[0], "fp32", "cpu", None, "peak")
         os._exit(0)
     if os.waitpid(pid, 0)[1]:
         sys.exit("fetching failed")
@@ -301,7 +290,7 @@ def main() -> None:
     if args.peak:
         print(peak(*json.loads(args.peak)))
         return
-    args.cases = [c for c in CASES if not args.only or args.only in name_of(c)]
+    args.cases = [c for c in FOUNDATION if not args.only or args.only in name_of(c)]
     args.n = args.n or (64 if args.device == "cpu" else 4096)
     with tempfile.TemporaryDirectory() as name:
         lines = (on_cpu if args.device == "cpu" else on_gpu)(Path(name), args)

@@ -11,18 +11,9 @@ import argparse
 import os
 import time
 
-from common import processor
+from common import FOUNDATION, SIDE, processor
 
-CASES = [
-    ("remoteclip", "s2", {}),
-    ("prithvi", "s2", {"temporal_mode": "single"}),
-    ("terrafm", "s2", {}),
-    ("terrafm", "s1", {}),
-    ("thor", "s2", {"variant": "tiny"}),
-    ("thor", "s2", {"variant": "base"}),
-    ("mosaiks", "s2", {}),
-]
-SIDE = 224
+CASES = [*FOUNDATION, ("mosaiks", "s2", {})]
 
 
 def rate(name: str, modality: str, given: dict, precision: str, repeat: int, device: str) -> tuple[float, float]:

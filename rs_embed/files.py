@@ -47,6 +47,16 @@ def _replace_file(path: Path, data: bytes, durable: bool) -> None:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """New names in a folder are on the disk before anything is deleted for them."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # file systems that have no such call
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """What is done inside writes this file, or into this folder.

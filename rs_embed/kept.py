@@ -11,7 +11,6 @@ object. The digest decides: a record whose export has changed counts for nothing
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .errors import StoreError
+from .files import sync_folder
 from .identity import digest
 from .receipts import sealed
 from .store import Store, temporary_name, writing
@@ -172,22 +172,13 @@ def write(path: Path, store: Store, head: dict, folder: Path, records: Iterable[
             if places:
                 os.replace(temporary, path)
                 for made in (folder, path.parent):  # the names of the files that count from now on
-                    _flush(made)
+                    sync_folder(made)
             else:
                 path.unlink(missing_ok=True)
         finally:
             unsorted.unlink(missing_ok=True)
             temporary.unlink(missing_ok=True)
     return len(places)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # file systems that have no such call
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def gone(path: Path, store: Store) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import StoreError
-from .files import temporary_name, writing
+from .files import sync_folder, temporary_name, writing
 
 SUFFIX = ".pack"
 _MAGIC = b"RSPACKS1"
@@ -69,7 +69,7 @@ def write(folder: Path, objects: Iterable[tuple[str, bytes]]) -> Path | None:
                 return None
             path = folder / f"{contents.hexdigest()[:32]}{SUFFIX}"
             os.replace(temporary, path)
-            _sync(folder)
+            sync_folder(folder)
             return path
     finally:
         with contextlib.suppress(OSError):  # it has its name, or an error that says more is on its way
@@ -94,16 +94,6 @@ def _new(folder: Path) -> Path:
             with contextlib.suppress(FileNotFoundError):  # somebody has removed the empty folder
                 temporary.touch(exist_ok=False)
                 return temporary
-
-
-def _sync(folder: Path) -> None:
-    """A new name in a folder is on the disk before anything is deleted for it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # file systems that have no such call
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_index(path: Path) -> bytes:

@@ -253,7 +253,7 @@ def make_plan(
 
 def automatic_chunk_size(n: int, *, gpu: bool) -> int:
     """ROIs of a chunk where the request leaves it open: enough that a job's own start is small beside its work, and not so
-    many that there is nothing to run side by side (docs/scaling.md has the measurements)."""
+    many that there is nothing to run side by side (docs/scaling.md has the costs of a job)."""
     sizes, most = (GPU_CHUNK_SIZES, 8) if gpu else (CHUNK_SIZES, 200)
     return next((size for size in sizes if n <= most * size), sizes[-1])
 

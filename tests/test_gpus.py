@@ -278,12 +278,11 @@ def test_a_finished_run_is_not_cut_anew_on_a_machine_with_other_devices(tmp_path
     export(combined(tmp_path / "run"), spots, models)
     assert (tmp_path / "run.npz").stat().st_mtime_ns == written
     assert "Nothing to be done" in log_of(run_folder(tmp_path / "run"))
-    done = snakemake_of_merge(tmp_path)
-    assert "KeyError" not in done, done[-2000:]
+    check_one_target_by_hand(tmp_path)
 
 
-def snakemake_of_merge(folder: Path) -> str:
-    """A dry run of one target by hand, for which nothing has looked at what is left to do."""
+def check_one_target_by_hand(folder: Path) -> None:
+    """A dry run of one target, for which nothing has looked at what is left to do, ends well."""
     frozen = run_folder(folder / "run") / "config.yaml"
     (frozen.parent / "merge.json").unlink()
     for receipt in frozen.parent.glob("embed/*/*.json"):
@@ -302,5 +301,4 @@ def snakemake_of_merge(folder: Path) -> str:
     done = subprocess.run(
         [*command, "--cores", "2", "-n", "merge.json"], cwd=frozen.parent, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    return done.stdout + done.stderr
+    assert done.returncode == 0 and "embed" in done.stdout, done.stdout[-2000:] + done.stderr
