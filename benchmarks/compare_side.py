@@ -164,6 +164,7 @@ def forward(folder: Path, n: int) -> None:
     import torch
 
     from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, TemporalSpec
+    from rs_embed.cores import Share
     from rs_embed.models import device as on
     from rs_embed.models import engine as engines
     from rs_embed.models import get_adapter
@@ -191,7 +192,7 @@ def forward(folder: Path, n: int) -> None:
         unit = run.plan.units[0]
         fetch(run, unit.source, run.plan.chunks[0].parts[0].name)
         adapter = get_adapter(unit.model)
-        how = engines.settings(adapter, "cpu", None, 2)
+        how = engines.settings(adapter, "cpu", None, Share(2))
         about = (unit.options, unit.modality, unit.sensor.bands, request.output, how, run.checkpoint(unit), unit.prep)
         engine = engines.Engine(adapter, *about)
         ready = adapter.preprocess(image_of(run, unit, run.roi(0), {}), unit.options)

@@ -120,6 +120,7 @@ def one(folder: Path, n: int, case: tuple, precision: str, device: str, batch: i
     import numpy as np
     import torch
 
+    from rs_embed.cores import Share
     from rs_embed.models import engine as engines
     from rs_embed.models import get_adapter
     from rs_embed.stages.embed import embed
@@ -161,7 +162,7 @@ def one(folder: Path, n: int, case: tuple, precision: str, device: str, batch: i
             path.unlink()
         loading.clear()
         started = clock()
-        embed(run, unit.id, chunk, threads)
+        embed(run, unit.id, chunk, Share(threads))
         return (clock() - started - loading[0]) / n
 
     with torch.inference_mode():
@@ -268,7 +269,7 @@ def peak(folder: str, n: int) -> float:
     (config,) = Path(folder).glob("work/runs/*/config.yaml")
     os.chdir(config.parent)
     run = load_run(".")
-    embed(run, run.plan.units[0].id, run.plan.chunks[0].name, 1)
+    embed(run, run.plan.units[0].id, run.plan.chunks[0].name)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -13,9 +13,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError, RSEmbedError, StoreError
+
+if TYPE_CHECKING:
+    from .cores import Share
+    from .run import Run
 
 _FOLDER = "work folder (.rs_embed), a folder that holds one, or the target of an export (default: the current folder)"
 
@@ -136,33 +140,41 @@ def _gigabytes(text: str) -> float:
 
 
 def _step(options: argparse.Namespace) -> int:
+    from .cores import share
+    from .devices import gpus_wanted
     from .run import load_run
 
     started = time.monotonic()
     os.chdir(options.run)
     run = load_run(".")
+    own = {"embed": max(1, getattr(options, "threads", 1)), "fetch": run.provider.cores}.get(options.command, 1)
+    more = options.command == "embed" and not gpus_wanted(run.request.device)
+    with share(run.dir, own, more=more) as cores:
+        counts = _stage(run, options, cores)
+    print(f"{options.command}: {json.dumps(counts)} in {time.monotonic() - started:.2f} s")
+    return 0
+
+
+def _stage(run: Run, options: argparse.Namespace, cores: Share) -> dict:
     if options.command == "fetch":
         from .stages.fetch import fetch
 
-        counts = fetch(run, options.source, options.part)
-    elif options.command == "embed":
+        return fetch(run, options.source, options.part)
+    if options.command == "embed":
         from .stages.embed import embed
 
-        counts = embed(run, options.unit, options.chunk, max(1, options.threads))
-    elif options.command == "write":
+        return embed(run, options.unit, options.chunk, cores)
+    if options.command == "write":
         from .stages.write import write
 
-        counts = write(run, options.chunk)
-    elif options.command == "repair":
+        return write(run, options.chunk)
+    if options.command == "repair":
         from .stages.repair import repair
 
-        counts = repair(run, options.chunk, int(options.number))
-    else:
-        from .stages.merge import merge
+        return repair(run, options.chunk, int(options.number))
+    from .stages.merge import merge
 
-        counts = merge(run)
-    print(f"{options.command}: {json.dumps(counts)} in {time.monotonic() - started:.2f} s")
-    return 0
+    return merge(run)
 
 
 def _permitted(call: Callable, options: argparse.Namespace) -> int:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import random
 import re
-import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import ModelError, StoreError
+from . import machine
+from .errors import ModelError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-#: Of a scheduler's job: what it calls device 0 is another GPU than what its next job on the machine calls so.
-_ALLOCATION = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 #: Longest time between two looks for a free GPU, seconds.
 _LOOK_S = 0.5
 
@@ -100,7 +96,7 @@ def lease(device: str, folder: Path | None = None) -> Iterator[str | None]:
     if not names:
         yield None
         return
-    held = folder or _folder()
+    held = folder or machine.folder("gpus")
     name, lock = _free(held, names, patient=len(names) > 1 or before is None)
     os.environ[VISIBLE] = name
     try:
@@ -118,7 +114,7 @@ def _free(folder: Path, names: tuple[str, ...], *, patient: bool) -> tuple[str, 
     said = False
     while True:
         for name in names:
-            lock = _lock(folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
+            lock = machine.lock(folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
             if lock is not None:
                 return name, lock
         if not patient:
@@ -131,35 +127,3 @@ def _free(folder: Path, names: tuple[str, ...], *, patient: bool) -> tuple[str, 
                 flush=True,
             )
         time.sleep(random.uniform(0.2, 1.0) * _LOOK_S)
-
-
-def _lock(path: Path) -> int | None:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    except OSError as error:
-        os.close(file)
-        raise StoreError(
-            f"{path} cannot be locked ({error.strerror}), so jobs cannot agree on GPUs; allowed: TMPDIR on a local disk"
-        ) from None
-    return file
-
-
-def _folder() -> Path:
-    """The user's folder of locks on this machine: GPUs are a machine's, so neither a run's folder nor a network's will do.
-    Apart for each allocation of a scheduler, which numbers its devices anew."""
-    allocation = "-".join(v for name in _ALLOCATION if (v := os.environ.get(name)))
-    top = Path(tempfile.gettempdir(), f"rs-embed-{os.getuid()}")
-    for folder in (top, top / re.sub(r"[^A-Za-z0-9-]", "_", f"gpus-{allocation}" if allocation else "gpus")):
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        found = os.lstat(folder)
-        # a folder of another user's, or a link, at a name that anybody can guess
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-            raise StoreError(
-                f"{folder} is not a folder of your own that only you can write to; allowed: another TMPDIR, or delete it"
-            )
-    return folder

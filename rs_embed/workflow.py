@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from .cores import CORES
 from .run import PACKAGE, Run, load_run, open_config
 from .stages.prepare import check
 
@@ -52,6 +53,13 @@ def embed_threads(cores: int, jobs: int, gpus: int) -> int:
     if gpus:
         return max(1, min(_MOST_READERS, cores // (min(jobs, gpus) + 1)))
     return max(1, cores // min(jobs, cores))
+
+
+def divide(cores: int | None) -> None:
+    """Let the jobs of this process divide ``--cores`` among them; None: they run elsewhere."""
+    os.environ.pop(CORES, None)
+    if cores:
+        os.environ[CORES] = str(cores)
 
 
 def plain(config: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec, SensorSpec, devices
+from rs_embed.cores import Share
 from rs_embed.description import Frames, Modality, ModelInfo, Prep
 from rs_embed.fields import option
 from rs_embed.models import get_adapter
@@ -33,7 +34,7 @@ def embedded(
     images, options=None, output=None, adapter=ADAPTER, batch=None, threads=1, device="cpu", prep=Prep("native")
 ):
     options = options or Options(features=32)
-    how = settings(adapter, device, batch, threads)
+    how = settings(adapter, device, batch, Share(threads))
     with Engine(adapter, options, "s2", BANDS, output or OutputSpec.pooled(), how, prep=prep) as engine:
         return dict(engine.run(enumerate(images)))
 
@@ -151,7 +152,7 @@ def test_a_device_that_is_not_there_is_named():
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     with pytest.raises(ModelError, match=r"device: 'cuda' was asked for.*allowed here: 'auto', "):
-        settings(ADAPTER, "cuda", None, 1)
+        settings(ADAPTER, "cuda", None, Share(1))
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ def test_images_are_read_a_few_at_a_time_and_an_unreadable_one_fails_alone():
         return read
 
     with Engine(
-        ADAPTER, Options(features=8), "s2", BANDS, OutputSpec.pooled(), settings(ADAPTER, "cpu", 4, 1)
+        ADAPTER, Options(features=8), "s2", BANDS, OutputSpec.pooled(), settings(ADAPTER, "cpu", 4, Share(1))
     ) as engine:
         done = 0
         for key, result in engine.run((i, reader(i)) for i in range(200)):

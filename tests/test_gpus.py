@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rs_embed import ExportModelRequest, SensorSpec, StoreError, devices
+from rs_embed import ExportModelRequest, SensorSpec, StoreError
+from rs_embed import machine as user
 from rs_embed.devices import lease, pool
 from rs_embed.workflow import embed_threads
 
@@ -37,7 +38,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8932f937")
-    for name in devices._ALLOCATION:
+    for name in user._ALLOCATION:
         monkeypatch.delenv(name, raising=False)
     yield tmp_path / "tmp"
     monkeypatch.undo()

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..cores import Share, Turn
 from ..description import Prep
 from ..devices import resolve
 from ..errors import ModelError
@@ -42,23 +43,24 @@ class Settings:
     Attributes:
         device: ``cpu``, ``cuda`` or ``mps``.
         batch: images per forward pass.
-        workers: threads over whole batches; two on an accelerator, so that one prepares while the other computes.
+        workers: threads over whole batches, and how many may be at work; two on an accelerator, so that one prepares while the
+            other computes.
         readers: threads that read and preprocess images ahead of them.
     """
 
     device: str
     batch: int
-    workers: int
+    workers: Share
     readers: int = 1
 
 
-def settings(adapter: Adapter, device: str, batch: int | None, threads: int) -> Settings:
+def settings(adapter: Adapter, device: str, batch: int | None, threads: Share) -> Settings:
     """Settings of a job: device resolved with torch, batch from the request or the model's default for the device."""
     kind = resolve(device)
     batch = batch or adapter.info.batch.get(kind, 1)
     if kind == "cpu":
         return Settings(kind, batch, threads)
-    return Settings(kind, batch, 2, max(1, min(threads, _READERS)))
+    return Settings(kind, batch, Share(2), max(1, min(threads.own, _READERS)))
 
 
 class Engine:
@@ -100,7 +102,7 @@ class Engine:
             network = on.lowered(network)
         self.network = network.to(how.device)
         self._size = how.batch
-        self._lock = threading.Lock()
+        self._lock, self.turn = threading.Lock(), Turn(how.workers)
 
     def __enter__(self) -> Engine:
         return self
@@ -119,8 +121,8 @@ class Engine:
         """
         waiting: dict[tuple, list[Input]] = collections.OrderedDict()
         running: set[Future] = set()
-        batch, names = self.how.batch, {"thread_name_prefix": "forward"}
-        with ThreadPoolExecutor(self.how.readers) as readers, ThreadPoolExecutor(self.how.workers, **names) as pool:
+        batch, workers, names = self.how.batch, self.how.workers, {"thread_name_prefix": "forward"}
+        with ThreadPoolExecutor(self.how.readers) as readers, ThreadPoolExecutor(workers.most, **names) as pool:
             ahead = {"images": 2 * self.how.readers, "pieces": max(batch, 2 * self.how.readers)}
             for key, found in inputs(items, self._cut, self._preprocess, readers, **ahead):
                 if isinstance(found, Exception):
@@ -131,7 +133,7 @@ class Engine:
                     running.add(pool.submit(self._forward, waiting.pop(found.shape)))
                 elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch:
                     running.add(pool.submit(self._forward, waiting.pop(next(iter(waiting)))))
-                while len(running) > 2 * self.how.workers:
+                while len(running) > 2 * workers.now():
                     running = yield from _collect(running)
             running |= {pool.submit(self._forward, rest) for rest in waiting.values()}
             while running:
@@ -146,7 +148,11 @@ class Engine:
     # forward passes --------------------------------------------------------------------------------------------
 
     def _forward(self, batch: list[Input]) -> list[tuple[Input, np.ndarray | Exception]]:
-        """Results of inputs of one shape. Where the memory does not suffice the batch is halved, for good."""
+        """Results of inputs of one shape, when a worker may. Where the memory does not suffice the batch is halved, for good."""
+        with self.turn:
+            return self._results(batch)
+
+    def _results(self, batch: list[Input]) -> list[tuple[Input, np.ndarray | Exception]]:
         while True:
             size = self._size
             try:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import receipts
+from ..cores import Share
 from ..devices import lease
 from ..errors import StoreError
 from ..models import get_adapter
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def embed(run: Run, unit_id: str, chunk_name: str, threads: int = 1) -> dict:
+def embed(run: Run, unit_id: str, chunk_name: str, threads: Share = Share(1)) -> dict:
     """Embed what a chunk lacks and write ``embed/<unit>/<chunk>.json``; returns counts.
 
     Args:
-        threads: CPU workers over whole batches; never changes a number.
+        threads: CPU workers over whole batches, as many as the share has; never changes a number.
 
     Raises:
         StageError: the first failure, unless ``continue_on_error``; embeddings made until then are kept.
@@ -91,7 +92,7 @@ def _failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[str, dict]:
     return failed
 
 
-def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: int) -> dict:
+def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: Share) -> dict:
     """Embed ROIs; failures go into ``rows`` and ``errors``. Returns what the receipt says of it: the device, and the seconds
     that loading the model and then embedding took, the latter in CPU time of the process, too."""
     from ..models import device as on
@@ -145,7 +146,8 @@ def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], 
                 stored = _keep(run, unit, index, result.array, meta)
                 rows[ids[index]] = {"status": "ok", "size": stored.size, "sha256": stored.sha256}
     return on.said(how.device) | {
-        "threads": threads,
+        "threads": threads.own,
+        "most_threads": engine.turn.most,
         "load_seconds": round(loaded - started, 3),
         "embed_seconds": round(time.monotonic() - loaded, 3),
         "embed_cpu_seconds": round(time.process_time() - loaded_cpu, 3),

@@ -17,7 +17,7 @@ from rs_embed.plan import Chunk, Part
 from rs_embed.gee_settings import gee_share
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.tidy import tidy
-from rs_embed.workflow import embed_threads, enter, plain
+from rs_embed.workflow import divide, embed_threads, enter, plain
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
 
@@ -92,6 +92,7 @@ def get_targets(wildcards) -> list[str]:
     if workflow.local_exec and "gpu" not in workflow.global_resources:
         # without a limit Snakemake ignores a resource; a profile cannot count devices
         workflow.register_resource("gpu", max(1, visible_gpus()))
+    divide(workflow.resource_settings.cores if workflow.local_exec else None)
     live = workflow.executor_plugin is not None and not workflow.dryrun
     try:
         todo = prepare(RUN, live=live, dry=workflow.dryrun)
