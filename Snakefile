@@ -43,3 +43,8 @@ rule all:
 
 onsuccess:
     tidy(RUN)
+    cancel_timers()
+
+
+onerror:
+    cancel_timers()

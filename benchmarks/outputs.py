@@ -60,16 +60,33 @@ def zlib_npz(level: int):  # noqa: ANN201
 
 
 @contextmanager
-def level_of(format_: str, level: int):  # noqa: ANN201
-    """A writer with another level."""
-    from rs_embed.formats import module
+def zlib_netcdf(level: int):  # noqa: ANN201
+    """The NetCDF writer with its library's own filter, which is zlib."""
+    from rs_embed.formats import described, hdf5
 
-    own = module(format_).LEVEL
-    module(format_).LEVEL = level
+    own, hdf5.WORTH = hdf5.WORTH, 1 << 60
+    before = described.DEFLATED["complevel"]
+    described.DEFLATED["complevel"] = level
     try:
         yield
     finally:
-        module(format_).LEVEL = own
+        hdf5.WORTH, described.DEFLATED["complevel"] = own, before
+
+
+@contextmanager
+def isal(name: str, level: int):  # noqa: ANN201
+    """ISA-L with another level, in every array however small; ``name`` is the module that calls it."""
+    from importlib import import_module
+
+    from rs_embed.formats import hdf5
+
+    called = import_module(f"rs_embed.formats.{name}")
+    own, called.LEVEL = called.LEVEL, level
+    worth, hdf5.WORTH = hdf5.WORTH, 0
+    try:
+        yield
+    finally:
+        called.LEVEL, hdf5.WORTH = own, worth
 
 
 def ours(path: Path, kind: str, array) -> None:  # noqa: ANN001
@@ -116,14 +133,16 @@ def tries(kind: str) -> list[tuple[str, str, Callable]]:
     if kind == "input":
         out.append((".npz", "**npz: ISA-L 2**", ours))
         for level in (0, 1, 3):
-            out.append((".npz", f"npz: ISA-L {level}", partial(within, partial(level_of, "npz", level))))
+            out.append((".npz", f"npz: ISA-L {level}", partial(within, partial(isal, "npz", level))))
         for level in (1, 6):
             out.append((".npz", f"npz: zlib {level}", partial(within, partial(zlib_npz, level))))
     else:
         out.append((".npz", "**npz: stored**", ours))
-    out.append((".nc", "**NetCDF: zlib 1, shuffle**", ours))
-    for level in (4, 6):
-        out.append((".nc", f"NetCDF: zlib {level}, shuffle", partial(within, partial(level_of, "netcdf", level))))
+    out.append((".nc", "**NetCDF: ISA-L 2, shuffle**", partial(within, partial(isal, "hdf5", 2))))
+    for level in (0, 1, 3):
+        out.append((".nc", f"NetCDF: ISA-L {level}, shuffle", partial(within, partial(isal, "hdf5", level))))
+    for level in (1, 4, 6):
+        out.append((".nc", f"NetCDF: zlib {level}, shuffle", partial(within, partial(zlib_netcdf, level))))
     return out
 
 
@@ -158,7 +177,7 @@ def main() -> None:
             for suffix, label, write in tries(kind):
                 lines.append(line(Path(name), what, kind, array, suffix, label, write))
                 print(lines[-1], flush=True)
-    software = f"Python {platform.python_version()}, netCDF4 {version('netCDF4')}, isal {version('isal')}"
+    software = f"Python {platform.python_version()}, netCDF4 {version('netCDF4')}, h5py {version('h5py')}, isal {version('isal')}"
     text = f"""{HEAD}
 {os.cpu_count()} x {processor()}, {software}; one core; MB are of the array as it is (uint16, float32), digests
 included. What is used is bold.

@@ -148,7 +148,7 @@ def _step(options: argparse.Namespace) -> int:
     os.chdir(options.run)
     run = load_run(".")
     own = {"embed": max(1, getattr(options, "threads", 1)), "fetch": run.provider.cores}.get(options.command, 1)
-    more = options.command == "embed" and not gpus_wanted(run.request.device)
+    more = options.command == "merge" or (options.command == "embed" and not gpus_wanted(run.request.device))
     with share(run.dir, own, more=more) as cores:
         counts = _stage(run, options, cores)
     print(f"{options.command}: {json.dumps(counts)} in {time.monotonic() - started:.2f} s")
@@ -174,7 +174,7 @@ def _stage(run: Run, options: argparse.Namespace, cores: Share) -> dict:
         return repair(run, options.chunk, int(options.number))
     from .stages.merge import merge
 
-    return merge(run)
+    return merge(run, cores)
 
 
 def _permitted(call: Callable, options: argparse.Namespace) -> int:

@@ -108,10 +108,11 @@ class Records:
     def of_files(self, files: Collection[str]) -> Iterator[dict]:
         """Records that name one of these files; the others are not parsed."""
         wanted = {json.dumps(file).encode() for file in files}
+        lengths = {len(name) for name in wanted}  # no text of JSON begins with another one
         for start, end in self._lines():
             begin = start + _BEFORE_NAME + _NAME + _BEFORE_FILE
-            stop = self._map.find(b',"', begin, end)  # no name has it: quotes in it are escaped
-            if self._map[begin:stop] in wanted and (record := parse(self._map[start:end])) is not None:
+            named = any(self._map[begin : begin + n] in wanted for n in lengths)
+            if named and (record := parse(self._map[start:end])) is not None:
                 yield record
 
     def _lines(self) -> Iterator[tuple[int, int]]:

@@ -184,6 +184,8 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
     digests = Digests(_found(folder, WEIGHTS).get("digests"), str(folder))
+    given = [(model.model_config or {}).get("weights") for model in models]
+    digests.look_at(name for name in given if isinstance(name, str) and name != RANDOM)
     target = os.path.relpath(target, folder)
     generation = _read_generation(work, folder)
     if not request.config.resume:

@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +84,22 @@ class Digests:
         if given not in self._used:
             self._used[given] = self._look(given)
         return self._used[given]["sha256"]
+
+    def look_at(self, files: Iterable[str]) -> None:
+        """Compute the digests of several files side by side. What is wrong with one is said when it is asked for."""
+        files = [given for given in dict.fromkeys(files) if given not in self._used]
+        if len(files) < 2:
+            return
+
+        def look(given: str) -> dict | None:
+            try:
+                return self._look(given)
+            except ModelError:
+                return None
+
+        with ThreadPoolExecutor(min(4, len(files)), thread_name_prefix="sha256") as pool:
+            found = zip(files, pool.map(look, files))
+            self._used |= {given: entry for given, entry in found if entry is not None}
 
     def frozen(self) -> dict:
         """What was used, as JSON values: path to ``size`` (bytes), ``mtime_ns`` and ``sha256``."""

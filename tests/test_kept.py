@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,18 @@ def test_rows_of_large_pieces_and_of_files_without_cuts(tmp_path):
         *_, (_, last) = file.rows("a")
         with pytest.raises(ValueError, match="row 9 of the array 'a' is damaged"):
             file.row("a", 9, last + 1000)
+
+
+def test_bytes_do_not_depend_on_the_threads_that_deflate(tmp_path):
+    numbers = np.random.default_rng(0).integers(0, 4000, (40, 3, 50, 51)).astype("uint16")
+    made = set()
+    for threads in (1, 2, 5):
+        with NpzWriter(tmp_path / "a.npz", None, threads) as file:
+            file.add(Array("a", "input", "m", "m"), numbers.shape, numbers.dtype, map(Row, numbers))
+        made.add((tmp_path / "a.npz").read_bytes())
+    assert len(made) == 1
+    with np.load(tmp_path / "a.npz") as plain:
+        assert np.array_equal(plain["a"], numbers)
 
 
 @SMALL
@@ -493,8 +506,15 @@ def test_an_export_without_cuts_keeps_its_chips(tmp_path):
     from rs_embed.formats import deflate
 
     class Plain(deflate.ByRow):
+        def rows(self, rows, threads):
+            self._one = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+            return rows
+
         def compress(self, data):
-            return self._stream.compress(data)
+            return self._one.compress(data)
+
+        def flush(self):
+            return self._one.flush()
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(deflate, "ByRow", Plain)

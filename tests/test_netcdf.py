@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_embed import BBox, PointBuffer, StoreError
-from rs_embed.formats import layout, module
+from rs_embed.formats import hdf5, layout, module
 from rs_embed.formats.arrays import About, Array, Places, Row
 from rs_embed.formats.netcdf import NetcdfReader, NetcdfWriter
 from rs_embed.geometry import lonlat_bounds
@@ -42,9 +43,9 @@ def about(n: int, *, single: bool = False) -> About:
     return About(places, single, {"title": "a test"})
 
 
-def write(path, n, arrays, *, single=False):
+def write(path, n, arrays, *, single=False, threads=1):
     """Write ``(array, rows)`` pairs; stacked where the array has no ROI of its own."""
-    with NetcdfWriter(path, lambda: about(n, single=single)) as file:
+    with NetcdfWriter(path, lambda: about(n, single=single), threads) as file:
         for array, rows in arrays:
             one = rows[0].array
             whole = one.shape if single or array.roi is not None else (len(rows), *one.shape)
@@ -187,7 +188,13 @@ def test_numbers_come_back_whatever_their_shape_and_type(tmp_path_factory, data)
     arrays = [(Array(key, kind, "m", "m"), rows)]
     if form == "ragged":
         arrays = [(Array(f"{key}__{i:05d}", kind, "m", "m", i), [r]) for i, r in enumerate(rows)]
-    path = write(tmp_path_factory.getbasetemp() / "property.nc", n, arrays, single=form == "single")
+    path = tmp_path_factory.getbasetemp() / "property.nc"
+    with (
+        mock.patch.object(hdf5, "WORTH", data.draw(st.sampled_from([0, hdf5.WORTH]))),
+        mock.patch.object(layout, "SHARED", data.draw(st.sampled_from([64, layout.SHARED]))),
+        mock.patch.object(layout, "LARGEST", data.draw(st.sampled_from([64, layout.LARGEST]))),
+    ):
+        write(path, n, arrays, single=form == "single", threads=data.draw(st.integers(1, 3)))
     wanted = np.stack(values) if form == "stacked" else values[0]
     with NetcdfReader(path) as file:
         assert file.keys() == [a.key for a, _ in arrays]
@@ -222,6 +229,43 @@ def test_equal_content_gives_equal_bytes_also_from_several_threads(tmp_path):
     assert (len(files), len({p.read_bytes() for p in files})) == (32, 1)
 
 
+def test_bytes_do_not_depend_on_the_threads_that_deflate(tmp_path):
+    made = set()
+    for threads in (1, 2, 5):
+        arrays = [(Array("inputs_bchw__m", "input", "m", "m"), pixels(50, size=(100, 100)))]
+        arrays += [(Array("embeddings__m", "embedding", "m", "m"), [Row(np.full(9000, i, "f4")) for i in range(50)])]
+        arrays += [(Array("input_chw__k__00003", "input", "k", "k", 3), pixels(1, size=(500, 400)))]
+        made.add(write(tmp_path / f"{threads}.nc", 50, arrays, threads=threads).read_bytes())
+    assert len(made) == 1
+    seen = opened(tmp_path / "5.nc")
+    assert (seen["embeddings__m"].values == np.arange(50)[:, None]).all()
+    assert (seen["inputs_bchw__m"].values == np.stack([row.array for row in pixels(50, size=(100, 100))])).all()
+
+
+@pytest.mark.parametrize("form", ["ours", "the library's", "shared chunks"])
+def test_rows_one_after_the_other(tmp_path, monkeypatch, form):
+    size = (4, 4) if form == "shared chunks" else (300, 200)
+    if form == "the library's":
+        monkeypatch.setattr(hdf5, "WORTH", 1 << 40)
+    path = write(tmp_path / "a.nc", 20, [(Array("inputs_bchw__m", "input", "m", "m"), pixels(20, size=size))])
+    monkeypatch.undo()
+    with NetcdfReader(path) as file:
+        found = list(file.rows("inputs_bchw__m"))
+        assert [mark for _, mark in found] == [0] * 20
+        assert all((a == row.array).all() for (a, _), row in zip(found, pixels(20, size=size), strict=True))
+        assert len(next(file.rows("inputs_bchw__m"))) == 2, "and a reader may stop anywhere"
+
+
+def test_damaged_rows_are_said(tmp_path):
+    noise = [Row(a, UTM, affine()) for a in np.random.default_rng(0).integers(0, 9999, (9, 3, 300, 200)).astype("u2")]
+    path = write(tmp_path / "a.nc", 9, [(Array("inputs_bchw__m", "input", "m", "m"), noise)])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    path.write_bytes(data)
+    with NetcdfReader(path) as file, pytest.raises(StoreError, match="inputs_bchw__m cannot be read"):
+        list(file.rows("inputs_bchw__m"))
+
+
 def test_a_wrong_row_leaves_nothing(tmp_path):
     for rows, shape in ((pixels(2), (3, 3, 5, 4)), (pixels(3), (2, 3, 5, 4)), (pixels(2, size=(4, 4)), (2, 3, 5, 4))):
         with (
@@ -245,12 +289,13 @@ import numpy as np
 from tests.test_netcdf import *
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-noise = np.random.default_rng(0).integers(0, 9999, (40, 3, 64, 64)).astype("u2")
+noise = np.random.default_rng(0).integers(0, 9999, (50, 3, 64, 64)).astype("u2")
 stacked = [(Array("inputs_bchw__m", "input", "m", "m"), [Row(a, UTM, affine(i)) for i, a in enumerate(noise)])]
 single = [(Array(f"input_chw__m__{i:05d}", "input", "m", "m", i), [Row(a)]) for i, a in enumerate(noise)]
-for arrays in (stacked, single):
+large = [(Array("input_chw__m__00003", "input", "m", "m", 3), [Row(noise.reshape(-1, 64, 64))])]
+for arrays in (stacked, single, large):
     try:
-        write("a.nc", 40, arrays)
+        write("a.nc", 50, arrays, threads=2)
     except OSError as error:
         print(error.errno, error)
 """
@@ -265,7 +310,7 @@ def test_a_file_that_cannot_be_finished_is_said_and_leaves_nothing(tmp_path, lim
     environment = os.environ | {"PYTHONPATH": folder}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 2
+    assert len(done.stdout.splitlines()) == 3
     assert all("the file could not be written (" in line and "a.nc" in line for line in done.stdout.splitlines())
     assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
     assert (tmp_path / "a.nc").read_bytes() == b"old"

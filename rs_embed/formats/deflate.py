@@ -8,8 +8,10 @@ deflate stream, a few bytes longer. Where the cuts are is found by whoever reads
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
+
+from .ahead import ahead
 
 #: What a flush ends with: the lengths of an empty stored block. It may occur elsewhere; a cut is one at which a row ends.
 _CUT = b"\x00\x00\xff\xff"
@@ -24,15 +26,29 @@ class ByRow:
     """
 
     def __init__(self, level: int) -> None:
-        from isal import isal_zlib
+        self._level, self._ready = level, b""
 
-        self._stream = isal_zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    def rows(self, rows: Iterable[memoryview], threads: int) -> Iterator[memoryview]:
+        """The same rows, compressed by threads some rows ahead; each is to be written before the next is asked for."""
+        for row, ready in ahead(lambda row: (row, self._cut(row)), rows, threads):
+            self._ready = ready
+            yield row
 
     def compress(self, data: memoryview | bytes) -> bytes:
-        return self._stream.compress(data) + self._stream.flush(zlib.Z_FULL_FLUSH)
+        ready, self._ready = self._ready, b""
+        return ready or self._cut(data)
 
     def flush(self) -> bytes:
-        return self._stream.flush()
+        return self._stream().flush()
+
+    def _cut(self, data: memoryview | bytes) -> bytes:
+        stream = self._stream()  # knows nothing of what came before, as behind a cut
+        return stream.compress(data) + stream.flush(zlib.Z_FULL_FLUSH)
+
+    def _stream(self):  # noqa: ANN202 - a class of the library's
+        from isal import isal_zlib
+
+        return isal_zlib.compressobj(self._level, zlib.DEFLATED, -zlib.MAX_WBITS)
 
 
 def row_at(file: IO[bytes], mark: int, size: int) -> bytes:
@@ -72,15 +88,20 @@ def rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterat
     Raises:
         zlib.error: it is damaged.
     """
+    from isal import isal_zlib
+
     file.seek(start)
-    stream, mark = zlib.decompressobj(-zlib.MAX_WBITS), None
+    stream, mark = isal_zlib.decompressobj(-zlib.MAX_WBITS), None
     data, out, end = b"", bytearray(), start  # read, inflated, and where what was inflated ends in the file
     while True:
         more = file.read(min(_PIECE, stop - end - len(data)))
         data += more
         while data and (take := _next(data, more)):
             cut = data[:take].endswith(_CUT)
-            out += stream.decompress(data[:take])
+            try:
+                out += stream.decompress(data[:take])
+            except isal_zlib.error as error:
+                raise zlib.error(str(error)) from None
             data, end = data[take:], end + take
             drop = min(head, len(out))
             del out[:drop]
@@ -92,6 +113,6 @@ def rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterat
             if stream.eof:
                 return
             if cut and not head and not out:
-                stream, mark = zlib.decompressobj(-zlib.MAX_WBITS), end
+                stream, mark = isal_zlib.decompressobj(-zlib.MAX_WBITS), end
         if not more:
             return

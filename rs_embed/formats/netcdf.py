@@ -23,8 +23,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..store import temporary_name
-from . import cf, layout
-from .arrays import About, Array, Places, Row
+from . import cf, hdf5, layout
+from .arrays import About, Array, Row
+from .described import DEFLATED, Described
 from .netcdf_reader import LOCK, NetcdfReader
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 PATH, KEYS = "nc_path", "nc_variables"
-#: Deflate level with byte shuffling: higher ones cost much and save little on pixels (docs/outputs.md has the numbers).
-LEVEL = 1
 #: With more ROIs than this, those with single arrays have no axes of their own: 5,000 of them take a gigabyte to write, and xarray
 #: minutes to open. Their attributes still say CRS and affine.
 OWN_AXES = 500
@@ -48,13 +47,18 @@ class NetcdfWriter:
         OSError: it could not be written, for example because the disk is full; nothing is left.
     """
 
-    def __init__(self, path: str | Path, about: Callable[[], About]) -> None:
+    def __init__(self, path: str | Path, about: Callable[[], About], threads: int = 1) -> None:
+        """
+        Args:
+            about: says what the file says of itself, when it is begun.
+            threads: that deflate large arrays.
+        """
+        self._threads = threads
         self.path = Path(os.path.abspath(path))  # a relative one could look like a URL, which the library would open
         self._about = about
         self.keys: list[str] = []
         self.sha256 = None  # HDF5 goes back in its file, so a digest has to read it
         self._pending: list[tuple[Array, Row]] = []
-        self._coordinates: list[str] = []  # of ROIs
         self._extra: list[str] = []  # of the array that is being declared
 
     def __enter__(self) -> NetcdfWriter:
@@ -73,7 +77,7 @@ class NetcdfWriter:
                     raise
             try:
                 with _said(self.path):
-                    self._head()
+                    self._names = Described(self._file, self.about)
             except BaseException as error:
                 self._close(type(error))
                 raise
@@ -133,7 +137,8 @@ class NetcdfWriter:
                         others = set(self._file.variables).difference(self.keys, self._file.dimensions)
                         self._file.coordinates = " ".join(sorted(others))
                 finally:
-                    self._file.close()
+                    if self._file is not None:
+                        self._file.close()
             if kind is None:
                 with open(self._temporary, "rb") as file:
                     os.fsync(file.fileno())
@@ -146,60 +151,15 @@ class NetcdfWriter:
             if not whole:
                 self._temporary.unlink(missing_ok=True)
 
-    # what describes -------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """The file closed, for another library to write to. Variables are to be looked up anew."""
+        import netCDF4
 
-    def _head(self) -> None:
-        """The attributes of the file and the coordinates of its ROIs."""
-        import numpy as np
-
-        places, dims = self.about.places, () if self.about.single else ("roi",)
-        self._file.setncatts({"Conventions": "CF-1.8", **self.about.attributes})
-        if dims:
-            self._dimension("roi", len(places.names))
-        self._dimension("bnds", 2)
-        self._text("name", dims, places.names, {"long_name": "name of the region of interest"})
-        self._text("roi_id", dims, places.ids, {"long_name": "identity of geometry and window"})
-        self._coordinates = ["name", "roi_id", "lon", "lat"]
-        for i, (name, word, unit) in enumerate((("lon", "longitude", "east"), ("lat", "latitude", "north"))):
-            said = {"standard_name": word, "long_name": f"{word} of the centre", "units": f"degrees_{unit}"}
-            self._number(name, dims, places.centres[:, i], said | {"bounds": f"{name}_bnds"})
-            self._number(f"{name}_bnds", (*dims, "bnds"), places.bounds[:, i::2], {})
-        if any(places.windows):
-            start, end = _windows(places)
-            said = {"standard_name": "time", "long_name": "middle of the window", "bounds": "time_bnds", **cf.TIME}
-            self._number("time", dims, (start + end) / 2, said)
-            self._number("time_bnds", (*dims, "bnds"), np.stack([start, end], 1), cf.TIME)
-            self._coordinates.append("time")
-
-    def _dimension(self, name: str, size: int) -> str:
-        """A dimension of a size; another name where it is taken with another size, which no model of today does."""
-        known = self._file.dimensions.get(name)
-        if known is not None and len(known) != size:
-            return self._dimension(f"{name}__{size}", size)
-        if known is None:
-            self._file.createDimension(name, size)
-        return name
-
-    def _number(self, name: str, dims: tuple[str, ...], values: np.ndarray, said: dict) -> None:
-        """A float64 variable that describes; of one ROI without the axis of ROIs."""
-        import numpy as np
-
-        values = np.asarray(values, np.float64)
-        fill = math.nan if np.isnan(values).any() else False
-        variable = self._file.createVariable(name, "f8", dims, fill_value=fill, **_deflated(dims))
-        variable.setncatts(said)
-        variable[...] = values.reshape(variable.shape)
-
-    def _text(self, name: str, dims: tuple[str, ...], values: Sequence[str], said: dict) -> None:
-        """Texts as characters, which are compressed, and which every reader knows; xarray makes strings of them."""
-        import numpy as np
-
-        texts = np.array([v.encode() for v in values], "S")
-        length = self._dimension(f"string{texts.dtype.itemsize}", texts.dtype.itemsize)
-        variable = self._file.createVariable(name, "S1", (*dims, length), **_deflated(dims))
-        variable.setncatts({**said, "_Encoding": "utf-8"})
-        variable.set_auto_chartostring(False)
-        variable[...] = texts.view("S1").reshape(variable.shape)
+        file, self._file = self._file, None
+        file.close()
+        yield
+        self._file = self._names.file = netCDF4.Dataset(self._temporary, "a")
 
     # arrays ---------------------------------------------------------------------------------------------------
 
@@ -207,23 +167,33 @@ class NetcdfWriter:
         """All ROIs in one variable, a chunk after the other; then where each of them lies."""
         import numpy as np
 
-        dims = ("roi", *(self._dimension(d, n) for d, n in zip(layout.names(array, shape[1:]), shape[1:])))
+        dims = ("roi", *(self._names.dimension(d, n) for d, n in zip(layout.names(array, shape[1:]), shape[1:])))
         variable = self._declare(array, dims, shape, dtype)
         together = variable.chunking()[0]
         crs, affines, dates = [], packed("d"), []
-        held: list[np.ndarray] = []
-        for i, row in enumerate(rows):
-            held.append(row.array)
-            if len(held) == together or i == shape[0] - 1:
-                variable[i + 1 - len(held) : i + 1] = np.stack(held)
-                held.clear()
-            crs.append(row.crs)
-            affines.extend(row.affine or [math.nan] * 6)
-            dates.append(row.dates)
+
+        def blocks() -> Iterator[tuple[int, np.ndarray]]:
+            held: list[np.ndarray] = []
+            for i, row in enumerate(rows):
+                held.append(row.array)
+                if len(held) == together or i == shape[0] - 1:
+                    yield i + 1 - len(held), np.stack(held)
+                    held.clear()
+                crs.append(row.crs)
+                affines.extend(row.affine or [math.nan] * 6)
+                dates.append(row.dates)
+
+        if math.prod(shape) * dtype.itemsize < hdf5.WORTH:
+            for first, block in blocks():
+                variable[first : first + len(block)] = block
+        else:
+            with self._apart():
+                hdf5.put(self._temporary, array.key, blocks(), self._threads)
+            variable = self._file.variables[array.key]
         if "y" in layout.axes(array, len(shape) - 1) and any(crs):
             self._place(array, dims, shape, variable, crs, np.array(affines).reshape(-1, 6))
         self._frames(array, dims, shape, variable, dates)
-        variable.coordinates = " ".join(self._coordinates + self._extra)
+        variable.coordinates = " ".join(self._names.coordinates + self._extra)
 
     def _place(
         self,
@@ -241,40 +211,40 @@ class NetcdfWriter:
         first, words = known[0], {c for c in crs if c is not None}
         same, cells = (known == first).all(), array.kind == "embedding"
         scale = (known[:, [0, 1, 3, 4]] == first[[0, 1, 3, 4]]).all()
-        self._text(f"crs{tail}", ("roi",), [c or "" for c in crs], {"long_name": "CRS of the grid"})
-        self._dimension("affine", 6)
+        self._names.text(f"crs{tail}", ("roi",), [c or "" for c in crs], {"long_name": "CRS of the grid"})
+        self._names.dimension("affine", 6)
         said = "a, b, c, d, e, f: x = a * column + b * row + c, y = d * column + e * row + f, of upper left corners"
-        self._number(f"affine{tail}", ("roi", "affine"), affines, {"long_name": f"affine of the grid; {said}"})
+        self._names.number(f"affine{tail}", ("roi", "affine"), affines, {"long_name": f"affine of the grid; {said}"})
         variable.ancillary_variables = f"affine{tail}"
         self._extra.append(f"crs{tail}")
         one, word = len(words) == 1, min(words)
         if one:
-            self._mapping(f"grid_mapping{tail}", word, first if same else None)
+            self._names.mapping(f"grid_mapping{tail}", word, first if same else None)
             variable.grid_mapping = f"grid_mapping{tail}"
         for which, dim, size in zip("yx", dims[-2:], shape[-2:]):
             if not (scale and cf.upright(first)):
                 continue
             if one and same:
-                self._number(dim, (dim,), cf.centres(which, first, size), cf.axis(which, word, cells=cells))
+                self._names.number(dim, (dim,), cf.centres(which, first, size), cf.axis(which, word, cells=cells))
                 continue
             edge, letter = ("western", "c") if which == "x" else ("northern", "f")
             name = f"distance from the {edge} edge of the ROI's grid; with {letter} of affine{tail} added, {which} in its CRS"
             units = {"units": cf.axis(which, word, cells=cells)["units"]} if one else {"units": "m"}
-            self._number(dim, (dim,), cf.centres(which, first, size, offset=True), {"long_name": name, **units})
+            self._names.number(dim, (dim,), cf.centres(which, first, size, offset=True), {"long_name": name, **units})
 
     def _flush(self) -> None:
         """Write the arrays that wait, declared first."""
-        variables = []
+        variables, large = [], []
         own = len(self.about.places.names) <= OWN_AXES
         for array, row in self._pending:
             tail, shape = layout.tail(array), row.array.shape
-            dims = tuple(self._dimension(d, n) for d, n in zip(layout.names(array, shape, own=own), shape))
+            dims = tuple(self._names.dimension(d, n) for d, n in zip(layout.names(array, shape, own=own), shape))
             variable = self._declare(array, dims, shape, row.array.dtype)
-            variables.append((variable, row.array))
+            (large if row.array.nbytes >= hdf5.WORTH else variables).append((variable, row.array))
             if "y" in layout.axes(array, len(shape)) and row.crs is not None and row.affine is not None:
                 # of many ROIs, those of one CRS share a variable; a reader has the affine in the coordinates
                 name = f"grid_mapping{tail}" if array.roi is None else f"grid_mapping__{layout.word(row.crs)}"
-                self._mapping(name, row.crs, row.affine if array.roi is None else None)
+                self._names.mapping(name, row.crs, row.affine if array.roi is None else None)
                 variable.setncatts({"grid_mapping": name, "crs": row.crs, "affine": [float(v) for v in row.affine]})
                 for which, dim in zip("yx", dims[-2:]):
                     if own and cf.upright(row.affine):
@@ -284,7 +254,7 @@ class NetcdfWriter:
                         variables.append((axis, cf.centres(which, row.affine, len(axis))))
             self._frames(array, dims, shape, variable, [row.dates])
             if array.roi is None:
-                variable.coordinates = " ".join(self._coordinates + self._extra)
+                variable.coordinates = " ".join(self._names.coordinates + self._extra)
             else:
                 variable.setncatts({"roi": self.about.places.names[array.roi], "roi_index": array.roi})
                 if self._extra:
@@ -292,13 +262,17 @@ class NetcdfWriter:
         self._pending.clear()
         for variable, values in variables:
             variable[...] = values
+        if large:
+            names = [variable.name for variable, _ in large]
+            with self._apart():
+                for name, (_, values) in zip(names, large):
+                    hdf5.put(self._temporary, name, [(0, values)], self._threads)
 
     def _declare(self, array: Array, dims: tuple[str, ...], shape: tuple, dtype: np.dtype) -> netCDF4.Variable:
         """The variable of an array, and the names of its bands."""
         stacked = dims[0] == "roi"
         chunks = layout.chunks(shape, dtype.itemsize, stacked=stacked)
-        options = {"chunksizes": chunks, "compression": "zlib", "complevel": LEVEL, "shuffle": True}
-        variable = self._file.createVariable(array.key, dtype, dims, fill_value=False, **options)
+        variable = self._file.createVariable(array.key, dtype, dims, fill_value=False, chunksizes=chunks, **DEFLATED)
         # whole chunks are written, so none need be kept; the library's default would keep them of every variable
         variable.set_var_chunk_cache(1, 1, 1.0)
         variable.set_auto_maskandscale(False)
@@ -310,7 +284,7 @@ class NetcdfWriter:
         self._extra = []
         for dim in dims:
             if dim == f"band__{array.model}" and array.bands and dim not in self._file.variables:
-                self._text(dim, (dim,), array.bands, {"long_name": "name of the band"})
+                self._names.text(dim, (dim,), array.bands, {"long_name": "name of the band"})
         return variable
 
     def _frames(
@@ -334,14 +308,8 @@ class NetcdfWriter:
         own = ("roi", dims[at]) if dims[0] == "roi" else (dims[at],)
         said = {"standard_name": "time", "long_name": "date of the frame", **cf.TIME}
         days = [[cf.days(d) for d in row] or [math.nan] * frames for row in dates]
-        self._number(name, own, np.array(days), said)
+        self._names.number(name, own, np.array(days), said)
         self._extra.append(name)
-
-    def _mapping(self, name: str, crs: str, affine: Sequence[float] | None) -> None:
-        if name not in self._file.variables:
-            variable = self._file.createVariable(name, "i4", ())
-            variable.setncatts(cf.grid_mapping(crs, affine))
-            variable[...] = 0
 
 
 @contextlib.contextmanager
@@ -353,7 +321,8 @@ def _said(path: Path) -> Iterator[None]:
         full = (
             shutil.disk_usage(path.parent).free < 1 << 20
         )  # where a file cannot begin, the library says permission denied
-        if not str(error).startswith("NetCDF") and not (isinstance(error, OSError) and full):
+        library = isinstance(error, hdf5.WriteError) or str(error).startswith("NetCDF")
+        if not library and not (isinstance(error, OSError) and full):
             raise
         why = "no space left on the device" if full else "a full disk, a quota or a limit of file sizes does that"
         code = errno.ENOSPC if full else errno.EIO
@@ -372,20 +341,6 @@ def _checked(key: str, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[R
             yield row
     if seen != count:
         raise ValueError(f"{key}: {seen} rows for an array of {count}")
-
-
-def _windows(places: Places) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of every window, days; NaN without one."""
-    import numpy as np
-
-    known = [(cf.days(w[0]), cf.days(w[1])) if w else (math.nan, math.nan) for w in places.windows]
-    start, end = np.array(known, np.float64).T
-    return start, end
-
-
-def _deflated(dims: tuple[str, ...]) -> dict:
-    """Columns are compressed; a single value cannot be."""
-    return {"compression": "zlib", "complevel": LEVEL, "shuffle": True} if dims else {}
 
 
 Writer, Reader = NetcdfWriter, NetcdfReader

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
+from . import hdf5
 
 if TYPE_CHECKING:
     import netCDF4
@@ -92,8 +94,19 @@ class NetcdfReader:
 
     def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
         """Every row of an array, in order, and what :meth:`row` has to be told: nothing, chunks are found by the library."""
-        for row in range(self.shape(key)[0]):
-            yield self.read(key, [row])[0], 0
+        rows = None
+        if math.prod(self.shape(key)) * self.dtype(key).itemsize >= hdf5.WORTH:
+            with LOCK:
+                rows = _tried(self.path, key, lambda: hdf5.rows(self.path, key))
+        if rows is None:
+            rows = (self.read(key, [row])[0] for row in range(self.shape(key)[0]))
+        end = object()
+        while True:
+            with LOCK:
+                row = _tried(self.path, key, lambda: next(rows, end))
+            if row is end:
+                return
+            yield row, 0
 
     def row(self, key: str, row: int, mark: int) -> np.ndarray:
         """One row; raises like :meth:`read`."""
@@ -106,3 +119,12 @@ class NetcdfReader:
             raise KeyError(f"{key} is not in {self.path}") from None
         variable.set_auto_maskandscale(False)
         return variable
+
+
+def _tried(path: Path, key: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise (
+            error if isinstance(error, StoreError) else StoreError(f"{path}: {key} cannot be read ({error})")
+        ) from None

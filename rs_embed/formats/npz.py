@@ -67,8 +67,13 @@ class NpzWriter:
         sha256: digest of the whole file, hex; None until it is there.
     """
 
-    def __init__(self, path: str | Path, about: Callable | None = None) -> None:
-        """``about`` is for formats that say more than numbers."""
+    def __init__(self, path: str | Path, about: Callable | None = None, threads: int = 1) -> None:
+        """
+        Args:
+            about: for formats that say more than numbers.
+            threads: that deflate. Bytes do not depend on it.
+        """
+        self._threads = threads
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = temporary_name(self.path)
@@ -96,21 +101,32 @@ class NpzWriter:
         expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         written = 0
         with self._zip.open(info, "w", force_zip64=expected > _ZIP64) as member:
+            pieces: Iterable[memoryview] = self._pieces(key, dtype, rows)
             if pixels:
-                member._compressor = deflate.ByRow(LEVEL)  # type: ignore[attr-defined] - ZipFile.open has no argument for it
+                by_row = deflate.ByRow(LEVEL)
+                pieces = by_row.rows(pieces, self._threads)
+                member._compressor = by_row  # type: ignore[attr-defined] - ZipFile.open has no argument for it
             header = {
                 "descr": np.lib.format.dtype_to_descr(dtype),
                 "fortran_order": False,
                 "shape": tuple(map(int, shape)),
             }
             np.lib.format.write_array_header_1_0(member, header)
-            for piece, *_ in rows:
-                if piece.dtype != dtype:
-                    raise ValueError(f"{key}: a piece of dtype {piece.dtype} in an array of {dtype}")
-                written += member.write(memoryview(np.ascontiguousarray(piece)).cast("B")) if piece.size else 0
+            for piece in pieces:
+                written += member.write(piece)
         if written != expected:
             raise ValueError(f"{key}: {written} bytes for an array of {expected}")
         self.keys.append(key)
+
+    @staticmethod
+    def _pieces(key: str, dtype: np.dtype, rows: Iterable[Row]) -> Iterator[memoryview]:
+        import numpy as np
+
+        for piece, *_ in rows:
+            if piece.dtype != dtype:
+                raise ValueError(f"{key}: a piece of dtype {piece.dtype} in an array of {dtype}")
+            if piece.size:
+                yield memoryview(np.ascontiguousarray(piece)).cast("B")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

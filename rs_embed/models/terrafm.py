@@ -107,7 +107,7 @@ INFO = ModelInfo(
     smallest=lambda options: PATCH,
     canonical=lambda options, modality: replace(options, stem=None if modality == "s1" else _stem(options, "s2")[3:]),
     cost=_cost,
-    batch={"cpu": 8, "cuda": 64, "mps": 16},
+    batch={"cpu": 4, "cuda": 64, "mps": 16},
 )
 
 

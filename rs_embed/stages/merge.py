@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import receipts, store
+from ..cores import Share
 from ..errors import StoreError
 from ..formats import manifest, module
 from ..formats.arrays import Row
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def merge(run: Run) -> dict:
+def merge(run: Run, threads: Share = Share(1)) -> dict:
     """Make the final files and ``merge.json``; returns counts.
+
+    Args:
+        threads: that deflate pixels.
 
     Raises:
         StoreError: an object is damaged; running again makes it, and every other damaged one, anew.
@@ -41,7 +45,7 @@ def merge(run: Run) -> dict:
         created, files = now(), []
         if plan.layout == "combined":
             rescue(run, [Path(plan.target).name])
-            keys, sha = _write_arrays(run, survey)
+            keys, sha = _write_arrays(run, survey, threads.now())
             files.append(manifest.file_record(plan.target, sha256=sha))
             manifest.write(plan.manifest, manifests.combined(run, survey, keys, created))
         else:
@@ -54,11 +58,12 @@ def merge(run: Run) -> dict:
     return {"rois": len(plan.roi_ids), **survey.statuses}
 
 
-def _write_arrays(run: Run, survey: Survey) -> tuple[list[str], str | None]:
+def _write_arrays(run: Run, survey: Survey, threads: int) -> tuple[list[str], str | None]:
     """Write the combined array file; returns its keys and, where the writer knows it, its digest."""
     import numpy as np
 
-    with module(run.request.config.format).Writer(run.plan.target, lambda: described.about(run)) as file:
+    writer = module(run.request.config.format).Writer
+    with writer(run.plan.target, lambda: described.about(run), threads) as file:
         for unit in run.plan.units:
             for kind in (*KINDS, *survey.tensors(unit.key)):
                 arrays = survey.arrays[unit.key, kind]

@@ -17,7 +17,7 @@ from rs_embed.plan import Chunk, Part
 from rs_embed.gee_settings import gee_share
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.tidy import tidy
-from rs_embed.workflow import divide, embed_threads, enter, plain
+from rs_embed.workflow import cancel_timers, divide, embed_threads, enter, import_ahead, plain
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
 
@@ -99,6 +99,8 @@ def get_targets(wildcards) -> list[str]:
     except RSEmbedError as error:
         raise WorkflowError(str(error)) from None
     LEFT["embed"] = len(todo.embed)
+    if live:
+        import_ahead()
     wanted = [*PLAN.receipts(), PLAN.merge_receipt]
     if live and not todo.repair and all(map(os.path.exists, wanted)):
         tidy(RUN)  # nothing is left to do, and then Snakemake calls no hook
