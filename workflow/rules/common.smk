@@ -17,7 +17,14 @@ from rs_embed.plan import Chunk, Part
 from rs_embed.gee_settings import gee_share
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.tidy import tidy
-from rs_embed.workflow import cancel_timers, divide, embed_threads, enter, import_ahead, plain
+from rs_embed.workflow import (
+    cancel_timers,
+    divide,
+    embed_threads,
+    enter,
+    import_ahead,
+    plain,
+)
 
 if workflow.is_main_process and not workflow.overwrite_configfiles:
 
