@@ -11,9 +11,8 @@ import platform
 import tempfile
 from pathlib import Path
 
-from common import CHECKOUT, late, processor, rois, run
+from common import late, processor, rois, run, write_table
 
-HEAD, TAIL = "<!-- written by benchmarks/chunks.py: begin -->", "<!-- end -->"
 SIZES = (64, 128, 256, 512)
 #: What is measured: N, features of mosaiks (2: a fast model, 8,192: as slow as a ViT), models, seconds of a request.
 CASES = ((96, 8192, 1, 0.0), (96, 8192, 1, 0.2), (1024, 16, 1, 0.0), (1024, 16, 1, 0.2), (512, 16, 3, 0.2))
@@ -82,11 +81,7 @@ def main() -> None:
     ]
     lines += [f"| {' | '.join(gpu)} |", "|" + "---|" * len(gpu), *calculated()]
     about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}; `mosaiks`, 64 x 64 pixels."
-    path = CHECKOUT / "docs" / "scaling.md"
-    page = path.read_text()
-    begin = page.index(HEAD)
-    text = "\n".join([HEAD, about, "", *lines, TAIL])
-    path.write_text(page[:begin] + text + page[page.index(TAIL, begin) + len(TAIL) :])
+    write_table("scaling.md", "chunks.py", "\n".join([about, "", *lines]))
 
 
 if __name__ == "__main__":

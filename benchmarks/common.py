@@ -67,6 +67,14 @@ def processor() -> str:
         return platform.machine()
 
 
+def write_table(page: str, name: str, text: str) -> None:
+    """Replace a table of ``docs/<page>``: what stands between the marks of ``benchmarks/<name>``."""
+    path = CHECKOUT / "docs" / page
+    head, tail, before = f"<!-- written by benchmarks/{name}: begin -->", "<!-- end -->", path.read_text()
+    begin = before.index(head)
+    path.write_text(before[:begin] + f"{head}\n{text}\n{tail}" + before[before.index(tail, begin) + len(tail) :])
+
+
 #: Makes a provider answer late in every Python process that has this file as ``sitecustomize``: a stand-in for a service, which
 #: keeps no core busy.
 _LATE = """

@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import compare_side as side
-from common import CHECKOUT, late, processor
+from common import CHECKOUT, late, processor, write_table
 
 ENVIRONMENT = CHECKOUT / ".venv" / "compare"
 #: Without their own requirements: the reference asks for a newer Python, its models' packages for more than is used here.
@@ -148,7 +148,7 @@ def difference(folder: Path, case: dict) -> float:
 
 
 def text(rows: list[dict], about: str) -> str:
-    """The page."""
+    """The table."""
     said = [
         "N",
         "layout",
@@ -176,17 +176,7 @@ def text(rows: list[dict], about: str) -> str:
         cells += [f"{mid['cpu'][1] / row['forward']:.2f}"]
         cells += [f"{v:.0f}" for v in (*mid["peak"], *mid["final"])]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(
-        [
-            "# Beside rs-embed 0.3.1",
-            "",
-            "Written by `make bench-compare`.",
-            *__doc__.split("\n\n")[1:],
-            about,
-            "",
-            *lines,
-        ]
-    )
+    return "\n".join([about, "", *lines])
 
 
 def main() -> None:
@@ -237,7 +227,7 @@ def main() -> None:
             )
     about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}, torch {version('torch')}, Snakemake {version('snakemake')}."
     if not args.print:
-        (CHECKOUT / "docs" / "benchmarks-compare.md").write_text(text(rows, about) + "\n")
+        write_table("benchmarks-compare.md", "compare.py", text(rows, about))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from common import CHECKOUT, processor
+from common import CHECKOUT, processor, write_table
 
 sys.path.insert(0, str(CHECKOUT))
 N, SIDE, BANDS = 30, 224, tuple(f"b{i}" for i in range(12))
-HEAD, TAIL = "<!-- written by benchmarks/gee.py: begin -->", "<!-- end -->"
 
 
 def serve(folder: Path, address: Connection) -> None:
@@ -87,21 +86,16 @@ def main() -> None:
         service.join()
     (fast, _), (slow, _) = found.values()
     rows = "\n".join(f"| {how} | {cpu:.1f} | {wall:.0f} |" for how, (cpu, wall) in found.items())
-    text = f"""{HEAD}
-A patch of {len(BANDS)} bands and {SIDE} x {SIDE} pixels (means of {N}; the service on the same machine, on {os.cpu_count()} x {processor()}, Python
-{platform.python_version()}, earthengine-api {version("earthengine-api")}): npy costs the client {slow / fast:.0f} times less.
+    text = f"""A patch of {len(BANDS)} bands and {SIDE} x {SIDE} pixels (means of {N}; the service on the same machine, on {os.cpu_count()} x
+{processor()}, Python {platform.python_version()}, earthengine-api {version("earthengine-api")}): npy costs the client {slow / fast:.0f} times less.
 
 | request | CPU of the client, ms | wall, ms |
 |---|---|---|
-{rows}
-{TAIL}"""
+{rows}"""
     print(text)
     if slow < 5 * fast:
         sys.exit(f"npy is only {slow / fast:.1f} times cheaper")
-    path = CHECKOUT / "docs" / "gee.md"
-    page = path.read_text()
-    begin = page.index(HEAD)
-    path.write_text(page[:begin] + text + page[page.index(TAIL, begin) + len(TAIL) :])
+    write_table("gee.md", "gee.py", text)
 
 
 if __name__ == "__main__":

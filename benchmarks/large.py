@@ -22,10 +22,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from common import CHECKOUT, processor, rois, run
+from common import processor, rois, run, write_table
 
-HEAD = "<!-- written by benchmarks/large.py, {}: begin -->"
-TAIL = "<!-- end -->"
 LARGE = 50_000
 SIZES, MEMORY = (1_000, 10_000, 100_000), (100, 1_000, 10_000)
 
@@ -139,7 +137,6 @@ def memory(n: int, format_: str) -> str:
 def main() -> None:
     """Measure and write the tables: all, or those that are named (``starts``, ``memory``)."""
     about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}, Snakemake {version('snakemake')}."
-    path = CHECKOUT / "docs" / "scaling.md"
     for what in sys.argv[1:] or ("starts", "memory"):
         if what == "starts":
             columns = "N | jobs | dry run of a new request | a start, until its first job | whole run | of it, merge"
@@ -149,10 +146,7 @@ def main() -> None:
             columns = "format | N | fetch, MB | embed, MB | write, MB | merge, MB | file, MB"
             rows = [memory(n, f) for f in ("npz", "netcdf") for n in MEMORY]
         line = "|" + "---|" * len(columns.split("|"))
-        text = "\n".join([HEAD.format(what), about, "", f"| {columns} |", line, *rows, TAIL])
-        page = path.read_text()
-        begin = page.index(HEAD.format(what))
-        path.write_text(page[:begin] + text + page[page.index(TAIL, begin) + len(TAIL) :])
+        write_table("scaling.md", f"large.py, {what}", "\n".join([about, "", f"| {columns} |", line, *rows]))
 
 
 if __name__ == "__main__":

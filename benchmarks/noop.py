@@ -17,10 +17,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from common import CHECKOUT, processor, rois, run
+from common import processor, rois, run, write_table
 
 N, UNITS = 10_000, 5
-HEAD, TAIL = "<!-- written by benchmarks/noop.py: begin -->", "<!-- end -->"
 
 
 def jobs(folder: Path) -> dict[str, int]:
@@ -89,18 +88,13 @@ def main() -> None:
         if jobs(folder) != {"repair": 1, "total": 2} or not victim.exists():  # `all` counts as a job
             sys.exit(f"the repair did {jobs(folder)}")
         row("one per-item file deleted", "one job: repair", found)
-    text = f"""{HEAD}
-{n:,} places x {UNITS} units, a file per place ({built["total"]:,} jobs, {len(first):,} files, made in {whole[0]:.0f} s with `--cores 2`), on
-{os.cpu_count()} x {processor()}, Python {platform.python_version()}, Snakemake {version("snakemake")}. Medians of three starts.
+    text = f"""{n:,} places x {UNITS} units, a file per place ({built["total"]:,} jobs, {len(first):,} files, made in {whole[0]:.0f} s with
+`--cores 2`), on {os.cpu_count()} x {processor()}, Python {platform.python_version()}, Snakemake {version("snakemake")}. Medians of three starts.
 
 | start | what it did | seconds, wall / CPU | peak MB of a process |
 |---|---|---|---|
-{chr(10).join(lines)}
-{TAIL}"""
-    path = CHECKOUT / "docs" / "reliability.md"
-    page = path.read_text()
-    begin = page.index(HEAD)
-    path.write_text(page[:begin] + text + page[page.index(TAIL, begin) + len(TAIL) :])
+{chr(10).join(lines)}"""
+    write_table("reliability.md", "noop.py", text)
     print("wrote docs/reliability.md")
 
 

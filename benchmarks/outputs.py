@@ -18,10 +18,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from common import CHECKOUT, processor
+from common import processor, write_table
 
 KEYS = {"input": "inputs_bchw__m", "embedding": "embeddings__m"}
-HEAD, TAIL = "<!-- written by benchmarks/outputs.py: begin -->", "<!-- end -->"
 
 
 def pixels():  # noqa: ANN201
@@ -178,16 +177,11 @@ def main() -> None:
                 lines.append(line(Path(name), what, kind, array, suffix, label, write))
                 print(lines[-1], flush=True)
     software = f"Python {platform.python_version()}, netCDF4 {version('netCDF4')}, h5py {version('h5py')}, isal {version('isal')}"
-    text = f"""{HEAD}
-{os.cpu_count()} x {processor()}, {software}; one core; MB are of the array as it is (uint16, float32), digests
+    text = f"""{os.cpu_count()} x {processor()}, {software}; one core; MB are of the array as it is (uint16, float32), digests
 included. What is used is bold.
 
-{chr(10).join(lines)}
-{TAIL}"""
-    path = CHECKOUT / "docs" / "outputs.md"
-    page = path.read_text()
-    begin = page.index(HEAD)
-    path.write_text(page[:begin] + text + page[page.index(TAIL, begin) + len(TAIL) :])
+{chr(10).join(lines)}"""
+    write_table("outputs.md", "outputs.py", text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,16 @@ def test_a_packed_run_makes_the_same_files(tmp_path, layout):
     # chips: two chunks of the first bands, two of the fourth band, two of new places; embeddings: four chunks of two units
     assert len(objects(tmp_path / "plain")) == 25 and len(packs(tmp_path / "packed")) == 6 + 8
     assert not [p for p in (tmp_path / "packed").rglob("*") if len(p.name) == 2 and p.is_dir()], "no empty folders"
+
+
+def test_nothing_lies_loose_before_its_chunk_is_written(tmp_path):
+    """Fetching may be far ahead of the models."""
+    run = make(tmp_path, models=(ONE, TWO), pack=True, upto="embed")
+    assert not objects(tmp_path) and (len(packs(tmp_path, "chips")), len(packs(tmp_path, "embeddings"))) == (2, 4)
+    receipt = json.loads(next(run.dir.glob("fetch/*/*.json")).read_text())
+    assert receipt["packed"] == receipt["fetched"] == 2
+    make(tmp_path, models=(ONE, TWO), pack=True)
+    assert len(packs(tmp_path)) == 6 and load_export(tmp_path / "run").status == "ok"
 
 
 def test_a_finished_run_that_is_packed_needs_nothing(tmp_path, say):

@@ -83,10 +83,12 @@ def files(run: Run) -> dict[str, int]:
     jobs = len(plan.sources) * len(plan.parts) + (len(plan.embedded) + 1) * len(plan.chunks) + 1
     apart = plan.layout == "per_item"
     export = n * (1 + told) + told if apart else 1 + told
-    packs = len(plan.chunks) if config.pack else None  # of a group, instead of a file for each object
+    of_chips, packs = (
+        (len(plan.parts), len(plan.chunks)) if config.pack else (None, None)
+    )  # instead of a file for each object
     store = 0
     if config.keep_work == "all" or (config.keep_work == "embeddings" and not config.save_inputs):
-        store += sum(packs or n for n in places.values()) + len(places)  # each folder of chips says its bands
+        store += sum(of_chips or n for n in places.values()) + len(places)  # each folder of chips says its bands
     elif config.save_inputs:
         store += len(places)  # records of where the pixels are in the export
     if config.keep_work != "none":

@@ -22,6 +22,7 @@ from ..store import Object, write_object
 from ..units import Unit
 from .common import by_object, chunk_of, spent, stop, unit_of
 from .image import NoData, bad_input, image_of
+from .packing import pack_embeddings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,12 +69,14 @@ def embed(run: Run, unit_id: str, chunk_name: str, threads: Share = Share(1)) ->
         raise stop("embed", run.plan.names[index], unit.label, error)
     made = [rows[objects[i]] for i in lacking]
     counts = {"embedded": sum(r["status"] == "ok" for r in made), "reused": reused}
+    packed = {"packed": pack_embeddings(run, unit, chunk).objects} if run.request.config.pack else {}
     receipts.write(
         f"embed/{unit.id}/{chunk.name}.json",
         "embed",
         run.plan.embed_key(unit, chunk),
         [{"object": name, **rows[name]} for name in objects[chunk.start : chunk.stop]],
         **counts,
+        **packed,
         failed=sum(r["status"] == "failed" for r in rows.values()),
         **said,
         **spent(started),

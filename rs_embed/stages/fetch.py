@@ -18,6 +18,7 @@ from ..run import Run
 from ..store import write_object
 from ..units import Source
 from .common import by_object, models_of, needed_bands, now, part_of, source_of, spent, stop
+from .packing import pack_part
 from .restore import restore
 
 #: Threads for each request that may be in flight: while one waits to ask again, another asks.
@@ -56,6 +57,8 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         "reused": len(places.keys() - lacking.keys() - restored),
         "failed": len(errors),
     }
+    if run.request.config.pack:
+        counts["packed"] = pack_part(run, source, part).objects
     receipts.write(
         f"fetch/{source.id}/{part.name}.json",
         "fetch",

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from .. import locks, receipts
-from ..errors import RunLockedError
 from ..stages.state import lost
 from ..store import set_aside
 from .contents import survey
@@ -26,14 +25,8 @@ def mend(work: Work, report: Report) -> None:
         RunLockedError: a run is using a store.
     """
     bad = {p.path for p in report.problems if not p.noticed}
-    with contextlib.ExitStack() as held:
+    with work.alone("verify", "--set-aside"):
         for shared in work.stores:
-            lock = locks.exclude(shared.store.root)
-            if lock is None:
-                raise RunLockedError(
-                    f"verify: the store {shared.store.root} is in use by a run; wait for it, or stop it, and give --set-aside again"
-                )
-            held.enter_context(lock)
             for group in survey(shared.store).groups:
                 for name in group.objects:
                     if str(group.path(name)) in bad and damage(group, name):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import locks, receipts
-from ..errors import RunLockedError
 from ..groups import PACKS
 from ..plan import Chunk
 from ..run import Run
@@ -77,14 +76,7 @@ def unpack(work: Work, progress: Progress) -> Packing:
         RunLockedError: a run is using a store. StoreError: an object cannot be written; its pack stays.
     """
     done = Packing()
-    with contextlib.ExitStack() as held:
-        for shared in work.stores:
-            lock = locks.exclude(shared.store.root)
-            if lock is None:
-                raise RunLockedError(
-                    f"pack: the store {shared.store.root} is in use by a run; wait for it, or stop it, and give --undo again"
-                )
-            held.enter_context(lock)
+    with work.alone("pack", "--undo"):
         groups = [group for shared in work.stores for group in _groups(shared.store)]
         with progress(len(groups)) as advance:
             for group in groups:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from .. import locks
 from ..config import SUFFIX
-from ..errors import StoreError
+from ..errors import RunLockedError, StoreError
 from ..run import CONFIG, IMAGERY, ROIS, WEIGHTS, Run, load_run
 from ..store import Store
 
@@ -85,6 +87,23 @@ class Work:
         own = Path(os.path.realpath(self.folder / "store"))
         roots = dict.fromkeys([own, *(r.store for r in self.runs if r.store)])
         return tuple(self._shared(Store(root)) for root in roots if root.is_dir())
+
+    @contextlib.contextmanager
+    def alone(self, command: str, flag: str) -> Iterator[None]:
+        """No run uses a store meanwhile.
+
+        Raises:
+            RunLockedError: one does; says what to give again then.
+        """
+        with contextlib.ExitStack() as held:
+            for shared in self.stores:
+                lock = locks.exclude(shared.store.root)
+                if lock is None:
+                    raise RunLockedError(
+                        f"{command}: the store {shared.store.root} is in use by a run; wait for it, or stop it, and give {flag} again"
+                    )
+                held.enter_context(lock)
+            yield
 
     def _shared(self, store: Store) -> Shared:
         registered = store.works()
