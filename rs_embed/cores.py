@@ -44,7 +44,12 @@ class Share:
             return self.own
         with self._lock:
             if time.monotonic() >= self._until:
-                self._known, self._until = self._divided(), time.monotonic() + _FRESH_S
+                try:
+                    self._known = self._divided()
+                except (StoreError, OSError) as error:  # somebody has cleaned the folder away
+                    _say(error)
+                    self._known, self._mine = self.own, None
+                self._until = time.monotonic() + _FRESH_S
             return self._known
 
     def _divided(self) -> int:
@@ -99,7 +104,7 @@ def share(run: Path, own: int, *, more: bool) -> Iterator[Share]:
         path = machine.folder("cores") / name
         lock = _held(path)
     except (StoreError, OSError) as error:
-        print(f"rs-embed: no core beside its own, because jobs cannot agree: {error}", file=sys.stderr, flush=True)
+        _say(error)
         yield Share(own)
         return
     try:
@@ -107,6 +112,10 @@ def share(run: Path, own: int, *, more: bool) -> Iterator[Share]:
     finally:
         path.unlink(missing_ok=True)
         os.close(lock)
+
+
+def _say(error: Exception) -> None:
+    print(f"rs-embed: no core beside its own, because jobs cannot agree: {error}", file=sys.stderr, flush=True)
 
 
 def _live(folder: Path, run: str) -> list[Path]:

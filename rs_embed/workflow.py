@@ -41,7 +41,8 @@ def cancel_timers() -> None:
     """When all jobs have ended: Snakemake wakes its scheduler once a second by a timer, and Python does not end before the last one
     has gone off, for which nobody waits any more."""
     for thread in threading.enumerate():
-        if isinstance(thread, threading.Timer):
+        # of Snakemake's scheduler, not of a plugin
+        if isinstance(thread, threading.Timer) and thread.function.__module__.startswith("snakemake.scheduling."):
             thread.cancel()
 
 

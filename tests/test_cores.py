@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -162,6 +163,32 @@ def test_threads_take_turns_and_follow_the_share():
         assert max(seen) == now
     over.set()
     [t.join() for t in threads]
+
+
+def test_a_folder_that_is_cleaned_away_costs_the_borrowed_cores_only(sixteen, capsys):
+    with share(sixteen, 4, more=True) as mine:
+        assert mine.now() == 16
+        shutil.rmtree(machine.folder("cores"))
+        assert mine.now() == 4, "another job may have begun, and cannot be seen"
+        (Path(os.environ["TMPDIR"]) / f"rs-embed-{os.getuid()}").rmdir()
+        assert mine.now() == 4
+
+
+def test_a_timer_of_the_scheduler_keeps_no_run_from_ending():
+    """The lambda of Snakemake's own scheduler, which nobody waits for any more; timers of others stay."""
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    from rs_embed.workflow import cancel_timers
+
+    scheduler = JobScheduler.__new__(JobScheduler)
+    scheduler._schedule_reevalutation(30)
+    (theirs,) = (t for t in threading.enumerate() if isinstance(t, threading.Timer))
+    mine = threading.Timer(30, print)
+    mine.start()
+    cancel_timers()
+    theirs.join(10)
+    assert not theirs.is_alive() and mine.is_alive()
+    mine.cancel()
 
 
 @pytest.mark.heavy
