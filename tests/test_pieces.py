@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec
+from rs_embed.cores import Share
 from rs_embed.description import Prep
 from rs_embed.models.engine import Engine, settings
 
@@ -113,7 +114,7 @@ def test_tiles_have_the_centre_of_their_own_footprint_and_failures_are_told_once
     bright = image(3, 16, 16, frames=3)
     bright.pixels[:] = 30000
     with Engine(
-        Watch(), ToyOptions(), "s2", BANDS, OutputSpec.grid(), settings(Watch(), "cpu", 4, 1), prep=TILES
+        Watch(), ToyOptions(), "s2", BANDS, OutputSpec.grid(), settings(Watch(), "cpu", 4, Share(1)), prep=TILES
     ) as engine:
         found = list(engine.run(enumerate([image(1, 16, 16, frames=3), bright, image(2, 16, 16, frames=3)])))
     assert sorted(k for k, _ in found) == [0, 1, 2]
