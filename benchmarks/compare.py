@@ -192,6 +192,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for scene, weights and results; used again by the next start")
     parser.add_argument("--print", action="store_true")
     args = parser.parse_args()
+    # the reference was compiled when it was installed; a checkout is when it is used first, unless this forbids it
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     there = reference_python()
     with tempfile.TemporaryDirectory() as name:
         folder = (args.keep or Path(name)).absolute()
