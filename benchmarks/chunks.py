@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import late, processor, rois, run, write_table
 
-SIZES = (64, 128, 256, 512)
+SIZES = (64, 128, 256, 512, 1024)
 #: What is measured: N, features of mosaiks (2: a fast model, 8,192: as slow as a ViT), models, seconds of a request.
 CASES = ((96, 8192, 1, 0.0), (96, 8192, 1, 0.2), (1024, 16, 1, 0.0), (1024, 16, 1, 0.2), (512, 16, 3, 0.2))
 GPU_SIZES = (256, 1024, 4096, 16_384, 65_536)

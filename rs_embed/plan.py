@@ -28,6 +28,9 @@ from .units import Generation, Source, Unit, resolve_unit
 PART_SIZE = 64
 #: Automatic chunk: the smallest of these that keeps a run under about 200 chunks.
 CHUNK_SIZES = (256, 512, 1024)
+#: Where models are fast, twice as many, and again, until a chunk takes a core as many seconds as this (a job's own start takes 3 to
+#: 4), all ROIs are in one (its job has all cores), or it would be larger than the largest.
+WORTH_S, LARGEST_CHUNK = 16.0, 4096
 #: On a GPU, where a job that embeds 1,000 images is shorter than its own start: the smallest that makes at most 8 chunks.
 GPU_CHUNK_SIZES = (1024, 2048, 4096, 8192, 16_384)
 
@@ -213,6 +216,7 @@ def make_plan(
     digest_of: Callable[[str], str] = lambda path: path,
     chunk_size: int | None = None,
     gpu: bool = False,
+    work: Callable[[Unit, Source], float] = lambda unit, source: 1.0,
 ) -> Plan:
     """Plan a request.
 
@@ -224,7 +228,8 @@ def make_plan(
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
         digest_of: sha256 of a local weights file, from its path in the request.
-        chunk_size: of chunks, where the request leaves it open. gpu: models run on GPUs, which decides it otherwise.
+        chunk_size: of chunks, where the request leaves it open. gpu: models run on GPUs, which decides it otherwise. work: seconds that
+            a core takes for a ROI, roughly, which decides it on CPUs.
         keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
     Raises:
@@ -243,7 +248,9 @@ def make_plan(
         known = sources.get(source.id)
         bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
         sources[source.id] = Source(source.id, source.identity, bands, source.frames)
-    chunk_size = request.config.chunk_size or chunk_size or automatic_chunk_size(len(roi_ids), gpu=gpu)
+    if not (chunk_size := request.config.chunk_size or chunk_size):
+        paces = [work(u, sources[u.source]) for u in units] if request.config.save_embeddings else []
+        chunk_size = automatic_chunk_size(len(roi_ids), gpu=gpu, seconds=sum(paces) / len(paces) if paces else 1.0)
     chunks = make_chunks(len(roi_ids), chunk_size)
     found = {s.id: tuple(k) for s in sources.values() if (k := keys(s)) is not None}
     return Plan(
@@ -251,11 +258,18 @@ def make_plan(
     )
 
 
-def automatic_chunk_size(n: int, *, gpu: bool) -> int:
+def automatic_chunk_size(n: int, *, gpu: bool, seconds: float = 1.0) -> int:
     """ROIs of a chunk where the request leaves it open: enough that a job's own start is small beside its work, and not so
-    many that there is nothing to run side by side (docs/scaling.md has the costs of a job)."""
+    many that there is nothing to run side by side (docs/scaling.md has the costs of a job).
+
+    Args:
+        seconds: that a core of a CPU takes for a ROI and model.
+    """
     sizes, most = (GPU_CHUNK_SIZES, 8) if gpu else (CHUNK_SIZES, 200)
-    return next((size for size in sizes if n <= most * size), sizes[-1])
+    size = next((size for size in sizes if n <= most * size), sizes[-1])
+    while not gpu and size * seconds < WORTH_S and 2 * size <= n and size < LARGEST_CHUNK:
+        size *= 2
+    return size
 
 
 def make_chunks(n: int, chunk_size: int) -> tuple[Chunk, ...]:

@@ -26,6 +26,7 @@ from .gee_settings import settle
 from .geometry import Grid, make_grid, refuse_too_large
 from .identity import digest
 from .models import describe
+from .models.images import core_seconds
 from .models.sizes import check_sizes
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
@@ -204,6 +205,10 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
         return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
 
+    def pace(unit: Unit, source: Source) -> float:
+        grid = _grid(source, rois[0])
+        return core_seconds(unit, source, request.output.mode, (grid.height, grid.width))
+
     plan = make_plan(
         request,
         ids,
@@ -215,6 +220,7 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         digest_of=digests.of,
         chunk_size=_known_size(folder, len(rois)),
         gpu=(gpus_wanted(request.device) > 0 if gpu is None else gpu) and request.config.save_embeddings,
+        work=pace,
     )
     for unit in plan.embedded:
         check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)

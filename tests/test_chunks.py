@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rs_embed import (
-    ExportTarget,
-    ModelError,
-)
+from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, ModelError, TemporalSpec
 from rs_embed.plan import PART_SIZE, automatic_chunk_size, make_chunks
 
+from .conftest import places as inside
 from .factories import PROPERTY, S2, assert_refusal, places, plan, request
 from .test_plan import changed_keys, model, said
 
@@ -43,12 +42,35 @@ def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
 
 
 @PROPERTY
-@given(st.integers(1, 2_000_000), st.booleans())
-def test_a_chunk_is_large_enough_for_its_job_and_small_enough_for_many(n, gpu):
-    size = automatic_chunk_size(n, gpu=gpu)
-    assert size == automatic_chunk_size(max(n - 1, 1), gpu=gpu) or automatic_chunk_size(n - 1, gpu=gpu) < size
-    assert size >= (1024 if gpu else 256)
-    assert -(-n // size) <= (8 if gpu else 200) or size == (16_384 if gpu else 1024)
+@given(st.integers(1, 2_000_000), st.booleans(), st.floats(1e-4, 60))
+def test_a_chunk_is_large_enough_for_its_job_and_small_enough_for_many(n, gpu, seconds):
+    chosen = partial(automatic_chunk_size, gpu=gpu, seconds=seconds)
+    size = chosen(n)
+    assert size == chosen(max(n - 1, 1)) or chosen(n - 1) < size
+    assert (1024 if gpu else 256) <= size <= (16_384 if gpu else 4096)
+    assert -(-n // size) <= (8 if gpu else 200) or size >= (16_384 if gpu else 1024)
+    if not gpu:  # a job is worth its start, or there would be one
+        assert size * seconds >= 16 or size == 4096 or 2 * size > n
+        assert size <= 1024 or size * seconds < 32
+
+
+@pytest.mark.parametrize(("name", "size"), [("mosaiks", 1024), ("remoteclip", 256)])
+def test_fast_models_have_larger_chunks(tmp_path, name, size):
+    """1,024 places of 64 x 64 pixels: mosaiks takes a hundredth of a second, a transformer more."""
+    from rs_embed.request import Request
+    from rs_embed.run import open_run
+
+    more = {"weights": "random"} if name == "remoteclip" else {}
+    request = Request.build(
+        spatials=inside(1024),
+        temporal=TemporalSpec.range("2022-06-01", "2022-09-01"),
+        models=[ExportModelRequest(name, model_config=more)],
+        target=ExportTarget.combined("run"),
+        backend="sample",
+        device="cpu",
+        config=ExportConfig(input_prep="resize"),
+    )
+    assert open_run(request, str(tmp_path)).plan.chunk_size == size
 
 
 def test_a_plan_keeps_the_size_it_chose():

@@ -92,7 +92,7 @@ def test_published_sizes_are_those_of_the_literature():
 def test_passes_are_the_pieces_that_the_engine_makes(size, mode, output):
     from types import SimpleNamespace
 
-    from rs_embed.estimate.images import image
+    from rs_embed.models.images import image
 
     adapter, options, prep = get_adapter("terrafm"), terrafm.Options(weights="random"), Prep(mode, 224)
     sensor = adapter.info.modalities["s2"].sensor

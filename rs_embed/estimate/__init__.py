@@ -15,11 +15,11 @@ from ..devices import card as found_card
 from ..devices import gpus_wanted, visible_gpus
 from ..errors import ModelError
 from ..models import describe
+from ..models.images import READ_S, frames_of, image
 from ..run import Run
 from ..stages.state import Jobs, examined, jobs, withdrawn
 from ..units import Source, Unit
 from . import disk, measured, speeds
-from .images import frames_of, image
 from .missing import Lacking, missing
 
 RULES = ("fetch", "embed", "write", "merge", "repair")
@@ -247,7 +247,7 @@ def _model(run: Run, unit: Unit, lacking: Lacking, todo: Jobs, device: str, card
     elif known and device != "mps":
         speed = speeds.of_card(card, precision) if device == "cuda" else speeds.of_core(precision)
         computing = flops / (1e9 * speed.gflops * describe(unit.model).pace)
-        reading = speeds.READ_S * passes / (4 if device == "cuda" else 1)
+        reading = READ_S * passes / (4 if device == "cuda" else 1)
         seconds, how = starting + (max(computing, reading) if device == "cuda" else computing + reading), speed.how
     elif known:
         how = "not known for this device; a first run measures it"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..geometry import grid_shape
+from ..models.images import frames_of, image
 from ..run import Run
 from ..stages.state import Jobs
 from ..units import Source
-from .images import frames_of, image
 
 if TYPE_CHECKING:
     from . import ModelCost, SourceCost

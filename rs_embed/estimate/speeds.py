@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ModelError
 from ..fields import nearest
+from ..models.images import CORE_GFLOPS
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,11 @@ REFERENCE = "A100"
 #: Share of a card's peak that these networks are taken to reach, in their batches. Not measured.
 UTILISATION = {"fp32": 0.6, "bf16": 0.35}
 #: GFLOP/s of a core: `make bench-rates` on an Intel Xeon with AVX-512 and AMX, 2 cores, the transformers of docs/scaling.md.
-CORE = {"fp32": 150.0, "bf16": 600.0}
+CORE = {"fp32": CORE_GFLOPS, "bf16": 600.0}
 #: The same where a CPU lacks their instructions: half the width of AVX-512, and bfloat16 without AMX. Not measured.
 CORE_WITHOUT = {"fp32": 75.0, "bf16": 75.0}
-#: What a job takes before its first image (Python, torch, the device, the weights), seconds; and what reading and preprocessing
-#: an image takes a thread, seconds (measured here: 5 to 12 ms, docs/benchmarks-models.md).
+#: What a job takes before its first image (Python, torch, the device, the weights), seconds.
 START_S = {"cpu": 4.0, "mps": 6.0, "cuda": 10.0}
-READ_S = 0.01
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 from ..errors import ModelError
 from ..flops import Picture
-from ..models import describe, tiles
 from ..units import Source, Unit
+from . import describe, tiles
 
 
 def frames_of(source: Source) -> int:
     """Most frames of a chip."""
     return 1 if source.frames.mode == "composite" else source.frames.count
+
+
+#: What a core of a CPU computes, GFLOP/s, and what reading and preprocessing an image takes a thread, seconds: ``make bench-rates`` on
+#: an Intel Xeon with AVX-512, and docs/benchmarks-models.md.
+CORE_GFLOPS, READ_S = 150.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,9 @@ def image(unit: Unit, output: str, shape: tuple[int, int], frames: int) -> Image
         rows, columns = layout.joined(rows, columns)
     numbers = depth * rows * columns if output == "grid" else info.dim(unit.options)
     return Image(count, count * one.flops, count * one.numbers, numbers)
+
+
+def core_seconds(unit: Unit, source: Source, output: str, shape: tuple[int, int]) -> float:
+    """What an image of (height, width) pixels takes one core, in float32, within a factor of three; 1 where nothing is known."""
+    found = image(unit, output, shape, frames_of(source))
+    return 1.0 if found is None else found.passes * READ_S + found.flops / (CORE_GFLOPS * 1e9)
