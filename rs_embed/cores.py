@@ -102,6 +102,7 @@ def share(run: Path, own: int, *, more: bool) -> Iterator[Share]:
     name = f"{digest(str(run.resolve()), 12)}.{own}.{secrets.token_hex(6)}.{'more' if more else 'own'}.lock"
     try:
         path = machine.folder("cores") / name
+        _live(path.parent, "*")  # what killed jobs of any run left
         lock = _held(path)
     except (StoreError, OSError) as error:
         _say(error)
@@ -126,9 +127,17 @@ def _live(folder: Path, run: str) -> list[Path]:
         if lock is None:
             found.append(path)
             continue
-        path.unlink(missing_ok=True)
+        if _is(lock, path):  # else its owner has made it anew
+            path.unlink(missing_ok=True)
         os.close(lock)
     return found
+
+
+def _is(lock: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _held(path: Path) -> int:
@@ -136,7 +145,6 @@ def _held(path: Path) -> int:
     while True:
         lock = machine.lock(path)
         if lock is not None:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), os.stat(path)):
-                    return lock
+            if _is(lock, path):
+                return lock
             os.close(lock)

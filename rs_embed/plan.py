@@ -29,7 +29,7 @@ PART_SIZE = 64
 #: Automatic chunk: the smallest of these that keeps a run under about 200 chunks.
 CHUNK_SIZES = (256, 512, 1024)
 #: Where models are fast, twice as many, and again, until a chunk takes a core as many seconds as this (a job's own start takes 3 to
-#: 4), all ROIs are in one (its job has all cores), or it would be larger than the largest.
+#: 4), twice as many would be more than there are (a single job has all cores), or it would be larger than the largest.
 WORTH_S, LARGEST_CHUNK = 16.0, 4096
 #: On a GPU, where a job that embeds 1,000 images is shorter than its own start: the smallest that makes at most 8 chunks.
 GPU_CHUNK_SIZES = (1024, 2048, 4096, 8192, 16_384)

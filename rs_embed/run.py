@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import secrets
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
 from .request import Request, check_keys
 from .store import Store, replace_file
-from .units import Generation, Source, Unit
+from .units import Generation, Source, Unit, resolve_unit
 from .weights import Checkpoint, Digests, locate
 
 CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "weights.json"
@@ -185,8 +186,6 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
     models = tuple(_relative(m, base, str(folder)) for m in request.models)
     request = replace(request, backend=provider.backend(str(folder)), models=models)
     digests = Digests(_found(folder, WEIGHTS).get("digests"), str(folder))
-    given = [(model.model_config or {}).get("weights") for model in models]
-    digests.look_at(name for name in given if isinstance(name, str) and name != RANDOM)
     target = os.path.relpath(target, folder)
     generation = _read_generation(work, folder)
     if not request.config.resume:
@@ -205,9 +204,15 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
         return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
 
+    described = (describe(m.name) for m in request.models)
+    for model, info in zip(request.models, described):  # what is refused is refused before gigabytes are read
+        resolve_unit(model, request, info, provider.identity(), generation, lambda path: path)
+    given = [(model.model_config or {}).get("weights") for model in models]
+    digests.look_at(name for name in given if isinstance(name, str) and name != RANDOM)
+
     def pace(unit: Unit, source: Source) -> float:
-        grid = _grid(source, rois[0])
-        return core_seconds(unit, source, request.output.mode, (grid.height, grid.width))
+        grids = (_grid(source, roi) for roi in rois[:: max(1, len(rois) // 16)])
+        return statistics.median(core_seconds(unit, source, request.output.mode, (g.height, g.width)) for g in grids)
 
     plan = make_plan(
         request,

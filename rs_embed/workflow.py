@@ -42,13 +42,17 @@ def cancel_timers() -> None:
     has gone off, for which nobody waits any more."""
     for thread in threading.enumerate():
         # of Snakemake's scheduler, not of a plugin
-        if isinstance(thread, threading.Timer) and thread.function.__module__.startswith("snakemake.scheduling."):
+        if isinstance(thread, threading.Timer) and _of_scheduler(thread):
             thread.cancel()
 
 
+def _of_scheduler(timer: threading.Timer) -> bool:
+    return (getattr(timer.function, "__module__", None) or "").startswith("snakemake.scheduling.")
+
+
 def import_ahead() -> None:
-    """Import, while the first jobs run, what Snakemake imports when the first one has ended and all others wait for it: pandas, to
-    write down params (0.2 s)."""
+    """Import, while the graph is built and the first jobs run, what Snakemake imports when the first one has ended, and all others
+    wait for: pandas, to write down params (0.2 s)."""
     threading.Thread(target=importlib.import_module, args=("pandas",), daemon=True).start()
 
 

@@ -267,6 +267,17 @@ def test_a_local_file_counts_by_its_content(own, tmp_path):
     assert weights_identity(PUBLISHED, str(moved), 0, Digests().of) != before
 
 
+def test_files_are_hashed_side_by_side_and_a_missing_one_is_said_when_it_is_asked_for(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.pt").write_bytes(OLD * (i + 1))
+    digests = Digests(base=str(tmp_path))
+    digests.look_at(["0.pt", "gone.pt", "1.pt", "2.pt", "1.pt"])
+    assert [digests.of(f"{i}.pt") for i in range(3)] == [sha(OLD * (i + 1)) for i in range(3)]
+    assert set(digests.frozen()) == {"0.pt", "1.pt", "2.pt"}
+    with pytest.raises(ModelError, match=r"gone.pt' is not there"):
+        digests.of("gone.pt")
+
+
 def test_jobs_find_the_digests_of_the_start_and_hash_only_what_changed(own):
     first = Digests()
     first.of(str(own))

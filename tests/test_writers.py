@@ -7,8 +7,14 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rs_embed.formats import ahead as results
+from rs_embed.formats.ahead import ahead
 
 from .conftest import content
+from .factories import PROPERTY
 from .work_folders import make
 
 
@@ -37,3 +43,36 @@ def test_so_many_files_are_written_at_a_time(tmp_path, monkeypatch, options, mos
     monkeypatch.setattr(os, "replace", replace)
     make(tmp_path / "plain", slice(0, 8), layout="per_item", chunk_size=8)
     assert content(tmp_path / "slow") == content(tmp_path / "plain")
+
+
+@PROPERTY
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 5))
+def test_results_come_in_order_and_few_are_held(sizes, threads):
+    taken, given_out, most = [0], [0], results.MOST_BYTES
+    results.MOST_BYTES = 100
+    try:
+
+        def items():
+            for i, size in enumerate(sizes):
+                held = sum(sizes[given_out[0] : i])
+                assert i - given_out[0] <= 2 * threads and held <= 100 + max(sizes), "before the next one is read"
+                taken[0] += 1
+                yield i, size
+
+        for i, found in enumerate(ahead(lambda item: item[0] * 2, items(), threads, lambda item: item[1])):
+            assert found == 2 * i
+            given_out[0] += 1
+    finally:
+        results.MOST_BYTES = most
+    assert given_out[0] == taken[0] == len(sizes)
+
+
+def test_an_error_ahead_is_raised_in_its_turn():
+    def call(i):
+        return 1 // (i - 3)
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        for value in ahead(call, range(100), 4, lambda _: 1):
+            seen.append(value)
+    assert len(seen) == 3

@@ -10,23 +10,33 @@ from typing import TypeVar
 T, R = TypeVar("T"), TypeVar("R")
 
 
-def ahead(call: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Results of ``call``, in the order of ``items``; at most two for each thread are held.
+#: Bytes of items that are held ahead, about.
+MOST_BYTES = 1 << 28
+
+
+def ahead(call: Callable[[T], R], items: Iterable[T], threads: int, size: Callable[[T], int]) -> Iterator[R]:
+    """Results of ``call``, in the order of ``items``. Held are two items for each thread, and no more than 256 MB of them, or one.
 
     Args:
         threads: with one, everything happens in the caller's.
+        size: bytes of an item.
     """
     if threads < 2:
         yield from map(call, items)
         return
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[tuple[int, Future[R]]] = deque()
+    held = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="deflate") as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(call, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
+                waiting.append((size(item), pool.submit(call, item)))
+                held += waiting[-1][0]
+                del item  # the caller's next one comes while results are waited for
+                while len(waiting) >= 2 * threads or (waiting and held >= MOST_BYTES):
+                    bytes_, first = waiting.popleft()
+                    yield first.result()
+                    held -= bytes_
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[1].result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -30,7 +30,7 @@ class ByRow:
 
     def rows(self, rows: Iterable[memoryview], threads: int) -> Iterator[memoryview]:
         """The same rows, compressed by threads some rows ahead; each is to be written before the next is asked for."""
-        for row, ready in ahead(lambda row: (row, self._cut(row)), rows, threads):
+        for row, ready in ahead(lambda row: (row, self._cut(row)), rows, threads, len):
             self._ready = ready
             yield row
 

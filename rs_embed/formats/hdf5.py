@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,12 +30,12 @@ class WriteError(OSError):
     """What the library says where it cannot write."""
 
 
-def put(path: Path, key: str, blocks: Iterable[tuple[int, np.ndarray]], threads: int = 1) -> None:
-    """Write a declared array of an existing file that nobody has open.
+def put(path: Path, arrays: Mapping[str, Iterable[tuple[int, np.ndarray]]], threads: int = 1) -> None:
+    """Write declared arrays of an existing file that nobody has open.
 
     Args:
-        blocks: (index along the first axis, part of the array from there on that is whole in the other axes); each begins where a
-            chunk begins, and ends where one ends, or the array.
+        arrays: by name their blocks, which are (index along the first axis, part of the array from there on that is whole in the
+            other axes); each begins where a chunk begins, and ends where one ends, or the array.
         threads: that deflate. Bytes do not depend on it.
 
     Raises:
@@ -45,13 +45,21 @@ def put(path: Path, key: str, blocks: Iterable[tuple[int, np.ndarray]], threads:
 
     file = _tried(h5py.File, path, "r+")
     try:
-        array = _tried(file.__getitem__, key)
-        chunk = array.chunks
-        parts = ((offset, part) for first, block in blocks for offset, part in _cut(first, block, chunk))
-        for offset, data in ahead(lambda one: (one[0], deflated(one[1], chunk)), parts, threads):
-            _tried(array.id.write_direct_chunk, offset, data)
+        for key, blocks in arrays.items():
+            _put(_tried(file.__getitem__, key), blocks, threads)
     finally:
         _tried(file.close)
+
+
+def _put(array: h5py.Dataset, blocks: Iterable[tuple[int, np.ndarray]], threads: int) -> None:
+    chunk, dtype = array.chunks, array.dtype
+
+    def made(one: tuple[tuple[int, ...], np.ndarray]) -> tuple[tuple[int, ...], bytes]:
+        return one[0], deflated(one[1].astype(dtype, copy=False), chunk)
+
+    parts = ((offset, part) for first, block in blocks for offset, part in _cut(first, block, chunk))
+    for offset, data in ahead(made, parts, threads, lambda one: one[1].nbytes):
+        _tried(array.id.write_direct_chunk, offset, data)
 
 
 def _tried(call: Callable[..., T], *arguments: Any) -> T:
@@ -62,14 +70,18 @@ def _tried(call: Callable[..., T], *arguments: Any) -> T:
 
 
 def rows(path: Path, key: str) -> Iterator[np.ndarray] | None:
-    """Rows of an array of which each is a chunk, as :func:`put` writes it, inflated by ISA-L; None: it lies otherwise.
+    """Rows of an array of which each is a chunk, as :func:`put` writes it, inflated by ISA-L; None: it lies otherwise, or
+    cannot be opened: where netCDF4 uses the same HDF5 library and has the file open, that refuses.
 
     Raises:
         OSError, RuntimeError, KeyError, ValueError: the file is damaged.
     """
     import h5py
 
-    file = h5py.File(path, "r", locking=False)
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError:
+        return None
     try:
         array = file[key]
         plain = array.id.get_create_plist().get_nfilters() == 2 and array.shuffle and array.compression == "gzip"

@@ -87,7 +87,8 @@ class NetcdfWriter:
         return self
 
     def add(self, array: Array, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[Row]) -> None:
-        """Write one array; memory holds a chunk, or the single arrays that are declared together.
+        """Write one array; memory holds a chunk, or the single arrays that are declared together, and what threads deflate
+        ahead (:mod:`rs_embed.formats.ahead`).
 
         Args:
             array: what it is.
@@ -188,7 +189,7 @@ class NetcdfWriter:
                 variable[first : first + len(block)] = block
         else:
             with self._apart():
-                hdf5.put(self._temporary, array.key, blocks(), self._threads)
+                hdf5.put(self._temporary, {array.key: blocks()}, self._threads)
             variable = self._file.variables[array.key]
         if "y" in layout.axes(array, len(shape) - 1) and any(crs):
             self._place(array, dims, shape, variable, crs, np.array(affines).reshape(-1, 6))
@@ -240,7 +241,9 @@ class NetcdfWriter:
             tail, shape = layout.tail(array), row.array.shape
             dims = tuple(self._names.dimension(d, n) for d, n in zip(layout.names(array, shape, own=own), shape))
             variable = self._declare(array, dims, shape, row.array.dtype)
-            (large if row.array.nbytes >= hdf5.WORTH else variables).append((variable, row.array))
+            # opening the file anew takes as long as it has variables
+            apart = row.array.nbytes >= hdf5.WORTH and len(self.keys) <= OWN_AXES
+            (large if apart else variables).append((variable, row.array))
             if "y" in layout.axes(array, len(shape)) and row.crs is not None and row.affine is not None:
                 # of many ROIs, those of one CRS share a variable; a reader has the affine in the coordinates
                 name = f"grid_mapping{tail}" if array.roi is None else f"grid_mapping__{layout.word(row.crs)}"
@@ -263,10 +266,9 @@ class NetcdfWriter:
         for variable, values in variables:
             variable[...] = values
         if large:
-            names = [variable.name for variable, _ in large]
+            blocks = {variable.name: [(0, values)] for variable, values in large}
             with self._apart():
-                for name, (_, values) in zip(names, large):
-                    hdf5.put(self._temporary, name, [(0, values)], self._threads)
+                hdf5.put(self._temporary, blocks, self._threads)
 
     def _declare(self, array: Array, dims: tuple[str, ...], shape: tuple, dtype: np.dtype) -> netCDF4.Variable:
         """The variable of an array, and the names of its bands."""

@@ -101,12 +101,16 @@ class NetcdfReader:
         if rows is None:
             rows = (self.read(key, [row])[0] for row in range(self.shape(key)[0]))
         end = object()
-        while True:
+        try:
+            while True:
+                with LOCK:
+                    row = _tried(self.path, key, lambda: next(rows, end))
+                if row is end:
+                    return
+                yield row, 0
+        finally:
             with LOCK:
-                row = _tried(self.path, key, lambda: next(rows, end))
-            if row is end:
-                return
-            yield row, 0
+                rows.close()
 
     def row(self, key: str, row: int, mark: int) -> np.ndarray:
         """One row; raises like :meth:`read`."""

@@ -87,7 +87,8 @@ class NpzWriter:
         return self
 
     def add(self, array: Array, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[Row]) -> None:
-        """Write one array from rows along its first axis, or from the whole; memory holds one of them.
+        """Write one array from rows along its first axis, or from the whole; memory holds one of them, and what threads
+        deflate ahead (:mod:`rs_embed.formats.ahead`).
 
         Raises:
             ValueError: the rows do not add up to ``shape`` and ``dtype``.

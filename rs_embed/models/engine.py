@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 #: Inputs of one shape wait for a full batch; when this many batches' worth of inputs wait in all, the shape that has
 #: waited longest is run padded. Bounds memory for ROIs of many shapes.
 _WAITING_BATCHES = 8
-#: Threads that read and preprocess for an accelerator, at most; on a CPU it is one beside the forward passes.
-_READERS = 8
+#: Threads that read and preprocess, at most; on a CPU it is one for so many forward passes at a time, and one at least.
+_READERS, _CORES_A_READER = 8, 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def settings(adapter: Adapter, device: str, batch: int | None, threads: Share) -
     kind = resolve(device)
     batch = batch or adapter.info.batch.get(kind, 1)
     if kind == "cpu":
-        return Settings(kind, batch, threads)
+        return Settings(kind, batch, threads, max(1, min(threads.own // _CORES_A_READER, _READERS)))
     return Settings(kind, batch, Share(2), max(1, min(threads.own, _READERS)))
 
 

@@ -61,6 +61,7 @@ def image(unit: Unit, output: str, shape: tuple[int, int], frames: int) -> Image
 
 
 def core_seconds(unit: Unit, source: Source, output: str, shape: tuple[int, int]) -> float:
-    """What an image of (height, width) pixels takes one core, in float32, within a factor of three; 1 where nothing is known."""
+    """What an image of (height, width) pixels takes one core, in float32, within a factor of three; 1 where nothing is known,
+    or the model refuses such an image."""
     found = image(unit, output, shape, frames_of(source))
-    return 1.0 if found is None else found.passes * READ_S + found.flops / (CORE_GFLOPS * 1e9)
+    return 1.0 if found is None or not found.passes else found.passes * READ_S + found.flops / (CORE_GFLOPS * 1e9)
