@@ -23,12 +23,12 @@ _STATUS = re.compile(r"returned non-zero exit status (\d+)|died with <Signals\.(
 def explain(run: Run, failures: list[dict], log: Path, status: int) -> str:
     """One sentence of the first failed job, or of Snakemake itself; the end of its log where there is none."""
     lines, room = _last_lines(log), _room(run)
-    for event in failures:
-        for path in event.get("log") or ():
-            said = _errors(_last_lines(run.dir / path))
-            said = said[-1] if said else _wordless(run, event, path, lines)
-            if said:
-                return f"{said}{room} (what was finished is kept: call again to go on; log: {run.dir / path})"
+    logs = [(event, path) for event in failures for path in event.get("log") or ()]
+    sentences = [_errors(_last_lines(run.dir / path))[-1:] for _, path in logs]
+    # a job that says why comes before one that does not: that one may have succeeded, and Snakemake could not write it down
+    for (event, path), said in sorted(zip(logs, sentences), key=lambda job: not job[1]):
+        if sentence := said[0] if said else _wordless(run, event, path, lines):
+            return f"{sentence}{room} (what was finished is kept: call again to go on; log: {run.dir / path})"
     said = _errors([line for event in failures for line in event.get("message", "").splitlines()]) or _errors(lines)
     if said:
         return f"{said[0]}{room} (log: {log})"
@@ -61,9 +61,10 @@ def _wordless(run: Run, event: dict, path: str, lines: list[str]) -> str | None:
     what = f"the {event.get('rule_name', 'failed')} job"
     what += f" of the ROIs {plan.names[piece.start]!r} to {plan.names[piece.stop - 1]!r}" if piece else ""
     what += f", model {unit.label}," if unit else ""
-    (status, name), *_ = [m.groups() for line in reversed(lines) if path in line and (m := _STATUS.search(line))] or [
-        (0, "")
-    ]
+    statuses = [m.groups() for line in reversed(lines) if path in line and (m := _STATUS.search(line))]
+    if not statuses and (own := _errors(lines)):
+        return f"after {what} Snakemake stopped: {own[0]}"
+    (status, name), *_ = statuses or [(0, "")]
     try:
         name = name or (signal.Signals(int(status) - 128).name if int(status) > 128 else "")
     except ValueError:  # a status of the program's own
