@@ -354,8 +354,13 @@ def test_a_run_killed_while_it_packs(tmp_path):
 
     request = killing.REQUEST.replace("writer_workers=1", "writer_workers=1, pack=True")
     command = [sys.executable, "-c", request, "combined"]
-    victim = killing.start([*command, str(tmp_path / "killed")], "write 4 *.pack")
-    half = lambda: list((tmp_path / "killed").glob(".rs_embed/store/**/.tmp-*.pack"))  # noqa: E731
+    victim = killing.start([*command, str(tmp_path / "killed")], "embed 4 *.pack")
+    store = tmp_path / "killed" / ".rs_embed" / "store"
+
+    def half() -> list[Path]:  # os.walk bears folders that vanish
+        found = [Path(folder, name) for folder, _, names in os.walk(store) for name in names]
+        return [p for p in found if p.name.startswith(".tmp-") and p.suffix == ".pack" and p.parts[-4] == "embeddings"]
+
     killing.wait_until(lambda: any(p.stat().st_size for p in half()), victim, "packing")
     kept = killing.objects(tmp_path / "killed")
     family = killing.tree(psutil.Process(victim.pid))
