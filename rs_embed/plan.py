@@ -216,7 +216,7 @@ def make_plan(
     digest_of: Callable[[str], str] = lambda path: path,
     chunk_size: int | None = None,
     gpu: bool = False,
-    work: Callable[[Unit, Source], float] = lambda unit, source: 1.0,
+    pace: Callable[[Unit, Source], float] = lambda unit, source: 1.0,
 ) -> Plan:
     """Plan a request.
 
@@ -228,7 +228,7 @@ def make_plan(
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
         digest_of: sha256 of a local weights file, from its path in the request.
-        chunk_size: of chunks, where the request leaves it open. gpu: models run on GPUs, which decides it otherwise. work: seconds that
+        chunk_size: of chunks, where the request leaves it open. gpu: models run on GPUs, which decides it otherwise. pace: seconds that
             a core takes for a ROI, roughly, which decides it on CPUs.
         keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
@@ -249,7 +249,7 @@ def make_plan(
         bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
         sources[source.id] = Source(source.id, source.identity, bands, source.frames)
     if not (chunk_size := request.config.chunk_size or chunk_size):
-        paces = [work(u, sources[u.source]) for u in units] if request.config.save_embeddings else []
+        paces = [pace(u, sources[u.source]) for u in units] if request.config.save_embeddings else []
         chunk_size = automatic_chunk_size(len(roi_ids), gpu=gpu, seconds=sum(paces) / len(paces) if paces else 1.0)
     chunks = make_chunks(len(roi_ids), chunk_size)
     found = {s.id: tuple(k) for s in sources.values() if (k := keys(s)) is not None}

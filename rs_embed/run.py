@@ -204,9 +204,8 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
         return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
 
-    described = (describe(m.name) for m in request.models)
-    for model, info in zip(request.models, described):  # what is refused is refused before gigabytes are read
-        resolve_unit(model, request, info, provider.identity(), generation, lambda path: path)
+    for model in request.models:  # what is refused is refused before gigabytes are read
+        resolve_unit(model, request, describe(model.name), provider.identity(), generation, lambda path: path)
     given = [(model.model_config or {}).get("weights") for model in models]
     digests.look_at(name for name in given if isinstance(name, str) and name != RANDOM)
 
@@ -225,7 +224,7 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         digest_of=digests.of,
         chunk_size=_known_size(folder, len(rois)),
         gpu=(gpus_wanted(request.device) > 0 if gpu is None else gpu) and request.config.save_embeddings,
-        work=pace,
+        pace=pace,
     )
     for unit in plan.embedded:
         check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
