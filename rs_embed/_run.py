@@ -23,7 +23,20 @@ from .locks import LEFT
 
 _pipe = None
 #: What is passed on of an event; anything else stays in the log.
-_FIELDS = ("event", "jobid", "job_id", "jobs", "rule_name", "wildcards", "log", "done", "total", "stats", "exception")
+_FIELDS = (
+    "event",
+    "jobid",
+    "job_id",
+    "jobs",
+    "rule_name",
+    "wildcards",
+    "log",
+    "done",
+    "total",
+    "stats",
+    "exception",
+    "rule_msg",
+)
 
 
 class LogHandler(LogHandlerBase):

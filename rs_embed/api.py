@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ def export_batch(
             find_weights(run)
         try:
             execute(run)
-        except Waited:
+        except Waited:  # that run was this call's: what it made is what a call without resume asks for
+            request = replace(request, config=replace(request.config, resume=True, refetch=False))
             continue
         return _manifests(run)
 
@@ -127,15 +129,23 @@ def plan_batch(*, gpus: int | None = None, gpu: str | None = None, **arguments: 
 
     bound = inspect.signature(export_batch).bind(**arguments)
     bound.apply_defaults()
-    run = open_run(_request(**bound.arguments), os.getcwd(), gpu=True if gpus or gpu else None)
+    run = open_run(_request(**bound.arguments, here=False), os.getcwd(), gpu=True if gpus or gpu else None)
     check(run)
     return estimate(run, gpus=gpus, gpu=gpu)
 
 
 def _request(
-    *, spatials: Any, rois: Any, target: Any, config: Any, input_prep: Any, options: dict, **others: Any
+    *,
+    spatials: Any,
+    rois: Any,
+    target: Any,
+    config: Any,
+    input_prep: Any,
+    options: dict,
+    here: bool = True,
+    **others: Any,
 ) -> Request:
-    """The arguments of :func:`export_batch`, all of them, as a request."""
+    """The arguments of :func:`export_batch`, all of them, as a request; ``here``: to be run on this machine."""
     from .profiles import find_profile
     from .runner import workflow_folder
 
@@ -157,7 +167,7 @@ def _request(
         config=_fold(config, options),
         **others,
     )
-    find_profile(request.config.profile, os.getcwd(), workflow_folder())
+    find_profile(request.config.profile, os.getcwd(), workflow_folder(), here=here)
     return request
 
 

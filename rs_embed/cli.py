@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "the opposite: every object in a file of its own again (refused while a run uses the store)"
     upkeep("pack", "put the objects of finished chunks together into one file per chunk and model, for file quotas",
            _pack, undo=text)  # fmt: skip
+    stop = upkeep("stop", "stop the live run of a work folder and cancel its jobs; what was finished is kept", _stop)
+    stop.add_argument("--run", help="name of the run, as status has it, where several are live")
     models = commands.add_parser("models", help="list the models, or describe one")
     models.add_argument("model", nargs="?", help="model id or alias")
     models.set_defaults(call=_models)
@@ -231,6 +233,16 @@ def _pack(options: argparse.Namespace) -> int:
     work = open_work(options.folder)
     done = (unpack if options.undo else pack)(work, partial(text.progress, what="pack", unit=""))
     return _say(options, text.pack_json(work, done, undo=options.undo), text.pack(work, done, undo=options.undo))
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from .upkeep import text
+    from .upkeep.stop import stop_run
+    from .upkeep.work import open_work
+
+    work = open_work(options.folder)
+    done = stop_run(work, options.run)
+    return _say(options, done, text.stop(work, done))
 
 
 def _say(options: argparse.Namespace, found: dict, lines: Iterable[str]) -> int:

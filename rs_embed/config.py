@@ -145,7 +145,7 @@ class ExportConfig:
         None, "size of the store after success, GB of 1e9 bytes; the oldest objects of finished exports go", minimum=0
     )
     pack: bool = option(
-        False, "put the objects of a finished chunk together into one file per source and model, for file quotas"
+        False, "each fetch and embed job puts its objects together into one file at its end, for file quotas"
     )
     refetch: bool = option(False, "with resume=false: fetch the pixels again, too")
 

@@ -8,25 +8,43 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from . import machine
-from .errors import ModelError
+from .errors import ModelError, StoreError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: Tells jobs whether Snakemake's main process asks for GPUs with ``device: auto``.
+_DECIDED = "RS_EMBED_GPUS"
+#: What the locks are called in the user's folder.
+_KIND = "gpus"
 #: Longest time between two looks for a free GPU, seconds.
 _LOOK_S = 0.5
+#: So often a lock is opened whose file or folder is removed by a job that ends.
+_TRIES = 100
 
 
 def gpus_wanted(device: str) -> int:
-    """GPUs an embed job should ask Snakemake for: 1 for ``cuda``, and for ``auto`` where this machine has one."""
+    """GPUs an embed job should ask Snakemake for: 1 for ``cuda``, and for ``auto`` where this machine has one, or, in a job, was
+    given one: where Snakemake's main process saw none, none was asked for, and what a node has is others'."""
     if device in ("cpu", "mps"):
         return 0
     if device == "cuda":
         return 1
-    return int(visible_gpus() > 0)
+    return int(visible_gpus() > 0 and not _others())
+
+
+def decide(device: str) -> None:
+    """For the jobs of this process: whether embed jobs ask for GPUs."""
+    os.environ.pop(_DECIDED, None)
+    os.environ[_DECIDED] = str(gpus_wanted(device))
+
+
+def _others() -> bool:
+    return os.environ.get(_DECIDED) == "0" and VISIBLE not in os.environ
 
 
 def pool() -> tuple[str, ...]:
@@ -94,10 +112,16 @@ def lease(device: str, folder: Path | None = None) -> Iterator[str | None]:
     """
     names, before = pool() if gpus_wanted(device) else (), os.environ.get(VISIBLE)
     if not names:
-        yield None
+        hidden = device == "auto" and _others()
+        if hidden:  # torch would take one that is there
+            os.environ[VISIBLE] = ""
+        try:
+            yield None
+        finally:
+            if hidden:
+                os.environ.pop(VISIBLE)
         return
-    held = folder or machine.folder("gpus")
-    name, lock = _free(held, names, patient=len(names) > 1 or before is None)
+    name, held = _free(folder, names, patient=len(names) > 1 or before is None)
     os.environ[VISIBLE] = name
     try:
         yield name
@@ -105,25 +129,58 @@ def lease(device: str, folder: Path | None = None) -> Iterator[str | None]:
         os.environ.pop(VISIBLE)
         if before is not None:
             os.environ[VISIBLE] = before
-        if lock is not None:
-            os.close(lock)
+        if held is not None:
+            _give_back(*held)
 
 
-def _free(folder: Path, names: tuple[str, ...], *, patient: bool) -> tuple[str, int | None]:
-    """The first free device, and the descriptor that holds its lock; where there is none and nobody shall wait, the first."""
+def _free(folder: Path | None, names: tuple[str, ...], *, patient: bool) -> tuple[str, tuple[Path, int] | None]:
+    """The first free device, and its lock; where there is none and nobody shall wait, the first."""
     said = False
     while True:
         for name in names:
-            lock = machine.lock(folder / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
+            path, lock = _take(folder, f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
             if lock is not None:
-                return name, lock
+                return name, (path, lock)
         if not patient:
             return names[0], None
         if not said:
             said = True
             print(
-                f"embed: waiting for a GPU, other jobs have {', '.join(names)} (locks in {folder})",
+                f"embed: waiting for a GPU, other jobs have {', '.join(names)} (locks in {path.parent})",
                 file=sys.stderr,
                 flush=True,
             )
         time.sleep(random.uniform(0.2, 1.0) * _LOOK_S)
+
+
+def _take(folder: Path | None, file: str) -> tuple[Path, int | None]:
+    """A lock, and the descriptor that holds it; None where another process does."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):  # a job that ended has removed the folder this moment
+            path = (folder or machine.folder(_KIND)) / file
+            lock = machine.lock(path)
+            if lock is None or _is(lock, path):
+                return path, lock
+            os.close(lock)
+    raise StoreError(f"{tempfile.gettempdir()} keeps no folder of locks; allowed: another TMPDIR")
+
+
+def _give_back(path: Path, lock: int) -> None:
+    """Release a lock. Of an allocation nothing is left on the node: the last job to end removes its folder. The file goes while
+    it is locked, and who opened it before finds out that it is not the one with the name (``_is``)."""
+    passing = path.parent.name.startswith(f"{_KIND}-")
+    with contextlib.suppress(OSError):
+        if passing and _is(lock, path):
+            path.unlink()
+    os.close(lock)
+    with contextlib.suppress(OSError):
+        if passing:
+            path.parent.rmdir()  # only if it is empty
+
+
+def _is(lock: int, path: Path) -> bool:
+    """A lock is of the file that has the name now, and not of one that was removed before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(lock), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -15,7 +15,11 @@ _TAIL = 40
 #: Bytes of a disk that is as good as full: a failed job has removed its half files since.
 _LITTLE = 16 << 20
 #: A line that ends a traceback, or that our own steps and Snakemake print for an error.
-_ERROR = re.compile(r"^(?:error: |\w*Error: |\w*Exception: |\w*\.\w*Error: ).+$")
+_ERROR = re.compile(r"^(?:(?:slurmstepd: )?error: |\w*Error: |\w*Exception: |\w*\.\w*Error: ).+$")
+#: What SLURM says of a job that it does not take, and what is said of one that it ended; what to do where a resource was short.
+_NOT_TAKEN = re.compile(r"\b(?:sbatch|srun): error: ([^\n']+)")
+_ENDED = re.compile(r"SLURM status is: '(\w+)")
+_SHORT = {"TIMEOUT": "runtime", "OUT_OF_MEMORY": "mem_mb"}
 #: What Snakemake says of a command that failed.
 _STATUS = re.compile(r"returned non-zero exit status (\d+)|died with <Signals\.(\w+)")
 
@@ -61,6 +65,8 @@ def _wordless(run: Run, event: dict, path: str, lines: list[str]) -> str | None:
     what = f"the {event.get('rule_name', 'failed')} job"
     what += f" of the ROIs {plan.names[piece.start]!r} to {plan.names[piece.stop - 1]!r}" if piece else ""
     what += f", model {unit.label}," if unit else ""
+    if cluster := _of_cluster(event):
+        return f"{what} {cluster}"
     statuses = [m.groups() for line in reversed(lines) if path in line and (m := _STATUS.search(line))]
     if not statuses and (own := _errors(lines)):
         return f"after {what} Snakemake stopped: {own[0]}"
@@ -74,13 +80,24 @@ def _wordless(run: Run, event: dict, path: str, lines: list[str]) -> str | None:
     return f"{what} was ended by {name}{', as the system does when memory runs out' if name == 'SIGKILL' else ''}"
 
 
+def _of_cluster(event: dict) -> str:
+    """What SLURM has said of a job; empty where it was not asked."""
+    said, rule = event.get("rule_msg") or "", event.get("rule_name")
+    if refused := _NOT_TAKEN.findall(said):
+        return f"was not taken by SLURM: {'; '.join(dict.fromkeys(r.strip() for r in refused))} (see profiles/slurm)"
+    if not (ended := _ENDED.search(said)):
+        return ""
+    short = _SHORT.get(ended[1])
+    return f"was ended by SLURM: {ended[1]}" + (f" (a profile's set-resources: {rule}: {short}=...)" if short else "")
+
+
 def _errors(lines: list[str]) -> list[str]:
     found, lines = [], [line.strip() for line in lines]
     for line, following in zip(lines, [*lines[1:], ""]):
         if line == "WorkflowError:":  # of a function of the Snakefile: the sentence is on the next line
             found.append(following)
         elif _ERROR.match(line):
-            found.append(line.removeprefix("error: "))
+            found.append(line.removeprefix("slurmstepd: ").removeprefix("error: "))
     return found
 
 

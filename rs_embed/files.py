@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from .errors import StoreError
 _counter = itertools.count()
 #: Temporary files begin with this; ``clean`` removes those that dead processes left.
 TEMP_PREFIX = ".tmp-"
+#: A temporary file of another machine, whose processes nobody sees from here, is a leftover when it has not been written to
+#: for so many days: a cluster may suspend a job for some.
+FOREIGN_DAYS = 7
+_TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}.+-\d+-\d+-")
 
 
 def replace_file(path: str | Path, data: bytes, *, durable: bool = False) -> None:
@@ -76,22 +82,38 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{TEMP_PREFIX}{socket.gethostname()}-{os.getpid()}-{next(_counter)}-{path.name[-80:]}")
 
 
-def clean(folder: Path) -> int:
-    """Remove temporary files of dead processes of this machine directly in ``folder``; returns how many."""
+def clean(folder: str | Path, *, below: bool = False) -> int:
+    """Remove temporary files of dead processes of this machine directly in ``folder``; returns how many. What vanishes
+    meanwhile, or cannot be removed, is passed over: nobody's work depends on it.
+
+    Args:
+        below: and in the folders below it.
+    """
     removed = 0
-    with os.scandir(folder) as entries:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if is_leftover(entry.name):
-                Path(entry.path).unlink(missing_ok=True)
-                removed += 1
+            if below and entry.is_dir(follow_symlinks=False):
+                removed += clean(entry.path, below=True)
+            elif is_leftover(entry.name):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+                    removed += 1
     return removed
 
 
-def is_leftover(name: str) -> bool:
-    """A file name is that of a temporary file of a dead process of this machine."""
+def is_leftover(name: str, written: float | None = None) -> bool:
+    """A file name is that of a temporary file of a dead process of this machine.
+
+    Args:
+        written: when the file was last written to (seconds since 1970). Where it is given, a file of another machine is a
+            leftover, too, after :data:`FOREIGN_DAYS`.
+    """
     prefix = f"{TEMP_PREFIX}{socket.gethostname()}-"
-    pid = name[len(prefix) :].split("-", 1)[0] if name.startswith(prefix) else ""
-    return pid.isdigit() and not _alive(int(pid))
+    if name.startswith(prefix):
+        pid = name[len(prefix) :].split("-", 1)[0]
+        return pid.isdigit() and not _alive(int(pid))
+    old = written is not None and time.time() - written > FOREIGN_DAYS * 86400
+    return old and _TEMPORARY.match(name) is not None
 
 
 def _alive(pid: int) -> bool:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from .errors import RunLockedError
+from .errors import RunLockedError, StoreError
 from .store import writing
 
 #: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
@@ -68,20 +68,21 @@ def acquire(folder: Path, *, left: bool = False) -> IO[str]:
         left: the run is going to go on without this process.
 
     Raises:
-        Waited: after waiting for a run of that kind. RunLockedError: says who works on it. StoreError: the folder cannot be written.
+        Waited: after waiting for a run of that kind. RunLockedError: says who works on it. StoreError: the folder cannot be written,
+            or its file system has no locks.
     """
     with writing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a+")  # noqa: SIM115 - held by the caller
     for look in range(_LOOKS):
-        if _try(file, fcntl.LOCK_EX):
+        if _try(file, fcntl.LOCK_EX, folder):
             with writing(folder / ".lock"):
                 _sign(file, left=left)
             return file
         time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
     if _was_left(file):
         print(f"rs-embed: waiting for the run that an earlier call began ({_said(file)})", file=sys.stderr, flush=True)
-        while not _try(file, fcntl.LOCK_EX):
+        while not _try(file, fcntl.LOCK_EX, folder):
             time.sleep(_PATIENCE_S)
         file.close()
         raise Waited
@@ -93,10 +94,14 @@ def acquire(folder: Path, *, left: bool = False) -> IO[str]:
 
 
 def holder(folder: Path) -> dict | None:
-    """Who works on a run's folder now (``pid``, ``host``, ``since``; empty if it has just started), or None."""
+    """Who works on a run's folder now (``pid``, ``host``, ``since``; empty if it has just started), or None.
+
+    Raises:
+        StoreError: its file system has no locks.
+    """
     try:
         with open(folder / ".lock") as file:
-            if _try(file, fcntl.LOCK_SH):
+            if _try(file, fcntl.LOCK_SH, folder):
                 return None
             said = json.loads(_said(file) or "{}")
             return said if isinstance(said, dict) else {}
@@ -125,38 +130,55 @@ def alone(store: Path) -> bool:
     where this process does not hold it."""
     held = _held.get(store.resolve())
     try:
-        return held is not None and _try(held, fcntl.LOCK_EX)
-    except OSError:  # a file system that gives no such lock to a file opened for reading
+        if held is not None:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # others have it; or a file system that gives no such lock to a file opened for reading
         return False
+    return held is not None
 
 
 def share(store: Path) -> IO[str]:
-    """Keep a store from being pruned until the returned file is closed; waits while that is being done."""
+    """Keep a store from being pruned until the returned file is closed; waits while that is being done.
+
+    Raises:
+        StoreError: the store cannot be written, or its file system has no locks.
+    """
     with writing(store / ".lock"):
         store.mkdir(parents=True, exist_ok=True)
         # to read: the lock of a store that people share may be another's file
         file = os.fdopen(os.open(store / ".lock", os.O_RDONLY | os.O_CREAT, 0o666))
-    if not _try(file, fcntl.LOCK_SH):
+    if not _try(file, fcntl.LOCK_SH, store):
         print(f"rs-embed: waiting, the store {store} is being pruned ({_said(file)})", file=sys.stderr, flush=True)
         fcntl.flock(file, fcntl.LOCK_SH)
     return file
 
 
 def exclude(store: Path) -> IO[str] | None:
-    """Keep runs from using a store until the returned file is closed; None, at once, while one does."""
+    """Keep runs from using a store until the returned file is closed; None, at once, while one does.
+
+    Raises:
+        StoreError: its file system has no locks.
+    """
     file = open(store / ".lock", "a+")  # noqa: SIM115 - held by the caller
-    if not _try(file, fcntl.LOCK_EX):
+    if not _try(file, fcntl.LOCK_EX, store):
         file.close()
         return None
     _sign(file)
     return file
 
 
-def _try(file: IO[str], kind: int) -> bool:
+def _try(file: IO[str], kind: int, folder: Path) -> bool:
+    """Lock the file of a folder; False while another process has it. Where there are no locks, it is closed."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        file.close()
+        raise StoreError(
+            f"{folder} cannot be locked ({error.strerror}), so runs cannot be kept apart; "
+            "allowed: a work_dir and a store_dir on a file system with flock (Lustre: mounted with the option flock)"
+        ) from None
     return True
 
 

@@ -26,13 +26,12 @@ from .units import Generation, Source, Unit, resolve_unit
 
 #: ROIs of a part, at most; in chunks of more than four such parts a quarter of the chunk.
 PART_SIZE = 64
-#: Automatic chunk: the smallest of these that keeps a run under about 200 chunks.
-CHUNK_SIZES = (256, 512, 1024)
-#: Where models are fast, twice as many, and again, until a chunk takes a core as many seconds as this (a job's own start takes 3 to
-#: 4), twice as many would be more than there are (a single job has all cores), or it would be larger than the largest.
+#: Automatic chunk: the smallest of these that keeps a run under about 200 chunks, on CPUs and on GPUs.
+CHUNK_SIZES, GPU_CHUNK_SIZES = (256, 512, 1024), (1024, 2048, 4096, 8192, 16_384)
+#: Where models are fast, twice as many, and again, until a chunk takes a core, or a GPU, as many seconds as this (a job's own start
+#: takes a core 3 to 4 and a GPU about 10), all ROIs are in one, or it is the largest.
 WORTH_S, LARGEST_CHUNK = 16.0, 4096
-#: On a GPU, where a job that embeds 1,000 images is shorter than its own start: the smallest that makes at most 8 chunks.
-GPU_CHUNK_SIZES = (1024, 2048, 4096, 8192, 16_384)
+GPU_WORTH_S, LARGEST_GPU_CHUNK = 60.0, 16_384
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,9 @@ class Plan:
     target: str  # the file (combined) or the folder (per_item)
     chunk_size: int
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by source id; see ``objects``
+    # by unit id: seconds that a core, or a GPU, takes for a ROI, roughly; by source id: numbers of the largest chip
+    pace: Mapping[str, float] = field(default_factory=dict)
+    largest: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -228,8 +230,8 @@ def make_plan(
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
         digest_of: sha256 of a local weights file, from its path in the request.
-        chunk_size: of chunks, where the request leaves it open. gpu: models run on GPUs, which decides it otherwise. pace: seconds that
-            a core takes for a ROI, roughly, which decides it on CPUs.
+        chunk_size: of chunks, where the request leaves it open. gpu: models run on GPUs. pace: seconds that a core, or a GPU, takes
+            for a ROI, roughly; both decide it otherwise.
         keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
     Raises:
@@ -248,13 +250,23 @@ def make_plan(
         known = sources.get(source.id)
         bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
         sources[source.id] = Source(source.id, source.identity, bands, source.frames)
+    paces = {u.id: pace(u, sources[u.source]) for u in units} if request.config.save_embeddings else {}
     if not (chunk_size := request.config.chunk_size or chunk_size):
-        paces = [pace(u, sources[u.source]) for u in units] if request.config.save_embeddings else []
-        chunk_size = automatic_chunk_size(len(roi_ids), gpu=gpu, seconds=sum(paces) / len(paces) if paces else 1.0)
+        mean = sum(paces.values()) / len(paces) if paces else 1.0
+        chunk_size = automatic_chunk_size(len(roi_ids), gpu=gpu, seconds=mean)
     chunks = make_chunks(len(roi_ids), chunk_size)
     found = {s.id: tuple(k) for s in sources.values() if (k := keys(s)) is not None}
     return Plan(
-        request, tuple(roi_ids), request.names, tuple(sources.values()), tuple(units), chunks, target, chunk_size, found
+        request,
+        tuple(roi_ids),
+        request.names,
+        tuple(sources.values()),
+        tuple(units),
+        chunks,
+        target,
+        chunk_size,
+        found,
+        paces,
     )
 
 
@@ -263,11 +275,12 @@ def automatic_chunk_size(n: int, *, gpu: bool, seconds: float = 1.0) -> int:
     many that there is nothing to run side by side (docs/scaling.md has the costs of a job).
 
     Args:
-        seconds: that a core of a CPU takes for a ROI and model.
+        seconds: that a core, or a GPU, takes for a ROI and model.
     """
-    sizes, most = (GPU_CHUNK_SIZES, 8) if gpu else (CHUNK_SIZES, 200)
-    size = next((size for size in sizes if n <= most * size), sizes[-1])
-    while not gpu and size * seconds < WORTH_S and 2 * size <= n and size < LARGEST_CHUNK:
+    sizes = GPU_CHUNK_SIZES if gpu else CHUNK_SIZES
+    worth, largest = (GPU_WORTH_S, LARGEST_GPU_CHUNK) if gpu else (WORTH_S, LARGEST_CHUNK)
+    size = next((size for size in sizes if n <= 200 * size), sizes[-1])
+    while size * seconds < worth and size < min(n, largest):
         size *= 2
     return size
 

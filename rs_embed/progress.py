@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ STAGES = ("fetch", "embed", "write", "merge")
 
 class Progress:
     """Bars for the stages that have something to do. On a terminal or in a notebook they are drawn by tqdm; elsewhere
-    (a log file) each stage says one line when it begins and one when it is done."""
+    (a log file) each stage says one line when it begins and one when it is done. Where nobody can read it any more (a terminal or
+    a pipe that is gone) it is silent: no run ends for that."""
 
     def __init__(self, run: Run, show: bool) -> None:
         self.run, self.plan, self.show = run, run.plan, show
@@ -27,6 +29,24 @@ class Progress:
 
     def event(self, event: Mapping) -> None:
         """Take one event of Snakemake."""
+        try:
+            self._event(event)
+        except OSError:
+            self._hush()
+
+    def say(self, line: str) -> None:
+        """A line of its own, where progress is shown."""
+        try:
+            if self.show:
+                print(line, file=sys.stderr, flush=True)
+        except OSError:
+            self._hush()
+
+    def _hush(self) -> None:
+        self.show = False
+        self._bars.clear()
+
+    def _event(self, event: Mapping) -> None:
         kind = event.get("event")
         if kind == "run_info":
             self._begin(event.get("stats") or {})
@@ -92,9 +112,10 @@ class Progress:
             bar.total = self.totals[stage]
             bar.set_postfix_str(note, refresh=False)
             bar.update(size)
-        elif self.show:
-            text = f"rs-embed: {stage} {self.done[stage]}/{self.totals[stage]} ROIs{' (' + note + ')' if note else ''}"
-            print(text, file=sys.stderr, flush=True)
+        else:
+            self.say(
+                f"rs-embed: {stage} {self.done[stage]}/{self.totals[stage]} ROIs{' (' + note + ')' if note else ''}"
+            )
 
     @staticmethod
     def _pretty() -> bool:
@@ -102,8 +123,9 @@ class Progress:
 
     def close(self) -> None:
         """Finish the bars."""
-        for bar in self._bars.values():
-            bar.close()
+        with contextlib.suppress(OSError):
+            for bar in self._bars.values():
+                bar.close()
         self._bars.clear()
 
 

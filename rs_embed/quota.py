@@ -1,28 +1,39 @@
 """What all jobs of a run may ask of a service together: requests in flight, and requests begun in a second.
 
 Both are kept in files of the run's folder under locks that the kernel releases when their holder dies: so they hold
-between threads, processes and, where the file system's locks do, machines.
+between threads, processes and, where the file system's locks do, machines. Such a file system is a network's, and others
+use it: files stay open between two tries, one thread of a job tries for all, and ever less often where nothing is free.
+Nobody waits inside a lock: an NFS client asks for one that is taken at intervals that grow to half a minute.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import random
 import struct
 import threading
 import time
+import weakref
 from pathlib import Path
 
+from .bell import ring
 from .errors import StoreError
+from .identity import digest
 
-#: Longest time between two looks for a free slot, seconds.
-_LOOK_S = 0.02
+#: Shortest and longest pause between two tries for the lock of the next start, seconds, which is held for a few calls of the file system.
+_TRY_S = (0.001, 0.05)
 #: Requests may come together that this share of a second allows: the size of the token bucket, seconds.
 _BURST_S = 0.1
-#: A next start that lies further ahead than this was written under another clock, seconds.
-_SANE_S = 120.0
+#: Coarsest dates of files (FAT), seconds.
+_COARSE_S = 2.0
+#: Files kept open; more slots than that are opened for each try (a process may have 256 files on macOS, 1024 on Linux).
+_KEPT = 64
+FRONT, SLOT, _NEXT = "front", "slot", "next"
 _TIME = struct.Struct("<d")
+
+_quotas: weakref.WeakSet[Quota] = weakref.WeakSet()
 
 
 class Quota:
@@ -36,41 +47,102 @@ class Quota:
         self.folder = Path(folder)
         self.concurrency = concurrency
         self.interval = 1.0 / per_second
+        self._files: dict[str, int] = {}
+        self._taken: set[str] = set()  # what a thread of this process has, or is trying to get
+        self._mutex, self._pacing = threading.Lock(), threading.Lock()
+        weakref.finalize(self, _close, self._files)
+        _quotas.add(self)
 
-    def free(self) -> int | None:
-        """A slot, as the descriptor of its file, which closing gives back; None where all are taken."""
+    def free(self) -> str | None:
+        """Take a slot; None where all are taken. :meth:`give` returns it, and so does the end of the process."""
         first = random.randrange(self.concurrency)
-        names = (f"slot-{(first + i) % self.concurrency:03d}" for i in range(self.concurrency))
-        return next((file for name in names if (file := self._take(name)) is not None), None)
+        names = (f"{SLOT}-{(first + i) % self.concurrency:03d}" for i in range(self.concurrency))
+        return next((name for name in names if self.take(name)), None)
 
-    def front(self) -> int | None:
-        """The head of the queue for slots, as a descriptor; None where another job has it."""
-        return self._take("front")
+    def take(self, name: str) -> bool:
+        """Lock a file of the folder, at once or not at all.
 
-    def _take(self, name: str) -> int | None:
-        file = self._open(name)
-        if self._lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            return file
-        os.close(file)
-        return None
+        Raises:
+            StoreError: the file system has no locks.
+        """
+        with self._mutex:  # the lock is the open file's: a second thread would get it as well
+            if name in self._taken:
+                return False
+            self._taken.add(name)
+        locked = False
+        try:
+            locked = self._lock(name)
+        finally:
+            if not locked:
+                self._let_go(name)
+        return locked
+
+    def give(self, name: str) -> None:
+        """Return what was taken."""
+        if name in self._files:
+            fcntl.flock(self._files[name], fcntl.LOCK_UN)  # closing is not enough where a child has the file, too
+        self._let_go(name)
+        if name != _NEXT:
+            ring(self.address(name.partition("-")[0]))
 
     def pace(self) -> None:
         """Wait until one more request may begin. The bucket is the time at which it is full again (generic cell rate
-        algorithm, ITU-T I.371): one number for all processes."""
-        file = self._open("next")
-        try:
-            self._lock(file, fcntl.LOCK_EX)
-            now, said = time.time(), os.pread(file, _TIME.size, 0)
-            due = _TIME.unpack(said)[0] if len(said) == _TIME.size else now
-            due = max(due, now) if due < now + _SANE_S else now
-            os.pwrite(file, _TIME.pack(due + self.interval), 0)
-        finally:
-            os.close(file)
-        time.sleep(max(0.0, due - _BURST_S - now))
+        algorithm, ITU-T I.371): one number for all processes.
 
-    def turns(self, workers: int) -> Turns:
-        """The slots as one job of so many workers takes them."""
-        return Turns(self, workers)
+        The present is the date that the file gets when it is touched: the file server's, so that nodes need not agree on
+        it. (Some file systems, as Lustre and SMB, take a node's own; there the clocks of nodes have to agree.) Dates may
+        be coarse: a request then waits longer than it has to by up to their resolution (2 s at most), and in a stretch
+        of time no more begin beyond the rate than it allows in that resolution.
+        """
+        with self._pacing:
+            pause = _TRY_S[0]
+            while not self.take(_NEXT):
+                time.sleep(random.uniform(0.5, 1.0) * pause)
+                pause = min(2 * pause, _TRY_S[1])
+            try:
+                file = self._files[_NEXT]
+                now, here = self._now(file), time.monotonic()
+                said = os.pread(file, _TIME.size, 0)
+                due = _TIME.unpack(said)[0] if len(said) == _TIME.size else now
+                # No more wait than may be in flight, and as many may have died waiting: beyond that, the server's clock
+                # was set back, or the file is damaged.
+                last = now + 2 * self.concurrency * self.interval + _COARSE_S
+                due = max(due, now) if due < last else last
+                os.pwrite(file, _TIME.pack(due + self.interval), 0)
+            finally:
+                self.give(_NEXT)
+        time.sleep(max(0.0, due - _BURST_S - now - (time.monotonic() - here)))
+
+    def address(self, what: str) -> bytes:
+        """Where one of those who wait on this machine hears that a slot, or the front, was given back."""
+        return f"\0rs-embed-{self._id}-{what}".encode()
+
+    @functools.cached_property
+    def _id(self) -> str:
+        return digest(os.path.realpath(self.folder), 12)
+
+    @staticmethod
+    def _now(file: int) -> float:
+        os.utime(file)
+        return os.fstat(file).st_mtime_ns / 1e9
+
+    def _lock(self, name: str) -> bool:
+        if name not in self._files:
+            self._files[name] = self._open(name)
+        file = self._files[name]
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder} cannot be locked ({error.strerror}), so requests cannot be counted; "
+                "allowed: a work folder on a file system with flock"
+            ) from None
+        if os.fstat(file).st_nlink:
+            return True
+        os.close(self._files.pop(name))  # somebody has cleaned the folder away; others lock the new file
+        return self._lock(name)
 
     def _open(self, name: str) -> int:
         path, flags = self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -80,68 +152,21 @@ class Quota:
             self.folder.mkdir(parents=True, exist_ok=True)
             return os.open(path, flags, 0o666)
 
-    def _lock(self, file: int, kind: int) -> bool:
-        try:
-            fcntl.flock(file, kind)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder} cannot be locked ({error.strerror}), so requests cannot be counted; "
-                "allowed: a work folder on a file system with flock"
-            ) from None
-        return True
+    def _let_go(self, name: str) -> None:
+        if len(self._files) > _KEPT and name in self._files:
+            os.close(self._files.pop(name))
+        self._taken.discard(name)
+
+    def _forked(self) -> None:
+        """A child has nothing of its parent's, whose slots would else be taken until the child ends."""
+        _close(self._files)
+        self._taken.clear()
+        self._mutex, self._pacing = threading.Lock(), threading.Lock()
 
 
-class Turns:
-    """Entered by the threads of a job: at most ``workers`` are inside at a time, each with a slot of the quota.
+def _close(files: dict[str, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
 
-    A slot is handed on to the job's own next thread, and of several jobs that want more slots the first one gets them. Where
-    the quota does not feed all of them, jobs therefore end one after the other rather than all at once, and the next one has
-    started up by the time that the first one ends.
-    """
 
-    def __init__(self, quota: Quota, workers: int) -> None:
-        self.quota, self.workers = quota, workers
-        self._change = threading.Condition()
-        self._inside: dict[int, int] = {}  # descriptor of the slot by thread
-        self._spare: list[int] = []
-        self._front: int | None = None
-        self._waiting = 0
-
-    def __enter__(self) -> None:
-        with self._change:
-            self._waiting += 1
-            try:
-                while (file := self._slot()) is None:
-                    full = len(self._inside) >= self.workers
-                    self._change.wait(None if full else random.uniform(0.1, 1.0) * _LOOK_S)
-                self._inside[threading.get_ident()] = file
-            finally:
-                self._waiting -= 1
-                if not self._waiting or len(self._inside) >= self.workers:
-                    self._step_back()
-
-    def _slot(self) -> int | None:
-        if len(self._inside) >= self.workers:
-            return None
-        if self._spare:
-            return self._spare.pop()
-        if self._front is None:
-            self._front = self.quota.front()
-        return None if self._front is None else self.quota.free()
-
-    def _step_back(self) -> None:
-        """Let another job be the first to get slots."""
-        if self._front is not None:
-            os.close(self._front)
-            self._front = None
-
-    def __exit__(self, *_: object) -> None:
-        with self._change:
-            file = self._inside.pop(threading.get_ident())
-            if self._waiting:
-                self._spare.append(file)
-            else:
-                os.close(file)
-            self._change.notify()
+os.register_at_fork(after_in_child=lambda: [quota._forked() for quota in list(_quotas)])

@@ -27,7 +27,7 @@ from .gee_settings import settle
 from .geometry import Grid, make_grid, refuse_too_large
 from .identity import digest
 from .models import describe
-from .models.images import core_seconds
+from .models.images import seconds
 from .models.sizes import check_sizes
 from .plan import Plan, make_plan
 from .providers import Provider, Roi, get_provider
@@ -200,7 +200,7 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
     def keys(source: Source) -> list[str] | None:
         grids = grids_of[source.id] = [_grid(source, roi) for roi in rois]
         for roi, grid in zip(rois, grids):
-            refuse_too_large(grid, len(source.bands) * source.frames.count, f"ROI {roi.name!r}")
+            refuse_too_large(grid, _planes(source), f"ROI {roi.name!r}")
         more = provider.resolve(source, rois, grids, strict=not request.config.continue_on_error)
         return None if more is None else [digest([roi.id, m]) for roi, m in zip(rois, more)]
 
@@ -209,9 +209,12 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
     given = [(model.model_config or {}).get("weights") for model in models]
     digests.look_at(name for name in given if isinstance(name, str) and name != RANDOM)
 
+    gpu = (gpus_wanted(request.device) > 0 if gpu is None else gpu) and request.config.save_embeddings
+
     def pace(unit: Unit, source: Source) -> float:
         grids = (_grid(source, roi) for roi in rois[:: max(1, len(rois) // 16)])
-        return statistics.median(core_seconds(unit, source, request.output.mode, (g.height, g.width)) for g in grids)
+        output = request.output.mode
+        return statistics.fmean(seconds(unit, source, output, (g.height, g.width), gpu=gpu) for g in grids)
 
     plan = make_plan(
         request,
@@ -223,12 +226,13 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         keys=keys,
         digest_of=digests.of,
         chunk_size=_known_size(folder, len(rois)),
-        gpu=(gpus_wanted(request.device) > 0 if gpu is None else gpu) and request.config.save_embeddings,
+        gpu=gpu,
         pace=pace,
     )
     for unit in plan.embedded:
         check_sizes(unit, plan.names, grids_of[unit.source], strict=not request.config.continue_on_error)
-    return Run(plan, folder, work, Store(store), provider, generation, digests)
+    largest = {s.id: _planes(s) * max(g.height * g.width for g in grids_of[s.id]) for s in plan.sources}
+    return Run(replace(plan, largest=largest), folder, work, Store(store), provider, generation, digests)
 
 
 def _known_size(folder: Path, n: int) -> int | None:
@@ -257,6 +261,10 @@ def _relative(model: ExportModelRequest, base: str, folder: str) -> ExportModelR
         return model
     path = os.path.join(base, os.path.expanduser(given))
     return replace(model, model_config=model.model_config | {"weights": os.path.relpath(path, folder)})
+
+
+def _planes(source: Source) -> int:
+    return len(source.bands) * source.frames.count
 
 
 def _grid(source: Source, roi: Roi) -> Grid:

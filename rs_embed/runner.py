@@ -6,21 +6,29 @@ running event loop. Everything it prints goes to ``logs/snakemake.log`` in the r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from . import locks
+from . import locks, queued
 from .errors import ExportError
 from .explain import explain
 from .profiles import Profile, find_profile
 from .progress import progress
 from .run import CONFIG, Run
+from .stages.prepare import check_remote
 from .store import writing
+
+#: Time for a second interrupt, seconds.
+_TWICE_S = 5.0
 
 
 def workflow_folder() -> Path:
@@ -39,6 +47,8 @@ def command(run: Run, profile: Profile) -> list[str]:
         "--nocolor",
         "--nolock",
     ]
+    if config.profile is None:  # whatever the user's own profile of Snakemake says
+        arguments += ["--executor", "local"]
     if config.cores or not profile.remote:  # of a cluster this would be a limit on all jobs together
         arguments += ["--cores", str(config.cores or "all")]
     return arguments + (["--keep-going"] if config.continue_on_error else [])
@@ -51,9 +61,12 @@ def execute(run: Run) -> None:
         Waited: an earlier call's run on this target has ended meanwhile; plan again.
         RunLockedError: another live run works on this target.
         ExportError: it failed; the text has the ROI, model and stage of the first failure and the log's path.
-        KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept.
+        KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept. On a cluster only
+            a second interrupt stops it: notebooks interrupt what runs when they are closed or started anew.
     """
     profile = find_profile(run.request.config.profile, os.getcwd(), workflow_folder())
+    if profile.remote:
+        check_remote(run)
     with locks.acquire(run.dir, left=profile.remote) as lock, locks.share(run.store.root) as shared:
         _execute(run, profile, lock, shared)
 
@@ -85,7 +98,10 @@ def _execute(run: Run, profile: Profile, lock: IO[str], shared: IO[str]) -> None
             failures = _follow(run, read)
             status = child.wait()
         except BaseException:
-            _stop(child)
+            if not profile.remote or _again(run):
+                stop(child.pid, child.wait, patience=60 if profile.remote else 10)
+                if profile.remote:
+                    queued.cancel(run.dir)  # it may have submitted jobs since it was told to stop
             raise
         finally:
             child.stdin.close()
@@ -109,17 +125,34 @@ def _follow(run: Run, read: int) -> list[dict]:
             shown.event(event)
             if event.get("event") in ("job_error", "error") or "message" in event:
                 failures.append(event)
-        if not failures and not any(shown.totals.values()) and run.request.config.show_progress:
-            print("rs-embed: the export is complete already, nothing was run", file=sys.stderr)
+        if not failures and not any(shown.totals.values()):
+            shown.say("rs-embed: the export is complete already, nothing was run")
     return failures
 
 
-def _stop(child: subprocess.Popen) -> None:
-    """Stop Snakemake and its jobs: SIGINT to the group, as a terminal would, then harder."""
-    for number, patience in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+def _again(run: Run) -> bool:
+    """Whether the user interrupts again, and so means the run on the cluster and not only this call."""
+    said = "the run goes on, and the same call waits for it; to stop it and cancel its jobs, interrupt again now, or later: "
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print(f"rs-embed: {said}rs-embed stop {shlex.quote(str(run.work))}", file=sys.stderr, flush=True)
+    try:
+        time.sleep(_TWICE_S)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def stop(pid: int, wait: Callable[[float], Any], *, patience: float, alone: bool = False) -> None:
+    """Stop a Snakemake that leads its process group, and its jobs: SIGINT to the group, as a terminal would, then harder.
+
+    Args:
+        wait: for its end, at most so many seconds; raises ``TimeoutExpired``. patience: seconds that it has to cancel its jobs.
+        alone: it leads no group; only it gets the signals.
+    """
+    for number, seconds in ((signal.SIGINT, patience), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         try:
-            os.killpg(child.pid, number)
-            child.wait(patience)
+            (os.kill if alone else os.killpg)(pid, number)
+            wait(seconds)
             return
         except ProcessLookupError:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from .files import TEMP_PREFIX, clean, is_leftover, replace_file, temporary_name, writing
@@ -130,6 +131,9 @@ class Store:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def clean(self) -> int:
-        """Remove temporary files that dead processes left anywhere in the store."""
-        return sum(clean(Path(folder)) for folder, _, _ in os.walk(self.root))
+    def clean(self, sources: Iterable[str], units: Iterable[str]) -> int:
+        """Remove temporary files that dead processes left beside what belongs to some sources and units, by their ids; returns
+        how many. Not in the whole store: what many runs share can be large, and far away."""
+        folders = [self.root / kind / source for source in sources for kind in ("chips", "kept")]
+        folders += [self.root / "works", *(self.root / "embeddings" / unit for unit in units)]
+        return sum(clean(folder, below=True) for folder in folders)

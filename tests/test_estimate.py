@@ -205,9 +205,14 @@ def test_earlier_jobs_of_the_folder_are_believed_more_than_data_sheets(tmp_path,
     assert model.seconds == pytest.approx(model.images * each + model.jobs * start)
     other = plan(combined(tmp_path / "other"), places(9), [SMALL], gpu="A100", gpus=3)
     assert not other.models[0].measured, "it was measured on a CPU"
+    assert other.must_say_cuda and "`device: cuda`" in str(other) and "`device: cuda`" not in str(more)
+    asks = plan(combined(tmp_path / "other"), places(9), [SMALL], gpu="A100", gpus=3, device="cuda")
+    assert not asks.must_say_cuda and "`device: cuda`" not in str(asks)
     assert other.wall_hours == other.device_hours == other.gpu_hours, "one job has one GPU"
     split = plan(combined(tmp_path / "other"), places(9), [SMALL], gpu="A100", gpus=3, chunk_size=2)
-    assert (split.jobs["embed"], split.device_hours / split.wall_hours) == (5, pytest.approx(3))
+    assert (split.jobs["embed"], split.device_hours / split.wall_hours) == (5, pytest.approx(2.5)), (
+        "one GPU has one job"
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     assert (plan(target, places(5), [SMALL]).device, plan(target, places(5), [SMALL]).parallel) == ("cuda", 2)
 

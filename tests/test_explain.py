@@ -54,3 +54,27 @@ def test_a_job_that_was_killed(run):
     assert "the embed job of the ROIs 'a' to 'c' was ended by SIGKILL, as the system does" in found
     found = said(run, [quiet], f"Command '... > {quiet['log'][0]}' returned non-zero exit status 3.")
     assert "ended with status 3 and without a message" in found
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (
+            "SLURM sbatch failed. The error message was 'sbatch: error: invalid partition specified: gpuu\n"
+            "sbatch: error: Batch job submission failed: Invalid partition name specified'.\n    sbatch call:\n        sbatch -p gpuu",
+            "the fetch job of the ROIs 'a' to 'c' was not taken by SLURM: invalid partition specified: gpuu; "
+            "Batch job submission failed: Invalid partition name specified (see profiles/slurm)",
+        ),
+        (
+            "SLURM-job '12' failed, SLURM status is: 'TIMEOUT'. Detailed failure reason unavailable.",
+            "the fetch job of the ROIs 'a' to 'c' was ended by SLURM: TIMEOUT (a profile's set-resources: fetch: runtime=...)",
+        ),
+        ("SLURM-job '12' failed, SLURM status is: 'CANCELLED'.", "was ended by SLURM: CANCELLED (what was finished"),
+    ],
+)
+def test_what_a_cluster_says_of_a_job(run, message, sentence):
+    quiet = event(run, "fetch", "00000-00", "") | {"rule_msg": message}
+    assert sentence in said(run, [quiet])
+    quiet["log"] += [str(run.dir / "slurm.log")]
+    (run.dir / "slurm.log").write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=12.batch.\n")
+    assert said(run, [quiet]).startswith("Detected 1 oom_kill event in StepId=12.batch.")

@@ -7,9 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from rs_embed import ExportConfig, ModelError, ProviderError, SensorSpec
 from rs_embed.config import ExportModelRequest
 from rs_embed.gee_settings import HIGH_VOLUME, GeeSettings, gee_share, settle
 from rs_embed.providers import gee_client
-from rs_embed.quota import Quota
 from rs_embed.retries import attempts
 from rs_embed.run import load_run, open_run
 from rs_embed.stages.common import StageError
@@ -247,7 +244,7 @@ def test_a_start_asks_one_thing_once_and_a_finished_one_nothing(archive):
         assert job_run.provider.settings == made.provider.settings
 
 
-# quota -------------------------------------------------------------------------------------------------------------------
+# quota (its parts: test_quota.py, test_pace.py) --------------------------------------------------------------------------
 
 
 def test_two_processes_never_have_more_in_flight_than_the_run_may(archive, monkeypatch):
@@ -266,63 +263,6 @@ def test_two_processes_never_have_more_in_flight_than_the_run_may(archive, monke
         assert len(service.done) == 48
         assert service.most == 3
         assert service.repeats == 0
-
-
-def test_the_threads_of_two_jobs_share_the_slots_and_all_of_them_come_in(tmp_path):
-    inside, most, entered, lock = [0], [0], Counter(), threading.Lock()
-    jobs = [Quota(tmp_path, 3, 1e6).turns(workers) for workers in (2, 4)]
-
-    def work(which: int) -> None:
-        for _ in range(10):
-            with jobs[which]:
-                with lock:
-                    inside[0] += 1
-                    most[0] = max(most[0], inside[0])
-                    entered[which] += 1
-                time.sleep(0.002)
-                with lock:
-                    inside[0] -= 1
-
-    threads = [threading.Thread(target=work, args=(i % 2,)) for i in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert (most[0], entered) == (3, {0: 60, 1: 60})
-    files = [Quota(tmp_path, 3, 1e6).free() for _ in range(4)]
-    assert files.count(None) == 1, "and give them all back"
-    for file in files[:3]:
-        os.close(file)
-
-
-def test_requests_begin_no_faster_than_the_run_may(tmp_path):
-    quotas = [Quota(tmp_path / "quota", 4, 50.0) for _ in range(2)]
-    started = time.monotonic()
-    for i in range(30):
-        quotas[i % 2].pace()
-    taken = time.monotonic() - started
-    assert 0.45 <= taken < 2.0, "29 requests of a bucket of 5, at 50 a second"
-    (tmp_path / "quota" / "next").write_bytes(b"damaged")
-    quotas[0].pace()
-
-
-def test_slots_are_free_again_when_their_holder_is_gone(tmp_path):
-    quota = Quota(tmp_path, 1, 100.0)
-    code = (
-        "import sys, time; from rs_embed.quota import Quota\n"
-        f"with Quota({str(tmp_path)!r}, 1, 100.0).turns(1):\n    print('held', flush=True); time.sleep(60)"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}
-    )
-    assert child.stdout.readline() == b"held\n"
-    assert quota.free() is None
-    child.kill()
-    child.wait()
-    child.stdout.close()
-    with quota.turns(3):
-        assert quota.free() is None
-    os.close(quota.free())
 
 
 def test_snakemake_lets_in_two_jobs_more_than_the_concurrency_feeds():

@@ -47,10 +47,10 @@ def machine(tmp_path, monkeypatch):
 class Holder:
     """A process that leases; ``name`` waits for its device."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, before: str = "", **environment: str) -> None:
         given = os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLD], stdin=-1, stdout=-1, stderr=-1, text=True, env=given
+            [sys.executable, "-c", before + HOLD], stdin=-1, stdout=-1, stderr=-1, text=True, env=given
         )
 
     @property
@@ -120,6 +120,86 @@ def test_devices_of_another_allocation_are_others(machine):
     assert (mine.name, other.name) == ("3", "3"), "a cluster numbers the devices of each job anew"
     mine.end()
     other.end()
+
+
+def test_an_allocation_leaves_no_folder_on_the_node(machine):
+    """As long as one of its jobs is at work, the others agree by it."""
+    mine = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
+    folder = machine / f"rs-embed-{os.getuid()}" / "gpus-7-0"
+    first, second = Holder(**mine), Holder(**mine)
+    taken = [first.name, second.name]
+    assert len(list(folder.iterdir())) == 2
+    first.end()
+    assert len(list(folder.iterdir())) == 1, "that of the second"
+    third = Holder(**mine)
+    assert third.name == taken[0]
+    fourth = Holder(**mine)
+    assert fourth.waits()
+    for holder in (second, third):
+        holder.end()
+    assert fourth.name in taken
+    fourth.end()
+    assert not folder.exists()
+    outside = Holder()
+    assert outside.name == "3"
+    outside.end()
+    assert (folder.parent / "gpus" / "gpu-3.lock").exists(), "those of the machine are for good"
+
+
+#: Waits for a line between the opening of the first lock and its locking.
+PAUSE = """
+import sys
+paused = []
+def pause(event, arguments):
+    if event == "fcntl.flock" and not paused:
+        paused.append(True)
+        print("opened", flush=True)
+        sys.stdin.readline()
+sys.addaudithook(pause)
+"""
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_lock_that_was_removed_before_it_was_taken_is_none(machine, others):
+    mine = {"SLURM_JOB_ID": "7"}
+    first = Holder(**mine)
+    taken = first.name
+    second = Holder(**mine) if others else None
+    assert second is None or second.name != taken
+    late = Holder(PAUSE, **mine)
+    assert late.name == "opened"
+    first.end()  # and with it the file, or the folder
+    third = Holder(**mine) if others else None
+    assert third is None or third.name == taken
+    late.process.stdin.write("\n")
+    late.process.stdin.flush()
+    assert late.waits() if others else late.name == taken
+    for holder in filter(None, (second, third)):
+        holder.end()
+    late.end()
+    assert not list(machine.glob("rs-embed-*/*"))
+
+
+#: Leases often, and finds out whether another process has the same device.
+OFTEN = """
+import os, sys
+from rs_embed import devices
+devices._LOOK_S = 0.001
+for _ in range(150):
+    with devices.lease("auto") as name:
+        os.close(os.open(f"{sys.argv[1]}/has-{name}", os.O_CREAT | os.O_EXCL))
+        os.unlink(f"{sys.argv[1]}/has-{name}")
+"""
+
+
+def test_locks_that_come_and_go_are_locks(machine):
+    """The folder is removed and made at every moment, while others look for a free device."""
+    around = os.environ | {"PYTHONPATH": str(CHECKOUT), "SLURM_JOB_ID": "7"}
+    command = [sys.executable, "-c", OFTEN, str(machine)]
+    started = [subprocess.Popen(command, env=around, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+    assert not list(machine.glob("rs-embed-*/*"))
 
 
 def test_the_environment_is_as_it_was(machine, monkeypatch):
@@ -303,3 +383,24 @@ def check_one_target_by_hand(folder: Path) -> None:
         [*command, "--cores", "2", "-n", "merge.json"], cwd=frozen.parent, capture_output=True, text=True
     )
     assert done.returncode == 0 and "embed" in done.stdout, done.stdout[-2000:] + done.stderr
+
+
+def test_jobs_take_no_gpu_that_none_was_asked_for(machine, monkeypatch):
+    """On a cluster with ``device: auto`` the machine that starts the run decides; a node may have GPUs that are others'."""
+    import rs_embed.devices as devices
+
+    monkeypatch.setattr(devices.glob, "glob", lambda pattern: ["/dev/nvidia0"] if seen else [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv(devices._DECIDED, "1")
+    seen = False
+    devices.decide("auto")
+    assert os.environ[devices._DECIDED] == "0"
+    seen = True  # as a job on another machine sees it
+    assert devices.gpus_wanted("auto") == 0 and devices.gpus_wanted("cuda") == 1
+    with lease("auto") as name:
+        assert (name, os.environ["CUDA_VISIBLE_DEVICES"]) == (None, "")
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # one was asked for by the site's profile
+    assert devices.gpus_wanted("auto") == 1
+    with lease("auto") as name:
+        assert name == "3"

@@ -390,9 +390,8 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path, what):
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout) > 8, "so many moments"
     assert python(f"""
-from pathlib import Path
-from rs_embed.store import Store
-Store({str(tmp_path)!r}).clean()
+from rs_embed.store import clean
+clean({str(tmp_path)!r}, below=True)
 """, CHECKOUT).returncode == 0  # fmt: skip
     assert not list(tmp_path.rglob(".tmp-*")), "what was half written is cleared away as everything is"
 

@@ -6,6 +6,7 @@ is asked anything beyond what planning asks.
 
 from __future__ import annotations
 
+import heapq
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from ..devices import card as found_card
 from ..devices import gpus_wanted, visible_gpus
 from ..errors import ModelError
 from ..models import describe
-from ..models.images import READ_S, frames_of, image
+from ..models.images import GPU_READERS, READ_S, frames_of, image
 from ..run import Run
 from ..stages.state import Jobs, examined, jobs, withdrawn
 from ..units import Source, Unit
@@ -91,7 +92,8 @@ class Estimate:
             ``records`` (the run's folder); and ``peak``, the most that the disk has to have free.
         files: there will be when the run is done, by place: ``export``, ``store``, ``run``, ``snakemake``.
         device: ``cuda``, ``mps`` or ``cpu``. card: whose GPU hours are said. parallel: GPUs or cores that work at a time.
-        device_hours: of one GPU (``cuda``) or one core. wall_hours: of embedding, with ``parallel`` of them at work.
+        device_hours: of one GPU (``cuda``) or one core. wall_hours: of embedding, with ``parallel`` of them at work; a GPU has one
+            job at a time, and a job one GPU. must_say_cuda: GPUs are planned for that a start here would not ask for.
         gpu_hours: of one ``card``. fetch_hours: that the allowed requests a second take at least; None without requests.
         None where a model does not say what it computes.
     """
@@ -113,6 +115,7 @@ class Estimate:
     wall_hours: float | None
     gpu_hours: float | None
     fetch_hours: float | None
+    must_say_cuda: bool = False
 
     def to_dict(self) -> dict:
         """All of it as JSON values."""
@@ -169,9 +172,10 @@ def estimate(run: Run, todo: Jobs | None = None, *, gpus: int | None = None, gpu
         card=card,
         parallel=parallel,
         device_hours=hours,
-        wall_hours=None if hours is None else hours / max(1, _at_once(device, parallel, len(todo.embed))),
+        wall_hours=None if hours is None else _wall(models, parallel) if device == "cuda" else hours / parallel,
         gpu_hours=_hours(other),
         fetch_hours=asked / run.request.gee.requests_per_second / 3600 if asked and run.request.gee else None,
+        must_say_cuda=device == "cuda" and not gpus_wanted(run.request.device),
     )
 
 
@@ -179,9 +183,15 @@ def _hours(seconds: Sequence[float | None]) -> float | None:
     return None if None in seconds else sum(seconds) / 3600
 
 
-def _at_once(device: str, parallel: int, embed_jobs: int) -> int:
-    """A job has one GPU; on a CPU one job alone uses all cores."""
-    return min(parallel, embed_jobs) if device == "cuda" else parallel
+def _wall(models: Sequence[ModelCost], gpus: int) -> float:
+    """Hours until the last job has ended, if a GPU that is free takes the longest one left. (On CPUs all cores are at work until
+    the end: the last jobs divide them.)"""
+    busy = [0.0] * gpus
+    jobs = ((m.seconds / m.jobs, m.jobs) for m in models if m.seconds and m.jobs)
+    for each, count in sorted(jobs, reverse=True):
+        for _ in range(count):
+            heapq.heapreplace(busy, busy[0] + each)
+    return max(busy) / 3600
 
 
 def _device(run: Run, gpus: int | None, gpu: str | None) -> tuple[str, str, int]:
@@ -247,7 +257,7 @@ def _model(run: Run, unit: Unit, lacking: Lacking, todo: Jobs, device: str, card
     elif known and device != "mps":
         speed = speeds.of_card(card, precision) if device == "cuda" else speeds.of_core(precision)
         computing = flops / (1e9 * speed.gflops * describe(unit.model).pace)
-        reading = READ_S * passes / (4 if device == "cuda" else 1)
+        reading = READ_S * passes / (GPU_READERS if device == "cuda" else 1)
         seconds, how = starting + (max(computing, reading) if device == "cuda" else computing + reading), speed.how
     elif known:
         how = "not known for this device; a first run measures it"

@@ -24,6 +24,10 @@ def whole(found: Estimate) -> str:
         lines += [f"  {line}" for line in _table(found)]
         for how in dict.fromkeys(m.how for m in found.models if m.images):
             lines.append(f"  * {', '.join(m.label for m in found.models if m.images and m.how == how)}: {how}")
+        if found.must_say_cuda:
+            lines.append(
+                "  * no GPU is here: a start from this machine asks for them, and makes these jobs, with `device: cuda` only"
+            )
     lines += [_hours(found), _bytes(found), _files(found)]
     return "\n".join(line for line in lines if line)
 

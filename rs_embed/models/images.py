@@ -18,6 +18,9 @@ def frames_of(source: Source) -> int:
 #: What a core of a CPU computes, GFLOP/s, and what reading and preprocessing an image takes a thread, seconds: ``make bench-rates`` on
 #: an Intel Xeon with AVX-512, and docs/benchmarks-models.md.
 CORE_GFLOPS, READ_S = 150.0, 0.01
+#: What a GPU computes, GFLOP/s: 60 % of the 19.5 TFLOP/s (float32) of NVIDIA's data sheet of the A100, assumed; and threads that read
+#: for it.
+GPU_GFLOPS, GPU_READERS = 11_700.0, 4
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,13 @@ def image(unit: Unit, output: str, shape: tuple[int, int], frames: int) -> Image
     return Image(count, count * one.flops, count * one.numbers, numbers)
 
 
-def core_seconds(unit: Unit, source: Source, output: str, shape: tuple[int, int]) -> float:
-    """What an image of (height, width) pixels takes one core, in float32, within a factor of three; 1 where nothing is known,
-    or the model refuses such an image."""
+def seconds(unit: Unit, source: Source, output: str, shape: tuple[int, int], *, gpu: bool) -> float:
+    """What an image of (height, width) pixels takes one core or one GPU, in float32, within a factor of three; 1 where nothing is
+    known, or the model refuses such an image."""
     found = image(unit, output, shape, frames_of(source))
-    return 1.0 if found is None or not found.passes else found.passes * READ_S + found.flops / (CORE_GFLOPS * 1e9)
+    if found is None or not found.passes:
+        return 1.0
+    if gpu:
+        computing = found.flops / (GPU_GFLOPS * 1e9 * describe(unit.model).pace)
+        return max(found.passes * READ_S / GPU_READERS, computing)
+    return found.passes * READ_S + found.flops / (CORE_GFLOPS * 1e9)

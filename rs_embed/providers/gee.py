@@ -20,6 +20,7 @@ from ..geometry import Grid
 from ..identity import digest
 from ..quota import Quota
 from ..retries import attempts
+from ..turns import Turns
 from . import composite
 from . import gee_images as images
 from .base import Asked, Chip, Roi
@@ -84,7 +85,7 @@ class GeeProvider:
 
     def turns(self, workers: int) -> AbstractContextManager:
         """Requests that the run may have in flight."""
-        return self._quota.turns(workers) if self._quota else threading.BoundedSemaphore(workers)
+        return Turns(self._quota, workers) if self._quota else threading.BoundedSemaphore(workers)
 
     # before anything runs --------------------------------------------------------------------------------------
 

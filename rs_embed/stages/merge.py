@@ -53,8 +53,8 @@ def merge(run: Run, threads: Share = Share(1)) -> dict:
         files.append(manifest.file_record(plan.manifest))
     if not run.request.config.save_manifest:
         manifest.remove_own(plan.manifest_beside_target, plan.target)
-    clean(run)
     receipts.write(plan.merge_receipt, "merge", plan.merge_key, files, **spent(started))
+    clean(run)
     return {"rois": len(plan.roi_ids), **survey.statuses}
 
 
@@ -131,8 +131,9 @@ def _find_all_damage(run: Run, survey: Survey) -> int:
 
 
 def clean(run: Run) -> None:
-    """Remove temporary files that killed jobs of this machine left; one pass, after everything else has succeeded."""
-    run.store.clean()
+    """Remove temporary files that killed jobs of this machine left where this run works; after the receipt, because the export
+    does not depend on it."""
+    run.store.clean((s.id for s in run.plan.sources), (u.id for u in run.plan.embedded))
     for folder in written_folders(run):
         store.clean(folder)
 

@@ -4,10 +4,11 @@ longer hold, objects and files that went missing. A dry run looks and tells, and
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Container
 
-from .. import receipts
+from .. import queued, receipts
 from ..errors import ModelError
 from ..estimate import estimate
 from ..estimate.text import summary
@@ -25,6 +26,15 @@ def check(run: Run) -> None:
         raise ModelError(f"target.path: {path} is there and is not a manifest of an export; allowed: another path")
 
 
+def check_remote(run: Run) -> None:
+    """Refuse a run's folder that cannot be given to jobs on a cluster: Snakemake puts it unquoted into their command line."""
+    if shlex.quote(str(run.dir)) != str(run.dir):
+        raise ModelError(
+            f"work_dir: {str(run.work)!r} is not valid on a cluster, a shell would read it otherwise; "
+            "allowed: a path of letters, digits and / . _ - + : @ % ="
+        )
+
+
 def _manifest(run: Run) -> str:
     return os.path.normpath(run.dir / run.plan.manifest_beside_target)
 
@@ -39,11 +49,12 @@ def _broken(run: Run, path: str) -> bool:
     return written and os.path.exists(path) and not manifest.is_json(path)
 
 
-def prepare(run: Run, *, live: bool, dry: bool = False) -> Jobs:
+def prepare(run: Run, *, live: bool, dry: bool = False, remote: bool = False) -> Jobs:
     """Make the run's folder ready; returns what is left to do, with the repair stamps to ask for.
 
     Args:
-        live: False where nothing is to be changed. dry: say what the rest will cost.
+        live: False where nothing is to be changed. dry: say what the rest will cost. remote: jobs run on a cluster, where those of
+            a Snakemake that is gone may be at work still.
 
     Raises:
         RunLockedError: another process works on this target. ModelError: Snakemake was told to work elsewhere.
@@ -52,12 +63,16 @@ def prepare(run: Run, *, live: bool, dry: bool = False) -> Jobs:
         raise ModelError(
             f"--directory: {os.getcwd()!r} is not valid; allowed: no --directory, the work folder is export.work_dir"
         )
+    if remote:
+        check_remote(run)
     if live:
         take(run.dir)
         hold(run.store.root)
         with writing(run.dir):
             _unlock(run)
             run.freeze()
+        if remote:
+            queued.cancel(run.dir)  # before receipts are looked at
         if _broken(run, path := _manifest(run)):
             os.unlink(path)  # while the receipt is there that says whose it is
         for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by

@@ -76,8 +76,8 @@ class Contents:
 
     Attributes:
         groups: what objects belong to.
-        damaged: objects that were set aside. leftovers: temporary files of dead processes.
-        others: everything else (temporary files of living processes or other machines, registrations, unknown files).
+        damaged: objects that were set aside. leftovers: temporary files of dead processes, and old ones of other machines.
+        others: everything else (temporary files that may be written still, registrations, unknown files).
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -114,22 +114,23 @@ def survey(store: Store) -> Contents:
             for unit in _folders(entry.path, found):
                 _group(Group("embeddings", unit.name, store.group(Path(unit.path))), store, found)
         elif _is_folder(entry):
-            for path, size in walk(Path(entry.path)):
-                found.others[path] = size
+            for path, stat in walk(Path(entry.path)):
+                left = is_leftover(path.name, stat.st_mtime)
+                (found.leftovers if left else found.others)[path] = stat.st_size
         else:
             _waste(entry, found)
     return found
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Every file below a folder and its bytes; links are not followed."""
+def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below a folder, with its size and times; links are not followed."""
     for entry in _entries(folder):
         if _is_folder(entry):
             yield from walk(Path(entry.path))
         else:
-            size = _size(entry)
-            if size is not None:
-                yield Path(entry.path), size
+            stat = _stat(entry)
+            if stat is not None:
+                yield Path(entry.path), stat
 
 
 def _group(group: Group, store: Store, found: Contents) -> None:
@@ -182,15 +183,15 @@ def _pack(entry: os.DirEntry, group: Group) -> bool:
 
 def _waste(entry: os.DirEntry, found: Contents) -> bool:
     """File a stray file where it belongs; True if it is none of ours to remove."""
-    size = _size(entry)
-    if size is None:
+    stat = _stat(entry)
+    if stat is None:
         return False
     kind = found.others
     if entry.name.endswith(".damaged"):
         kind = found.damaged
-    elif is_leftover(entry.name):
+    elif is_leftover(entry.name, stat.st_mtime):
         kind = found.leftovers
-    kind[Path(entry.path)] = size
+    kind[Path(entry.path)] = stat.st_size
     return kind is found.others
 
 
@@ -214,8 +215,13 @@ def _is_folder(entry: os.DirEntry) -> bool:
     return entry.is_dir(follow_symlinks=False)
 
 
-def _size(entry: os.DirEntry) -> int | None:
+def _stat(entry: os.DirEntry) -> os.stat_result | None:
     try:
-        return entry.stat(follow_symlinks=False).st_size
+        return entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def _size(entry: os.DirEntry) -> int | None:
+    stat = _stat(entry)
+    return None if stat is None else stat.st_size

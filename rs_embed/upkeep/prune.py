@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import kept, locks
 from ..errors import RunLockedError, StoreError
 from ..stages.merge import written_folders
-from ..store import is_leftover
+from ..store import TEMP_PREFIX, is_leftover
 from .contents import Contents, Files, Group, survey
 from .references import References
 from .spare import Going, exceeding, finished, note, remove, remove_empty, write_down
@@ -24,8 +25,9 @@ class Waste:
     Attributes:
         objects: objects that no run refers to, by group.
         declarations: ``bands.json`` of folders that have no objects then.
-        damaged: objects that were set aside. leftovers: temporary files of dead processes in the stores.
-        in_runs: temporary files of dead processes in the folders of runs and beside final files.
+        damaged: objects that were set aside.
+        leftovers: temporary files of dead processes, and old ones of other machines, in the stores.
+        in_runs: such files in the folders of runs and beside final files.
         generations: generation files of runs that are gone.
         registrations: those of work folders that are gone, in a store.
         records: of freed chips (``kept.py``) whose export is gone.
@@ -136,7 +138,8 @@ def find(work: Work, found: Mapping[Path, Contents]) -> Waste:
         waste.damaged |= _sizes((entry.folder / "items").glob("*.damaged"))
     waste.generations = _sizes(work.orphaned_generations)
     folders = dict.fromkeys(f for r in work.runs if r.run for f in written_folders(r.run))
-    waste.in_runs = _sizes(p for folder in folders for p in folder.glob(".tmp-*") if is_leftover(p.name))
+    halves = _there(path for folder in folders for path in folder.glob(f"{TEMP_PREFIX}*"))
+    waste.in_runs = {path: stat.st_size for path, stat in halves if is_leftover(path.name, stat.st_mtime)}
     return waste
 
 
@@ -161,7 +164,14 @@ def _remove(waste: Waste) -> None:
 
 
 def _sizes(paths: Iterable[Path]) -> Files:
-    return {path: path.stat().st_size for path in paths}
+    return {path: stat.st_size for path, stat in _there(paths)}
+
+
+def _there(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Without those that vanish meanwhile: looking is allowed while runs are at work."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.stat()
 
 
 def _exclude(work: Work, shared: Shared) -> contextlib.AbstractContextManager:

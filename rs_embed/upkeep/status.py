@@ -22,7 +22,7 @@ def status(work: Work) -> dict:
     """Everything that ``rs-embed status`` says, as JSON values."""
     found = {shared.store.root: survey(shared.store) for shared in work.stores}
     waste = prune.find(work, found)
-    rest = [size for path, size in walk(work.folder) if not any(path.is_relative_to(root) for root in found)]
+    rest = [stat.st_size for path, stat in walk(work.folder) if not any(path.is_relative_to(root) for root in found)]
     return {
         "work": str(work.folder),
         "runs": [run_status(r) for r in work.runs],

@@ -273,3 +273,15 @@ def progress(total: int, what: str = "verify", unit: str = "B") -> Iterator[Call
 
     with tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", file=sys.stderr) as bar:
         yield bar.update
+
+
+# stop ----------------------------------------------------------------------------------------------------------
+
+
+def stop(work: Work, done: dict) -> Iterator[str]:
+    """The lines of ``rs-embed stop``."""
+    if done["run"] is None:
+        yield f"no run is live in {work.folder}"
+        return
+    more = f"; {_count(done['cancelled'], 'job')} of it in the queue cancelled" if done["cancelled"] else ""
+    yield f"{done['run']} was stopped{more}. What was finished is kept: start it again to go on"

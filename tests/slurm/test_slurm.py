@@ -128,8 +128,10 @@ def test_a_controlling_snakemake_that_is_killed_is_started_again(site, slurm):
     (snakemake,) = (p for p in psutil.Process(process.pid).children() if "rs_embed._run" in p.cmdline())
     snakemake.kill()
     assert process.wait(30) == 1
-    assert jobs(slurm, site, "embed"), "jobs of the cluster live on"
+    left = jobs(slurm, site, "embed")
+    assert left, "jobs of the cluster live on"
     assert "status ok" in site.wait(site.start("a"), "a")
+    assert f"cancelling {len(left)} jobs of an earlier start" in site.log("a"), "or both would do the same"
     same_as_here(site, "a")
 
 
@@ -167,3 +169,54 @@ export_batch(rois={table!r}, temporal=TemporalSpec.range("2022-06-01", "2022-09-
         assert service.counts()["pixels"] == 64 and service.repeats == 0
         assert service.most <= 3, "four jobs with three workers each"
     assert len(list(site.run_folder("a").glob("fetch/*/*.json"))) == 4
+
+
+def test_an_interrupted_call_leaves_the_run_and_stop_ends_it_with_its_jobs(site, slurm):
+    """A notebook that is started anew interrupts the cell first."""
+    process = site.start("a", environment=SLOW)
+    until(lambda: jobs(slurm, site, "embed"), 120)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) not in (0, None)
+    assert "the run goes on" in (site.folder / "a" / "out").read_text()
+    assert jobs(slurm, site, "embed"), "nothing was cancelled"
+    done = subprocess.run(
+        [sys.executable, "-m", "rs_embed", "stop", str(site.folder / "a")],
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and "was stopped" in done.stdout, done.stderr
+    assert not jobs(slurm, site, "embed") and not jobs(slurm, site, "embed", "PD")
+    assert "status ok" in site.wait(site.start("a"), "a")
+    same_as_here(site, "a")
+
+
+def test_a_second_interrupt_stops_the_run_and_its_jobs(site, slurm):
+    process = site.start("a", environment=SLOW)
+    until(lambda: jobs(slurm, site, "embed"), 120)
+    process.send_signal(signal.SIGINT)
+    until(lambda: "the run goes on" in (site.folder / "a" / "out").read_text(), 10)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(90) not in (0, None)
+    assert not jobs(slurm, site, "embed") and not jobs(slurm, site, "embed", "PD")
+
+
+def test_a_partition_that_is_none_is_said(site):
+    site.said["default-resources"] = ["slurm_partition=nowhere"]
+    process = site.start("a")
+    assert process.wait(120) == 1
+    said = (site.folder / "a" / "out").read_text()
+    assert (
+        "the fetch job of the ROIs" in said and "was not taken by SLURM: invalid partition specified: nowhere" in said
+    )
+
+
+def test_a_folder_with_letters_of_the_shell_is_refused_before_anything_runs(site):
+    process = site.start("a $(touch injected)")
+    assert process.wait(60) == 1
+    assert (
+        "work_dir:" in (said := (site.folder / "a $(touch injected)" / "out").read_text())
+        and "allowed: a path of" in said
+    )
+    assert not list(site.folder.rglob("injected")) and not (CHECKOUT / "injected").exists()

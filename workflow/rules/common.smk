@@ -66,13 +66,39 @@ def get_write_inputs(wildcards) -> list[str]:
     return PLAN.embed_receipts(chunk) + PLAN.fetch_receipts(chunk)
 
 
-# Of an image, on a cluster: a hundred times what a GPU takes, or several times what 4 cores do.
-EMBED_SECONDS = 0.5 if gpus_wanted(PLAN.request.device) else 10
+# Of a ROI, on a cluster, by what the plan takes it for: ten times as long on a GPU; on the 4 cores of a job eight times.
+MARGIN = 10 if gpus_wanted(PLAN.request.device) else 2
+
+
+def get_embed_minutes(wildcards, attempt) -> int:
+    """Time for a chunk and a model on a cluster."""
+    seconds = PLAN.pace.get(wildcards.unit, 1)
+    return minutes(PLAN.chunk[wildcards.chunk], MARGIN * seconds, attempt)
 
 
 def minutes(span: Part | Chunk, seconds_each: float, attempt: int) -> int:
     """Time that a job may take on a cluster: generous, and more with each attempt."""
     return attempt * math.ceil(20 + (span.stop - span.start) * seconds_each / 60)
+
+
+def memory(least: int, chips: int, source: str, attempt: int) -> int:
+    """MB for a job on a cluster: beside the least, room for so many of the source's largest chips, in float32."""
+    return attempt * (least + chips * PLAN.largest.get(source, 0) * 4 // 10**6)
+
+
+def get_fetch_memory(wildcards, attempt) -> int:
+    """A chip is there four times at most: as it came, as values, masked, and as it is written."""
+    return memory(2000, 4 * PLAN.request.config.num_workers, wildcards.source, attempt)
+
+
+def get_embed_memory(wildcards, attempt) -> int:
+    """Images that wait for the network, for each thread: as read, scaled and cut into tiles."""
+    return memory(6000, 4 * 4, PLAN.unit[wildcards.unit].source, attempt)
+
+
+def get_write_memory(wildcards, attempt) -> int:
+    """Chips of one ROI for each of two files that are written at a time."""
+    return max(memory(2000, 4 * 2, source.id, attempt) for source in PLAN.sources)
 
 
 # Embed jobs that are left to do; known once the targets are.
@@ -102,7 +128,9 @@ def get_targets(wildcards) -> list[str]:
     divide(workflow.resource_settings.cores if workflow.local_exec else None)
     live = workflow.executor_plugin is not None and not workflow.dryrun
     try:
-        todo = prepare(RUN, live=live, dry=workflow.dryrun)
+        todo = prepare(
+            RUN, live=live, dry=workflow.dryrun, remote=not workflow.local_exec
+        )
     except RSEmbedError as error:
         raise WorkflowError(str(error)) from None
     LEFT["embed"] = len(todo.embed)

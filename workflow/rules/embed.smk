@@ -19,8 +19,8 @@ rule embed:
     threads: get_embed_threads
     resources:
         gpu=gpus_wanted(PLAN.request.device),
-        mem_mb=lambda w, attempt: 6000 * attempt,
-        runtime=lambda w, attempt: minutes(PLAN.chunk[w.chunk], EMBED_SECONDS, attempt),
+        mem_mb=get_embed_memory,
+        runtime=get_embed_minutes,
     params:
         key=lambda w: PLAN.embed_key(PLAN.unit[w.unit], PLAN.chunk[w.chunk]),
     message:

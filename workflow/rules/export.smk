@@ -18,7 +18,7 @@ rule write:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=lambda w, attempt: 2000 * attempt,
+        mem_mb=get_write_memory,
         runtime=lambda w, attempt: minutes(PLAN.chunk[w.chunk], 0.5, attempt),
     params:
         key=lambda w: PLAN.items_key(PLAN.chunk[w.chunk]),

@@ -19,7 +19,7 @@ rule fetch:
     resources:
         fetch=1,
         gee=gee_share(PLAN.request),
-        mem_mb=lambda w, attempt: 2000 * attempt,
+        mem_mb=get_fetch_memory,
         runtime=lambda w, attempt: minutes(PLAN.parts[w.part], 2, attempt),
     params:
         key=lambda w: PLAN.fetch_key(PLAN.source[w.source], PLAN.parts[w.part]),

@@ -1,0 +1,143 @@
+"""Runs that are left, stopped and picked up: jobs in a cluster's queue, a call that waits, a terminal that is gone, ``rs-embed stop``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rs_embed import ExportModelRequest, ModelError, locks, queued
+from rs_embed.cli import main
+from rs_embed.stages.prepare import check_remote
+
+from .conftest import CHECKOUT, combined, export, jobs, places, run_folder, times
+from .factories import assert_refusal
+from .work_folders import make
+
+#: A SLURM with a queue in a file: ids, comments and folders. A job that is cancelled is gone when it was looked for again.
+SQUEUE = """#!/bin/sh
+test -e {queue}.broken && {{ echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }}
+cat {queue}
+"""
+SCANCEL = """#!/bin/sh
+echo "$@" > {queue}.asked
+for job in "$@"; do grep -v "^$job|" {queue} > {queue}.new; mv {queue}.new {queue}; done
+"""
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """The file of the queue."""
+    found, bin_ = tmp_path / "queue", tmp_path / "bin"
+    bin_.mkdir()
+    for name, text in (("squeue", SQUEUE), ("scancel", SCANCEL)):
+        (bin_ / name).write_text(text.format(queue=shlex.quote(str(found))))
+        (bin_ / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(bin_), prepend=os.pathsep)
+    return found
+
+
+def test_jobs_of_this_folder_are_cancelled_and_no_others(tmp_path, queue, monkeypatch, capsys):
+    mine, other = tmp_path / "run", tmp_path / "other"
+    mine.mkdir()
+    (tmp_path / "link").symlink_to(mine)
+    monkeypatch.setenv("SLURM_JOB_ID", "15")
+    rows = [
+        f"11|rule_embed_wildcards_a_00000|{mine}",
+        f"12|rule_fetch_wildcards_s_00000-00|{other}",
+        f"13|(null)|{mine}",
+        f"14|rule_fetch_wildcards_s_00001-00|{tmp_path / 'link'}",
+        f"15|rule_embed_wildcards_a_00001|{mine}",
+    ]
+    queue.write_text("\n".join(rows) + "\n")
+    assert queued.cancel(mine) == 2
+    assert Path(f"{queue}.asked").read_text().split() == ["11", "14"]
+    assert [line[:2] for line in queue.read_text().splitlines()] == ["12", "13", "15"]
+    assert "cancelling 2 jobs of an earlier start" in capsys.readouterr().err
+    assert queued.cancel(mine) == 0 and capsys.readouterr().err == ""
+
+
+def test_a_slurm_that_does_not_answer_is_said(tmp_path, queue, capsys):
+    Path(f"{queue}.broken").touch()
+    assert queued.cancel(tmp_path) == 0
+    assert "Unable to contact slurm controller" in (said := capsys.readouterr().err) and "squeue --me" in said
+
+
+def test_a_folder_that_a_shell_would_read_otherwise_is_refused_on_a_cluster(tmp_path):
+    check_remote(make(tmp_path))
+    (tmp_path / "a $(id)").mkdir()
+    with pytest.raises(ModelError) as found:
+        check_remote(make(tmp_path / "a $(id)"))
+    assert_refusal(found.value, "work_dir", "$(id)", "letters")
+
+
+def test_a_call_that_waited_takes_what_the_run_it_waited_for_has_made(tmp_path):
+    """With ``resume=False`` both mean the same new generation."""
+    target = combined(tmp_path / "run")
+    export(target, places(3), resume=False)
+    made = times(tmp_path)
+    held = locks.acquire(run_folder(tmp_path / "run"), left=True)
+    release = threading.Timer(2, held.close)
+    release.start()
+    export(target, places(3), resume=False)
+    assert times(tmp_path) == made
+    assert jobs(run_folder(tmp_path / "run")) == set()
+
+
+CALL = """
+from tests.conftest import *
+from rs_embed import ExportModelRequest
+import sys
+model = ExportModelRequest("mosaiks", model_config={"features": int(sys.argv[2]), "patch_size": 5})
+print(export(combined(Path(sys.argv[1]) / "run"), places(40), [model], chunk_size=10, show_progress=True)["status"])
+"""
+
+
+def start(folder: Path, features: int, **streams) -> subprocess.Popen:
+    command = [sys.executable, "-c", CALL, str(folder), str(features)]
+    return subprocess.Popen(command, cwd=CHECKOUT, text=True, start_new_session=True, **streams)
+
+
+def test_progress_that_nobody_reads_any_more_ends_no_run(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    process = start(tmp_path, 16, stdout=subprocess.PIPE, stderr=write)
+    os.close(write)
+    assert process.communicate(timeout=120)[0].strip() == "ok" and process.returncode == 0
+
+
+@pytest.mark.heavy
+def test_a_live_run_is_stopped_and_goes_on_later(tmp_path, capsys):
+    assert main(["stop", str(export_of(tmp_path / "done"))]) == 0
+    assert "no run is live" in capsys.readouterr().out
+    process = start(tmp_path, 8192, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    store = tmp_path / ".rs_embed" / "store"
+    end = time.monotonic() + 90
+    while len(times(store, "embeddings/**/[0-9a-f]*.npy")) < 3:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    assert main(["stop", str(tmp_path), "--run", "nothing"]) == 1 and process.poll() is None
+    assert "--run: 'nothing' is not valid" in capsys.readouterr().err
+    assert main(["stop", str(tmp_path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"run": run_folder(tmp_path / "run").name, "cancelled": 0}
+    assert "stopped" in process.communicate(timeout=30)[1] and process.returncode == 1
+    kept = times(store, "embeddings/**/[0-9a-f]*.npy")
+    assert 3 <= len(kept) < 40
+    model = ExportModelRequest("mosaiks", model_config={"features": 8192, "patch_size": 5})
+    assert export(combined(tmp_path / "run"), places(40), [model], chunk_size=10)["status"] == "ok"
+    after = times(store, "embeddings/**/[0-9a-f]*.npy")
+    assert {k: after[k] for k in kept} == kept
+
+
+def export_of(folder: Path) -> Path:
+    folder.mkdir()
+    export(combined(folder / "run"), places(2))
+    return folder
