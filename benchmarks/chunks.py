@@ -1,22 +1,31 @@
 """`make bench-chunks`: the size of chunks that a run chooses, against fixed ones. Whole runs from nothing with `snakemake --cores 2`
 on places of the sample scene, the smaller wall time of two, every size in turn. A service that takes 0.2 s for each chip is a
-`sample` provider that sleeps. Of a GPU, which this machine has not, the seconds are calculated: jobs x 10 + images x 0.0015,
-one GPU. Writes its table into docs/scaling.md, and says by how much the automatic size is slower than the best.
+`sample` provider that sleeps. Of GPUs, which this machine has not, the seconds are calculated. Writes its tables into
+docs/scaling.md, and says by how much the automatic size is slower than the best.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import platform
+import sys
 import tempfile
 from pathlib import Path
 
 from common import late, processor, rois, run, write_table
 
+from rs_embed.estimate.speeds import START_S
+from rs_embed.plan import automatic_chunk_size
+from rs_embed.run import ASSUMED_GPUS
+
 SIZES = (64, 128, 256, 512, 1024)
 #: What is measured: N, features of mosaiks (2: a fast model, 8,192: as slow as a ViT), models, seconds of a request.
 CASES = ((96, 8192, 1, 0.0), (96, 8192, 1, 0.2), (1024, 16, 1, 0.0), (1024, 16, 1, 0.2), (512, 16, 3, 0.2))
-GPU_SIZES = (256, 1024, 4096, 16_384, 65_536)
+#: What is calculated: sizes, N, and seconds that a GPU takes for a ROI.
+GPU_SIZES, GPU_ROIS = (256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536), (1_000, 10_000, 100_000, 1_000_000)
+PACES = {"fast": 0.0025, "slow": 0.0173}
 
 
 def seconds(n: int, features: int, models: int, latency: float, size: int | None) -> float:
@@ -54,34 +63,43 @@ def measured() -> list[str]:
     return lines
 
 
-def calculated() -> list[str]:
-    """The rows of a GPU."""
-    from rs_embed.plan import automatic_chunk_size
+def wall(n: int, size: int, seconds: float, models: int, gpus: int) -> float:
+    """Seconds until the last of so many GPUs is free: jobs in order, each to the first free one; a job starts in START_S."""
+    busy = [0.0] * gpus
+    for _ in range(models):
+        for start in range(0, n, size):
+            heapq.heapreplace(busy, busy[0] + START_S["cuda"] + min(size, n - start) * seconds)
+    return max(busy)
 
+
+def calculated() -> list[str]:
+    """The rows of GPUs: the automatic size, its seconds and those of the best fixed one."""
     lines = []
-    for n in (1_000, 10_000, 100_000, 1_000_000):
-        own = automatic_chunk_size(n, gpu=True)
-        cost = {s: -(-n // s) * 10 + n * 0.0015 for s in (own, *GPU_SIZES)}
-        cells = [f"{n:,}", f"{own:,}: {cost[own]:,.0f}", *(f"{cost[s]:,.0f}" for s in GPU_SIZES)]
+    for gpus, models, (name, each) in itertools.product((1, 4, 16), (1, 5), PACES.items()):
+        cells = [f"{gpus}", f"{models} x {name}"]
+        for n in GPU_ROIS:
+            own = automatic_chunk_size(n, gpus=gpus if gpus < 16 else ASSUMED_GPUS, paces=[each] * models)
+            best = min(wall(n, size, each, models, gpus) for size in GPU_SIZES)
+            took = wall(n, own, each, models, gpus)
+            cells.append(f"{own:,}: {took:,.0f} / {best:,.0f} = {took / best:.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def main() -> None:
-    """Measure and write the table."""
+    """Measure and write the table; ``calculated``: print the rows of GPUs, which takes no time."""
+    gpu = ["GPUs", "models", *(f"{n:,} ROIs" for n in GPU_ROIS)]
+    table = [f"| {' | '.join(gpu)} |", "|" + "---|" * len(gpu), *calculated()]
+    if "calculated" in sys.argv[1:]:
+        print("\n".join(table))
+        return
     head = ["", "automatic", *(f"{s}" for s in SIZES), "automatic / best"]
-    gpu = ["N", "automatic", *(f"{s:,}" for s in GPU_SIZES)]
-    lines = [
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-        *measured(),
-        "",
-        "One GPU, one model, calculated:",
-        "",
-    ]
-    lines += [f"| {' | '.join(gpu)} |", "|" + "---|" * len(gpu), *calculated()]
-    about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}; `mosaiks`, 64 x 64 pixels."
-    write_table("scaling.md", "chunks.py", "\n".join([about, "", *lines]))
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *measured()]
+    about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}; `mosaiks`, 64 x 64 pixels; whole runs from nothing, "
+    about += "`--cores 2`, the smaller of two, seconds."
+    more = "GPUs, calculated and not measured (jobs of 10 s, and images of 2.5 ms, fast, or 17 ms, as `thor` with 224 x 224 pixels on an "
+    more += "A100): the automatic size, seconds with it and with the best of 256 to 65,536. 16 GPUs are a cluster's, where 8 are assumed."
+    write_table("scaling.md", "chunks.py", "\n".join([about, "", *lines, "", more, "", *table]))
 
 
 if __name__ == "__main__":

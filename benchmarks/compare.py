@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -161,7 +162,17 @@ def text(rows: list[dict], about: str) -> str:
         "ratio",
         "CPU, s: forward",
     ]
-    said += ["reference", "ours", "ours / forward", "peak MB: reference", "ours", "final MB: reference", "ours"]
+    said += [
+        "reference",
+        "ours",
+        "ours / forward",
+        "peak MB: reference",
+        "ours",
+        "final MB: reference",
+        "ours",
+        "runs",
+        "embeddings differ by",
+    ]
     head = f"| {' | '.join(said)} |"
     lines = [head, "|" + "---|" * (head.count("|") - 1)]
     for row in rows:
@@ -175,8 +186,24 @@ def text(rows: list[dict], about: str) -> str:
         cells += [f"{row['forward']:.1f}", f"{mid['cpu'][0]:.1f}", f"{mid['cpu'][1]:.1f}"]
         cells += [f"{mid['cpu'][1] / row['forward']:.2f}"]
         cells += [f"{v:.0f}" for v in (*mid["peak"], *mid["final"])]
+        cells += [len(a), f"{row['difference']:.0e}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([about, "", *lines])
+
+
+def together(rows: Iterable[dict]) -> list[dict]:
+    """Runs of the same case, of several starts, in one row."""
+    found: dict[str, dict] = {}
+    for row in rows:
+        known = found.setdefault(
+            json.dumps([row["case"], row["precision"]]), row | {"reference": [], "ours": [], "forwards": []}
+        )
+        known["reference"] += row["reference"]
+        known["ours"] += row["ours"]
+        known["forwards"].append(row["forward"])
+        known["forward"] = statistics.median(known["forwards"])
+        known["difference"] = max(known["difference"], row["difference"])
+    return list(found.values())
 
 
 def main() -> None:
@@ -207,7 +234,7 @@ def main() -> None:
             case = {"n": n, "layout": layout, "format": kind, "inputs": bool(inputs), "latency": latency}
             row = {"case": case, "reference": [], "ours": []}
             forward = subprocess.run(
-                [sys.executable, side.__file__, "forward", str(folder), "32"],
+                [sys.executable, side.__file__, "forward", str(folder), "32", args.precision],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -223,7 +250,7 @@ def main() -> None:
             print(text([row], "").splitlines()[-1], f"difference {row['difference']:.1e}", flush=True)
         if args.keep:  # the page has what earlier starts on this folder measured, too
             lines = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
-            rows = list({json.dumps([r["case"], r["precision"]]): r for r in lines}.values())
+            rows = together(lines)
             rows.sort(
                 key=lambda r: (r["precision"] != "fp32", *map(str, (f"{r['case']['n']:06d}", *r["case"].values())))
             )

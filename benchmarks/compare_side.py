@@ -2,7 +2,7 @@
 
     python compare_side.py weights <folder>           make both models' weights in both published layouts (the reference's environment)
     python compare_side.py export <folder> <case.json> one export
-    python compare_side.py forward <folder> <n>        the forward passes alone (this project's environment): CPU seconds as JSON
+    python compare_side.py forward <folder> <n> <precision>    the forward passes alone (this project's environment): CPU seconds as JSON
 
 Both read the same raster through rasterio; a service's latency is slept once for each request. The reference gets its
 imagery through a provider registered with its own registry and its weights through its own loaders, from a hub cache.
@@ -157,7 +157,7 @@ def export(folder: Path, case: dict) -> None:
     )
 
 
-def forward(folder: Path, n: int) -> None:
+def forward(folder: Path, n: int, precision: str) -> None:
     """CPU seconds of a forward pass for one image of each model: n images, two threads with one torch thread each."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -180,8 +180,8 @@ def forward(folder: Path, n: int) -> None:
             spatials=places(folder, 1),
             temporal=TemporalSpec.range(*WINDOW),
             models=[ExportModelRequest(model, model_config=settings)],
-            target=ExportTarget.combined(f"floor/{model}"),
-            config=ExportConfig(projection="web_mercator"),
+            target=ExportTarget.combined(f"floor/{model}-{precision}"),
+            config=ExportConfig(projection="web_mercator", precision=precision),
             backend=f"local:{folder}",
             device="cpu",
         )
@@ -218,4 +218,4 @@ if __name__ == "__main__":
     elif what == "export":
         export(Path(where), json.loads(Path(rest[0]).read_text()))
     else:
-        forward(Path(where), int(rest[0]))
+        forward(Path(where), int(rest[0]), rest[1])

@@ -1,8 +1,9 @@
 """`make bench-large`: how cost grows with the number of places. Two tables of docs/scaling.md.
 
-*Starts*: 5 models, a combined file without pixels, N up to 100,000. What is simulated: pixels and embeddings (a few numbers
-each) are put into the store by this script, because a machine of this size would compute for a day; at N = 100,000 the receipts of fetch
-and embed jobs, too, which would take a quarter of an hour of starting Python 1,763 times. Everything else is the real thing:
+*Starts*: 5 models, a combined file without pixels, N up to 100,000, in the chunks that slow models have, which are the smallest and
+most jobs. What is simulated: pixels and embeddings (a few numbers each) are put into the store by this script, because a machine of this
+size would compute for a day; at N = 100,000 the receipts of fetch and embed jobs, too, which would take an hour of starting Python 1,763
+times. Everything else is the real thing:
 `snakemake --cores 2` plans, starts every job (below that, fetch and embed jobs find their objects and write receipts), writes, merges,
 and is started again with nothing to do.
 
@@ -23,6 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common import processor, rois, run, write_table
+
+from rs_embed.plan import CHUNK_SIZES
 
 LARGE = 50_000
 SIZES, MEMORY = (1_000, 10_000, 100_000), (100, 1_000, 10_000)
@@ -93,7 +96,8 @@ def starts(n: int) -> str:
         folder = Path(name)
         rois(folder / "rois.csv", n, 20)
         models = [f"  - {{name: mosaiks, label: m{i}, model_config: {{features: 2, seed: {i}}}}}\n" for i in range(5)]
-        config(folder, "".join(models), save_inputs=False)
+        size = next(s for s in CHUNK_SIZES if n <= 200 * s)
+        config(folder, "".join(models), save_inputs=False, chunk_size=size)
         dry, _, dry_memory = started(folder, "--cores", "2", "-n")
         all_jobs = stock(folder)
         whole, first, memory = started(folder, "--cores", "2")

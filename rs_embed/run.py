@@ -20,7 +20,7 @@ from typing import Any
 from . import rois as table
 from .config import ExportModelRequest
 from .description import RANDOM
-from .devices import gpus_wanted
+from .devices import gpus_wanted, visible_gpus
 from .errors import SpecError, StoreError
 from .folders import folders, target_path
 from .gee_settings import settle
@@ -39,6 +39,8 @@ from .weights import Checkpoint, Digests, locate
 CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "weights.json"
 #: Kinds of objects that were freed after the run was finished (``upkeep/spare.py``), so that nobody misses them.
 FREED = "freed.json"
+#: GPUs that chunks are cut for where the machine that starts a run has none: a cluster's.
+ASSUMED_GPUS = 8
 #: Which merge the space was freed after (``upkeep/tidy.py``), so that a start with nothing to do does not look again.
 TIDIED = "tidied.json"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
@@ -226,7 +228,7 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         keys=keys,
         digest_of=digests.of,
         chunk_size=_known_size(folder, len(rois)),
-        gpu=gpu,
+        gpus=(visible_gpus() or ASSUMED_GPUS) if gpu else 0,
         pace=pace,
     )
     for unit in plan.embedded:

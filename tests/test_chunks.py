@@ -42,16 +42,17 @@ def test_chunks_and_parts_cut_the_table_without_gap_or_overlap(n, size):
 
 
 @PROPERTY
-@given(st.integers(1, 2_000_000), st.booleans(), st.floats(1e-4, 60))
-def test_a_chunk_is_large_enough_for_its_job_and_small_enough_for_many(n, gpu, seconds):
-    chosen = partial(automatic_chunk_size, gpu=gpu, seconds=seconds)
+@given(st.integers(1, 2_000_000), st.sampled_from([0, 1, 4, 16]), st.lists(st.floats(1e-4, 60), min_size=1, max_size=5))
+def test_a_chunk_is_large_enough_for_its_job_and_small_enough_for_many(n, gpus, paces):
+    chosen = partial(automatic_chunk_size, gpus=gpus, paces=paces)
     size = chosen(n)
-    assert size == chosen(max(n - 1, 1)) or chosen(n - 1) < size
-    assert (1024 if gpu else 256) <= size <= (16_384 if gpu else 4096)
-    assert -(-n // size) <= 200 or size >= (16_384 if gpu else 1024)
-    # a job is worth its start, or there is one, or it is the largest; and no larger for it than it must be
-    worth, least, largest = (60, 1024, 16_384) if gpu else (16, 256, 4096)
-    assert size * seconds >= worth or size >= n or size == largest
+    seconds, longest = sum(paces) / len(paces), max(paces) / sum(paces)
+    worth, least, most, largest = (100, 1024, 8192, 32_768) if gpus else (16, 256, 1024, 4096)
+    assert least <= size <= largest
+    assert -(-n // size) <= 200 or size >= most
+    # a job is worth its start, or there is one, or it is the largest, or one GPU were the last; and no larger than it must be
+    assert size * seconds >= worth or size >= n or size == largest or min(2 * size, n) * longest * gpus > n
+    assert size == least or n > 100 * size or min(size, n) * longest * gpus <= n
     assert size == least or n > 100 * size or size / 2 * seconds < worth
 
 

@@ -110,7 +110,8 @@ def test_progress_that_nobody_reads_any_more_ends_no_run(tmp_path):
     os.close(read)
     process = start(tmp_path, 16, stdout=subprocess.PIPE, stderr=write)
     os.close(write)
-    assert process.communicate(timeout=120)[0].strip() == "ok" and process.returncode == 0
+    assert process.communicate(timeout=120)[0].strip() == "ok"
+    assert process.returncode in (0, 120), "120: Python itself could not write what was left for stderr"
 
 
 @pytest.mark.heavy
