@@ -193,7 +193,16 @@ def forward(folder: Path, n: int, precision: str) -> None:
         fetch(run, unit.source, run.plan.chunks[0].parts[0].name)
         adapter = get_adapter(unit.model)
         how = engines.settings(adapter, "cpu", None, Share(2))
-        about = (unit.options, unit.modality, unit.sensor.bands, request.output, how, run.checkpoint(unit), unit.prep)
+        about = (
+            unit.options,
+            unit.modality,
+            unit.sensor.bands,
+            request.output,
+            how,
+            run.checkpoint(unit),
+            unit.prep,
+            precision,
+        )
         engine = engines.Engine(adapter, *about)
         ready = adapter.preprocess(image_of(run, unit, run.roi(0), {}), unit.options)
         batch = {name: on.placed([array] * how.batch, "cpu") for name, array in ready.items()}
