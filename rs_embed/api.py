@@ -101,8 +101,9 @@ def export_batch(
             find_weights(run)
         try:
             execute(run)
-        except Waited:  # that run was this call's: what it made is what a call without resume asks for
-            request = replace(request, config=replace(request.config, resume=True, refetch=False))
+        except Waited as waited:
+            if waited.fresh:  # what it made anew is what a call without resume asks for
+                request = replace(request, config=replace(request.config, resume=True, refetch=False))
             continue
         return _manifests(run)
 

@@ -241,7 +241,7 @@ def _stop(options: argparse.Namespace) -> int:
     from .upkeep.work import open_work
 
     work = open_work(options.folder)
-    done = stop_run(work, options.run)
+    done = stop_run(work, options.folder, options.run)
     return _say(options, done, text.stop(work, done))
 
 

@@ -19,6 +19,8 @@ from .errors import ModelError, StoreError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: Tells jobs whether Snakemake's main process asks for GPUs with ``device: auto``.
 _DECIDED = "RS_EMBED_GPUS"
+#: Variables that say that a job was given GPUs: CUDA's, and SLURM's where a site does without it.
+_GIVEN = (VISIBLE, "SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS", "SLURM_GPUS_ON_NODE")
 #: What the locks are called in the user's folder.
 _KIND = "gpus"
 #: Longest time between two looks for a free GPU, seconds.
@@ -38,13 +40,13 @@ def gpus_wanted(device: str) -> int:
 
 
 def decide(device: str) -> None:
-    """For the jobs of this process: whether embed jobs ask for GPUs."""
+    """For the jobs of this process, which run on other machines: whether embed jobs ask for GPUs."""
     os.environ.pop(_DECIDED, None)
     os.environ[_DECIDED] = str(gpus_wanted(device))
 
 
 def _others() -> bool:
-    return os.environ.get(_DECIDED) == "0" and VISIBLE not in os.environ
+    return os.environ.get(_DECIDED) == "0" and not any(name in os.environ for name in _GIVEN)
 
 
 def pool() -> tuple[str, ...]:

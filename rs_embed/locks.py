@@ -17,8 +17,9 @@ from .store import writing
 
 #: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
 INHERITED, INHERITED_STORE = "RS_EMBED_LOCK_FD", "RS_EMBED_STORE_LOCK_FD"
-#: Set for a Snakemake that goes on when its launcher is gone; its lock says so, and the next launcher waits for it.
-LEFT = "RS_EMBED_LEFT"
+#: Set for a Snakemake that goes on when its launcher is gone, to this where it begins a new generation; its lock says so, and the
+#: next launcher waits for it.
+LEFT, FRESH = "RS_EMBED_LEFT", "fresh"
 #: Time between two looks at such a lock, seconds.
 _PATIENCE_S = 1.0
 #: Somebody who asks whether a folder is locked (``holder``) holds its lock for a moment: a second look is worth it.
@@ -58,14 +59,23 @@ def _inherited(variable: str, mode: str) -> IO[str] | None:
 
 
 class Waited(Exception):
-    """A run that went on without its caller has ended meanwhile: what was planned before may not hold any more."""
+    """A run that went on without its caller has ended meanwhile: what was planned before may not hold any more.
+
+    Attributes:
+        fresh: it had begun a new generation (``resume=False``).
+    """
+
+    def __init__(self, fresh: bool) -> None:
+        super().__init__()
+        self.fresh = fresh
 
 
-def acquire(folder: Path, *, left: bool = False) -> IO[str]:
+def acquire(folder: Path, *, starting: bool = False, left: bool = False, fresh: bool = False) -> IO[str]:
     """Lock a run's folder; closing the returned file (by every process that inherited it) releases the lock.
 
     Args:
-        left: the run is going to go on without this process.
+        starting: a Snakemake that this process starts will take it over. left: it is going to go on without this process.
+        fresh: it begins a new generation.
 
     Raises:
         Waited: after waiting for a run of that kind. RunLockedError: says who works on it. StoreError: the folder cannot be written,
@@ -77,15 +87,18 @@ def acquire(folder: Path, *, left: bool = False) -> IO[str]:
     for look in range(_LOOKS):
         if _try(file, fcntl.LOCK_EX, folder):
             with writing(folder / ".lock"):
-                _sign(file, left=left)
+                _sign(file, starting=starting, left=left, fresh=fresh)
             return file
         time.sleep(_PAUSE_S * (look + 1 < _LOOKS))
     if _was_left(file):
         print(f"rs-embed: waiting for the run that an earlier call began ({_said(file)})", file=sys.stderr, flush=True)
         while not _try(file, fcntl.LOCK_EX, folder):
             time.sleep(_PATIENCE_S)
+        about = _about(file)
         file.close()
-        raise Waited
+        if about.get("stopped"):
+            raise RunLockedError("the run that this call waited for was stopped; start it again to go on")
+        raise Waited(about.get("fresh") is True)
     said = _said(file)
     file.close()
     raise RunLockedError(
@@ -111,11 +124,25 @@ def holder(folder: Path) -> dict | None:
         return {}
 
 
+def mark_stopped(folder: Path) -> None:
+    """For those who wait for the run of a folder: that it does not end by itself."""
+    with writing(folder / ".lock"), open(folder / ".lock", "r+") as file:
+        about = _about(file) | {"stopped": True}
+        file.seek(0)
+        file.write(json.dumps(about))
+        file.truncate()
+
+
 def _was_left(file: IO[str]) -> bool:
+    return bool(_about(file).get("left"))
+
+
+def _about(file: IO[str]) -> dict:
     try:
-        return bool(json.loads(_said(file)).get("left"))
-    except (ValueError, AttributeError):
-        return False
+        about = json.loads(_said(file))
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def hold(store: Path) -> None:
@@ -187,11 +214,16 @@ def _said(file: IO[str]) -> str:
     return file.read().strip()
 
 
-def _sign(file: IO[str], *, left: bool = False) -> None:
+def _sign(file: IO[str], *, starting: bool = False, left: bool = False, fresh: bool = False) -> None:
     """Write into a lock who holds it: the process to wait for, or to stop."""
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    kept = os.environ.get(LEFT, "")
+    about = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    flags = {"starting": starting, "left": left or bool(kept), "fresh": fresh or kept == FRESH}
     file.seek(0)
     file.truncate()
-    more = {"left": True} if left or os.environ.get(LEFT) else {}
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since} | more))
+    file.write(json.dumps(about | {name: True for name, given in flags.items() if given}))
     file.flush()

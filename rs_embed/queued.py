@@ -12,16 +12,33 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from .identity import digest
 
 #: How long SLURM may take for an answer, and its jobs for their end, seconds.
 _ANSWER_S, _END_S, _PAUSE_S = 60, 120, 1.0
-#: Begins the comment of the jobs that Snakemake's executor submits.
-_OURS = "rule_"
+#: What is kept of the user's prefix of job names (the executor allows 50 letters in all).
+_PREFIX = 33
+
+
+def name_jobs(settings: Any, folder: Path) -> None:
+    """Let SLURM's executor name a run's jobs so that they are known as such later.
+
+    Args:
+        settings: of the executor; left alone where they are another one's.
+    """
+    if hasattr(settings, "jobname_prefix"):
+        settings.jobname_prefix = "-".join(filter(None, [(settings.jobname_prefix or "")[:_PREFIX], _tag(folder)]))
+
+
+def _tag(folder: Path) -> str:
+    return digest(os.path.realpath(folder), 16)
 
 
 def cancel(folder: Path) -> int:
-    """Cancel the jobs that work in a run's folder, and wait until they are gone; returns how many there were. With the folder
-    locked: nobody else starts jobs there. What they have put into the store is kept.
+    """Cancel the jobs of a run, and wait until they are gone; returns how many there were. With its folder locked: nobody else
+    starts any. What they have put into the store is kept.
 
     Where SLURM is not installed there are none. Where it does not answer, or jobs do not end, stderr says so, and it is on the
     caller's head to go on.
@@ -54,15 +71,11 @@ def cancel(folder: Path) -> int:
 
 
 def _jobs(folder: Path) -> list[str]:
-    """Ids of this user's jobs in the queue that Snakemake has submitted from a folder; not the one that asks."""
-    where = os.path.realpath(folder)
-    lines = _ask("squeue", "--noheader", "--user", str(os.getuid()), "--format", "%A|%k|%Z").splitlines()
-    jobs = [line.strip().split("|", 2) for line in lines if line.count("|") >= 2]
-    return [
-        job
-        for job, about, folder in jobs
-        if about.startswith(_OURS) and os.path.realpath(folder) == where and job != os.environ.get("SLURM_JOB_ID")
-    ]
+    """Ids of this user's jobs in the queue that were submitted for a run; not the one that asks."""
+    tag = _tag(folder)
+    lines = _ask("squeue", "--noheader", "--user", str(os.getuid()), "--format", "%A|%j").splitlines()
+    jobs = (line.strip().partition("|") for line in lines)
+    return [job for job, _, name in jobs if tag in name and job != os.environ.get("SLURM_JOB_ID")]
 
 
 def _ask(*command: str) -> str:

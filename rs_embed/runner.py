@@ -14,9 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from . import locks, queued
 from .errors import ExportError
@@ -67,7 +66,11 @@ def execute(run: Run) -> None:
     profile = find_profile(run.request.config.profile, os.getcwd(), workflow_folder())
     if profile.remote:
         check_remote(run)
-    with locks.acquire(run.dir, left=profile.remote) as lock, locks.share(run.store.root) as shared:
+    fresh = not run.request.config.resume
+    with (
+        locks.acquire(run.dir, starting=True, left=profile.remote, fresh=fresh) as lock,
+        locks.share(run.store.root) as shared,
+    ):
         _execute(run, profile, lock, shared)
 
 
@@ -78,7 +81,7 @@ def _execute(run: Run, profile: Profile, lock: IO[str], shared: IO[str]) -> None
         with writing(run.dir):
             run.freeze()
             log.parent.mkdir(exist_ok=True)
-        alone = {locks.LEFT: "1"} if profile.remote else {}
+        alone = {locks.LEFT: locks.FRESH if not run.request.config.resume else "1"} if profile.remote else {}
         held = {locks.INHERITED: str(lock.fileno()), locks.INHERITED_STORE: str(shared.fileno())}
         environment = os.environ | held | alone | {"PYTHONUNBUFFERED": "1"}
         with writing(log), open(log, "w") as text:
@@ -99,7 +102,7 @@ def _execute(run: Run, profile: Profile, lock: IO[str], shared: IO[str]) -> None
             status = child.wait()
         except BaseException:
             if not profile.remote or _again(run):
-                stop(child.pid, child.wait, patience=60 if profile.remote else 10)
+                _stop(child, patience=60 if profile.remote else 10)
                 if profile.remote:
                     queued.cancel(run.dir)  # it may have submitted jobs since it was told to stop
             raise
@@ -133,8 +136,9 @@ def _follow(run: Run, read: int) -> list[dict]:
 def _again(run: Run) -> bool:
     """Whether the user interrupts again, and so means the run on the cluster and not only this call."""
     said = "the run goes on, and the same call waits for it; to stop it and cancel its jobs, interrupt again now, or later: "
+    command = f"rs-embed stop {shlex.quote(str(run.work))} --run {run.dir.name}"
     with contextlib.suppress(OSError):  # a terminal that is gone
-        print(f"rs-embed: {said}rs-embed stop {shlex.quote(str(run.work))}", file=sys.stderr, flush=True)
+        print(f"rs-embed: {said}{command}", file=sys.stderr, flush=True)
     try:
         time.sleep(_TWICE_S)
     except KeyboardInterrupt:
@@ -142,17 +146,16 @@ def _again(run: Run) -> bool:
     return False
 
 
-def stop(pid: int, wait: Callable[[float], Any], *, patience: float, alone: bool = False) -> None:
-    """Stop a Snakemake that leads its process group, and its jobs: SIGINT to the group, as a terminal would, then harder.
+def _stop(child: subprocess.Popen, *, patience: float) -> None:
+    """Stop Snakemake and its jobs: SIGINT to the group, as a terminal would, then harder.
 
     Args:
-        wait: for its end, at most so many seconds; raises ``TimeoutExpired``. patience: seconds that it has to cancel its jobs.
-        alone: it leads no group; only it gets the signals.
+        patience: seconds that it has to cancel its jobs.
     """
     for number, seconds in ((signal.SIGINT, patience), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         try:
-            (os.kill if alone else os.killpg)(pid, number)
-            wait(seconds)
+            os.killpg(child.pid, number)
+            child.wait(seconds)
             return
         except ProcessLookupError:
             return

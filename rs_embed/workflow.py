@@ -10,7 +10,6 @@ import threading
 from typing import Any
 
 from .cores import CORES
-from .devices import decide
 from .run import PACKAGE, Run, load_run, open_config
 from .stages.prepare import check
 
@@ -30,7 +29,6 @@ def enter(config: Any, *, main_process: bool) -> Run:
     if main_process:
         run = open_config(config, base=os.getcwd())
         check(run)
-        decide(run.request.device)
     else:
         run = load_run(os.environ.get(RUN_FOLDER, "."))
     _prepend("PATH", os.path.dirname(sys.executable))

@@ -400,6 +400,9 @@ def test_jobs_take_no_gpu_that_none_was_asked_for(machine, monkeypatch):
     with lease("auto") as name:
         assert (name, os.environ["CUDA_VISIBLE_DEVICES"]) == (None, "")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")  # given, and shown by other means
+    assert devices.gpus_wanted("auto") == 1
+    monkeypatch.delenv("SLURM_JOB_GPUS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # one was asked for by the site's profile
     assert devices.gpus_wanted("auto") == 1
     with lease("auto") as name:

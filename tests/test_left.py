@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rs_embed import ExportModelRequest, ModelError, locks, queued
+from rs_embed import ExportModelRequest, ModelError, RunLockedError, locks, queued
 from rs_embed.cli import main
 from rs_embed.stages.prepare import check_remote
 
@@ -49,15 +51,18 @@ def test_jobs_of_this_folder_are_cancelled_and_no_others(tmp_path, queue, monkey
     mine.mkdir()
     (tmp_path / "link").symlink_to(mine)
     monkeypatch.setenv("SLURM_JOB_ID", "15")
-    rows = [
-        f"11|rule_embed_wildcards_a_00000|{mine}",
-        f"12|rule_fetch_wildcards_s_00000-00|{other}",
-        f"13|(null)|{mine}",
-        f"14|rule_fetch_wildcards_s_00001-00|{tmp_path / 'link'}",
-        f"15|rule_embed_wildcards_a_00001|{mine}",
-    ]
+    names = []
+    for folder in (mine, other, tmp_path / "link"):
+        settings = SimpleNamespace(jobname_prefix="a-long-prefix-of-the-users-own-_-of-50-letters-1234")
+        queued.name_jobs(settings, folder)
+        assert re.fullmatch(r"a-long-prefix[\w-]{1,37}", settings.jobname_prefix), "what the executor allows"
+        names.append(f"{settings.jobname_prefix}_c8539583-960f-4a6e-9530-dce4373f9a0c")
+    bare = SimpleNamespace(jobname_prefix=None)
+    queued.name_jobs(bare, mine)
+    queued.name_jobs(SimpleNamespace(), mine)  # another executor's settings
+    rows = [f"11|{names[0]}", f"12|{names[1]}", "13|bash", f"14|{names[2]}", f"15|{bare.jobname_prefix}_c8539583"]
     queue.write_text("\n".join(rows) + "\n")
-    assert queued.cancel(mine) == 2
+    assert queued.cancel(tmp_path / "link") == 2
     assert Path(f"{queue}.asked").read_text().split() == ["11", "14"]
     assert [line[:2] for line in queue.read_text().splitlines()] == ["12", "13", "15"]
     assert "cancelling 2 jobs of an earlier start" in capsys.readouterr().err
@@ -72,6 +77,8 @@ def test_a_slurm_that_does_not_answer_is_said(tmp_path, queue, capsys):
 
 def test_a_folder_that_a_shell_would_read_otherwise_is_refused_on_a_cluster(tmp_path):
     check_remote(make(tmp_path))
+    (tmp_path / "müller,1").mkdir()
+    check_remote(make(tmp_path / "müller,1"))
     (tmp_path / "a $(id)").mkdir()
     with pytest.raises(ModelError) as found:
         check_remote(make(tmp_path / "a $(id)"))
@@ -84,11 +91,44 @@ def test_a_call_that_waited_takes_what_the_run_it_waited_for_has_made(tmp_path):
     export(target, places(3), resume=False)
     made = times(tmp_path)
     held = locks.acquire(run_folder(tmp_path / "run"), left=True)
-    release = threading.Timer(2, held.close)
-    release.start()
+    threading.Timer(2, held.close).start()
     export(target, places(3), resume=False)
-    assert times(tmp_path) == made
+    after = times(tmp_path)
+    assert after != made, "the run that it waited for had begun nothing anew"
+    held = locks.acquire(run_folder(tmp_path / "run"), left=True, fresh=True)
+    threading.Timer(2, held.close).start()
+    export(target, places(3), resume=False)
+    assert times(tmp_path) == after
     assert jobs(run_folder(tmp_path / "run")) == set()
+
+
+def test_who_waits_for_a_run_that_is_stopped_does_not_start_it_again(tmp_path):
+    target, folder = combined(tmp_path / "run"), tmp_path / "run"
+    export(target, places(2))
+    made = times(tmp_path)
+    held = locks.acquire(run_folder(folder), left=True)
+
+    def stop() -> None:
+        locks.mark_stopped(run_folder(folder))
+        held.close()
+
+    threading.Timer(2, stop).start()
+    with pytest.raises(RunLockedError, match="was stopped"):
+        export(target, places(2), resume=False)
+    assert times(tmp_path) == made
+    export(target, places(2), resume=False)
+    assert times(tmp_path) != made
+
+
+def test_a_run_of_another_target_or_one_that_is_starting_is_left_alone(tmp_path, capsys):
+    for name in ("a", "b"):
+        export(combined(tmp_path / name), places(2))
+    folder = run_folder(tmp_path / "b")
+    with locks.acquire(folder, starting=True):
+        assert main(["stop", str(tmp_path / "a")]) == main(["stop", str(tmp_path / "a.npz")]) == 0
+        assert capsys.readouterr().out.count("no run is live") == 2
+        assert main(["stop", str(tmp_path / "b.npz")]) == main(["stop", str(tmp_path)]) == 1
+        assert capsys.readouterr().err.count(f"run {folder.name} has just started; try again") == 2
 
 
 CALL = """

@@ -80,7 +80,7 @@ def test_dependencies_are_pinned_and_the_conda_environment_has_those_of_the_step
     assert "://" not in (CHECKOUT / "envs" / "constraints.txt").read_text()
     conda = yaml.safe_load((CHECKOUT / "envs" / "environment.yaml").read_text())["dependencies"]
     steps = _names([d for d in conda if isinstance(d, str)]) | _names(conda[-1]["pip"])
-    elsewhere = {"pyogrio", "snakemake", "pandas", "xarray"}  # where jobs are started, or exports read
+    elsewhere = {"psutil", "pyogrio", "snakemake", "pandas", "xarray"}  # where jobs are started, or exports read
     called = {"pytorch": "torch", "python-isal": "isal"}
     assert {called.get(s, s) for s in steps} - {"python", "pip"} == _names(PROJECT["dependencies"]) - elsewhere
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from rs_embed.devices import gpus_wanted, visible_gpus
+from rs_embed.devices import decide, gpus_wanted, visible_gpus
 from rs_embed.errors import RSEmbedError
 from rs_embed.plan import Chunk, Part
 from rs_embed.gee_settings import gee_share
+from rs_embed.queued import name_jobs
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.tidy import tidy
 from rs_embed.workflow import (
@@ -127,6 +128,9 @@ def get_targets(wildcards) -> list[str]:
         workflow.register_resource("gpu", max(1, visible_gpus()))
     divide(workflow.resource_settings.cores if workflow.local_exec else None)
     live = workflow.executor_plugin is not None and not workflow.dryrun
+    if not workflow.local_exec:
+        name_jobs(workflow.executor_settings, RUN.dir)
+        decide(PLAN.request.device)
     try:
         todo = prepare(
             RUN, live=live, dry=workflow.dryrun, remote=not workflow.local_exec
