@@ -222,12 +222,14 @@ def test_a_folder_with_letters_of_the_shell_is_refused_before_anything_runs(site
     assert not list(site.folder.rglob("injected")) and not (CHECKOUT / "injected").exists()
 
 
-def test_jobs_of_a_command_line_that_was_killed_are_cancelled_by_the_next_start(site, slurm, tmp_path):
+def test_jobs_of_a_command_line_that_was_killed_are_cancelled_by_the_next_start(site, slurm):
     """Its jobs work in the folder where it was started, and other runs may, too."""
-    (tmp_path / "rois.csv").write_text("lon,lat,buffer_m\n" + "".join(f"{p.lon},{p.lat},160\n" for p in places(4)))
+    here = site.folder / "here"
+    here.mkdir()
+    (here / "rois.csv").write_text("lon,lat,buffer_m\n" + "".join(f"{p.lon},{p.lat},160\n" for p in places(4)))
     text = "rois: rois.csv\ntemporal: {start: 2022-06-01, end: 2022-09-01}\nbackend: sample\ntarget: {layout: combined, path: run}\n"
     text += "models:\n  - {name: mosaiks, model_config: {features: 32, patch_size: 5}}\nexport: {chunk_size: 2}\n"
-    (tmp_path / "config.yaml").write_text(text)
+    (here / "config.yaml").write_text(text)
     command = [
         sys.executable,
         "-m",
@@ -240,7 +242,7 @@ def test_jobs_of_a_command_line_that_was_killed_are_cancelled_by_the_next_start(
     command += ["--workflow-profile", str(CHECKOUT / "profiles" / "slurm")]
 
     def start(**more: str) -> subprocess.Popen:
-        return subprocess.Popen(command, cwd=tmp_path, env=site.environment(**more), stdout=-1, stderr=-2, text=True)
+        return subprocess.Popen(command, cwd=here, env=site.environment(**more), stdout=-1, stderr=-2, text=True)
 
     with start(**SLOW) as first:
         left = until(lambda: jobs(slurm, site, "embed"), 120)
@@ -249,4 +251,4 @@ def test_jobs_of_a_command_line_that_was_killed_are_cancelled_by_the_next_start(
         said, _ = second.communicate(timeout=240)
     assert second.returncode == 0, said
     assert f"cancelling {len(left)} jobs of an earlier start" in said
-    assert (tmp_path / "run.npz").exists()
+    assert (here / "run.npz").exists()
