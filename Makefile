@@ -75,7 +75,7 @@ bench-manifests: $(STAMP)
 bench-outputs: $(STAMP)
 	$(BIN)/python benchmarks/outputs.py
 
-# an hour; makes an environment of its own for the published library
+# 80 minutes; makes an environment of its own for the published library
 bench-compare: $(STAMP)
 	$(BIN)/python benchmarks/compare.py
 
