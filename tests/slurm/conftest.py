@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,15 @@ class Site:
         command = [sys.executable, "-c", REQUEST, str(target), str(n), given]
         around = self.environment(**(environment or {}))
         with open(target / "out", "a") as out:
-            return subprocess.Popen(command, cwd=CHECKOUT, env=around, stdout=out, stderr=out, start_new_session=True)
+            return subprocess.Popen(
+                command,
+                cwd=CHECKOUT,
+                env=around,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a CI in the background ignores it
+            )
 
     def wait(self, process: subprocess.Popen, name: str, seconds: float = 240) -> str:
         """What the process has said; it must have ended well."""
