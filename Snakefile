@@ -43,8 +43,8 @@ rule all:
 
 onsuccess:
     tidy(RUN)
-    cancel_timers()
+    end_soon()
 
 
 onerror:
-    cancel_timers()
+    end_soon()

@@ -1,27 +1,27 @@
 """Child process of ``export_batch``: Snakemake's own command line, with its events as JSON lines on a pipe.
 
-``python -m rs_embed._run <fd> <snakemake arguments>``. The logger plugin is registered from here, so that it needs no
-distribution of its own; Snakemake's text log goes to stderr as always.
+``python -m rs_embed._run``, with a socket as stdin on which :mod:`rs_embed.child` says what to run. The logger plugin is registered
+from here, so that it needs no distribution of its own; Snakemake's text log goes to stderr as always.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import json
 import os
 import signal
-import sys
+import socket
 import threading
 import time
 import types
 from logging import LogRecord
-from typing import Any
+from typing import IO, Any
 
-from snakemake_interface_logger_plugins.base import LogHandlerBase
-from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+from .child import FILES
+from .locks import INHERITED, INHERITED_STORE, LEFT
 
-from .locks import LEFT
-
-_pipe = None
 #: What is passed on of an event; anything else stays in the log.
 _FIELDS = (
     "event",
@@ -39,27 +39,34 @@ _FIELDS = (
 )
 
 
-class LogHandler(LogHandlerBase):
-    """Writes one JSON object per event."""
+def _register(pipe: IO[str]) -> None:
+    """Make the logger plugin ``rsembed``, which writes one JSON object per event."""
+    from snakemake_interface_logger_plugins.base import LogHandlerBase
+    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-    writes_to_stream = False
-    writes_to_file = False
-    has_filter = True
-    has_formatter = True
-    needs_rulegraph = False
+    class LogHandler(LogHandlerBase):
+        writes_to_stream = False
+        writes_to_file = False
+        has_filter = True
+        has_formatter = True
+        needs_rulegraph = False
 
-    def emit(self, record: LogRecord) -> None:
-        event = getattr(record, "event", None)
-        if event is None and record.levelname != "ERROR":
-            return
-        data = {k: _plain(getattr(record, k)) for k in _FIELDS if getattr(record, k, None) is not None}
-        if record.levelname == "ERROR":
-            data["message"] = record.getMessage()
-        try:
-            _pipe.write(json.dumps(data) + "\n")
-            _pipe.flush()
-        except BrokenPipeError:  # the parent is gone; the run goes on and can be picked up
-            return
+        def emit(self, record: LogRecord) -> None:
+            event = getattr(record, "event", None)
+            if event is None and record.levelname != "ERROR":
+                return
+            data = {k: _plain(getattr(record, k)) for k in _FIELDS if getattr(record, k, None) is not None}
+            if record.levelname == "ERROR":
+                data["message"] = record.getMessage()
+            try:
+                pipe.write(json.dumps(data) + "\n")
+                pipe.flush()
+            except BrokenPipeError:  # the parent is gone; the run goes on and can be picked up
+                return
+
+    module = types.ModuleType("snakemake_logger_plugin_rsembed")
+    module.LogHandler = LogHandler
+    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_rsembed", module)
 
 
 def _plain(value: Any) -> Any:
@@ -80,23 +87,43 @@ def _watch(parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def _told(parent: int) -> tuple[dict, dict[str, int]] | None:
+    """What to run, and the files for it; None where the caller has nothing to run."""
+    with socket.socket(fileno=os.dup(parent)) as there:
+        first, descriptors, *_ = socket.recv_fds(there, 1, len(FILES))
+        with there.makefile("rb") as lines:
+            line = lines.readline() if first else b""
+    return (json.loads(line), dict(zip(FILES, descriptors))) if line.endswith(b"\n") else None
+
+
 def main() -> None:
-    """Register the plugin and hand over to Snakemake."""
-    global _pipe
+    """Import Snakemake, wait to be told what to run, and hand over to it."""
     # a shell that starts something in the background makes it ignore SIGINT; ours is how the run is stopped
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.set_inheritable(int(sys.argv[1]), False)  # an orphaned job must not keep the reader waiting
-    _pipe = os.fdopen(int(sys.argv[1]), "w")
+    gc.disable()
+    with contextlib.suppress(Exception):  # what is wrong is said below, where there is a log
+        importlib.import_module("snakemake.cli")
+    gc.freeze()  # what was imported stays to the end: looking through it is a fifth of a start that finds nothing to do
+    gc.enable()
+    told = _told(0)
+    if told is None:
+        return
+    task, files = told
+    for stream in (1, 2):
+        os.dup2(files["log"], stream)
+    os.close(files["log"])
+    os.chdir(task["folder"])
+    os.environ.update(task["environment"])
+    os.environ.update({INHERITED: str(files["run"]), INHERITED_STORE: str(files["store"])})
+    os.set_inheritable(files["events"], False)  # an orphaned job must not keep the reader waiting
     if not os.environ.get(LEFT):  # on a cluster the run goes on, and the next call picks it up
         threading.Thread(target=_watch, args=(os.dup(0),), daemon=True).start()
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
-    module = types.ModuleType("snakemake_logger_plugin_rsembed")
-    module.LogHandler = LogHandler
-    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_rsembed", module)
     from snakemake.cli import main as snakemake
 
-    snakemake([*sys.argv[2:], "--logger", "rsembed"])
+    _register(os.fdopen(files["events"], "w"))
+    snakemake([*task["arguments"], "--logger", "rsembed"])
 
 
 if __name__ == "__main__":

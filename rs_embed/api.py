@@ -71,6 +71,7 @@ def export_batch(
         RunLockedError: another process works on this target.
         ExportError: a job failed; what was finished is kept, and the same call goes on from there.
     """
+    from .child import Child
     from .locks import Waited
     from .run import open_run
     from .runner import execute
@@ -94,18 +95,21 @@ def export_batch(
         stac=stac,
         options=options,
     )
-    while True:
-        run = open_run(request, os.getcwd())
-        check(run)
-        if not run.request.config.continue_on_error:  # else the start of the workflow does, and the model's rows say so
-            find_weights(run)
-        try:
-            execute(run)
-        except Waited as waited:
-            if waited.fresh:  # what it made anew is what a call without resume asks for
-                request = replace(request, config=replace(request.config, resume=True, refetch=False))
-            continue
-        return _manifests(run)
+    with Child() as child:
+        while True:
+            run = open_run(request, os.getcwd())
+            check(run)
+            # else the start of the workflow looks for them, and the model's rows say what is missing
+            if not run.request.config.continue_on_error:
+                find_weights(run)
+            try:
+                execute(run, child)
+            except Waited as waited:
+                if waited.fresh:  # what it made anew is what a call without resume asks for
+                    request = replace(request, config=replace(request.config, resume=True, refetch=False))
+                continue
+            break
+    return _manifests(run)
 
 
 def plan_batch(*, gpus: int | None = None, gpu: str | None = None, **arguments: Any) -> Estimate:

@@ -15,7 +15,7 @@ from typing import IO
 from .errors import RunLockedError, StoreError
 from .store import writing
 
-#: The launcher passes the file descriptors of the locks it holds already (run, store) to Snakemake in these variables.
+#: Where Snakemake finds the descriptors of the locks (run, store) that it was given by its launcher.
 INHERITED, INHERITED_STORE = "RS_EMBED_LOCK_FD", "RS_EMBED_STORE_LOCK_FD"
 #: Set for a Snakemake that goes on when its launcher is gone, to this where it begins a new generation; its lock says so, and the
 #: next launcher waits for it.

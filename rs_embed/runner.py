@@ -1,7 +1,5 @@
-"""Start Snakemake for a run and wait for it: command, environment, lock, progress, signals.
-
-Snakemake runs as a child process in its own process group: its API changes the working directory and fails inside a
-running event loop. Everything it prints goes to ``logs/snakemake.log`` in the run's folder.
+"""Let Snakemake work on a run and wait for it: command, environment, locks, progress, interrupts. Everything it prints goes to
+``logs/snakemake.log`` in the run's folder.
 """
 
 from __future__ import annotations
@@ -10,14 +8,13 @@ import contextlib
 import json
 import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import IO
 
 from . import locks, queued
+from .child import Child
 from .errors import ExportError
 from .explain import explain
 from .profiles import Profile, find_profile
@@ -53,8 +50,11 @@ def command(run: Run, profile: Profile) -> list[str]:
     return arguments + (["--keep-going"] if config.continue_on_error else [])
 
 
-def execute(run: Run) -> None:
+def execute(run: Run, child: Child) -> None:
     """Run the workflow to its end. On a cluster the run goes on when this process is gone, and the next call waits for it.
+
+    Args:
+        child: the process to do it; it can be used once, by a call that does not raise Waited.
 
     Raises:
         Waited: an earlier call's run on this target has ended meanwhile; plan again.
@@ -71,55 +71,37 @@ def execute(run: Run) -> None:
         locks.acquire(run.dir, starting=True, left=profile.remote, fresh=fresh) as lock,
         locks.share(run.store.root) as shared,
     ):
-        _execute(run, profile, lock, shared)
-
-
-def _execute(run: Run, profile: Profile, lock: IO[str], shared: IO[str]) -> None:
-    read, write = os.pipe()
-    try:
         log = run.dir / "logs" / "snakemake.log"
         with writing(run.dir):
             run.freeze()
             log.parent.mkdir(exist_ok=True)
-        alone = {locks.LEFT: locks.FRESH if not run.request.config.resume else "1"} if profile.remote else {}
-        held = {locks.INHERITED: str(lock.fileno()), locks.INHERITED_STORE: str(shared.fileno())}
-        environment = os.environ | held | alone | {"PYTHONUNBUFFERED": "1"}
-        with writing(log), open(log, "w") as text:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "rs_embed._run", str(write), *command(run, profile)],
-                stdin=subprocess.PIPE,  # its end tells the child that this process is gone
-                stdout=text,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write, lock.fileno(), shared.fileno()),
-                start_new_session=True,
-                cwd=run.dir,
-                env=environment,
-            )
-        os.close(write)
-        write = -1
-        try:
-            failures = _follow(run, read)
-            status = child.wait()
-        except BaseException:
-            if not profile.remote or _again(run):
-                _stop(child, patience=60 if profile.remote else 10)
-                if profile.remote:
-                    queued.cancel(run.dir)  # it may have submitted jobs since it was told to stop
-            raise
-        finally:
-            child.stdin.close()
-    finally:
-        os.close(read)
-        if write >= 0:
-            os.close(write)
+        left = {locks.LEFT: locks.FRESH if fresh else "1"} if profile.remote else {}
+        read, write = os.pipe()
+        with os.fdopen(read) as events, os.fdopen(write, "w") as its:
+            with writing(log), open(log, "w") as text:
+                child.run(command(run, profile), run.dir, left, (its, text, lock, shared))
+            its.close()
+            failures, status = _wait(run, child, events, remote=profile.remote)
     if status:
         raise ExportError(explain(run, failures, log, status), log=str(log))
 
 
-def _follow(run: Run, read: int) -> list[dict]:
+def _wait(run: Run, child: Child, events: IO[str], *, remote: bool) -> tuple[list[dict], int]:
+    """Error events, and the child's status."""
+    try:
+        return _follow(run, events), child.wait()
+    except BaseException:
+        if not remote or _again(run):
+            child.stop(patience=60 if remote else 10)
+            if remote:
+                queued.cancel(run.dir)  # it may have submitted jobs since it was told to stop
+        raise
+
+
+def _follow(run: Run, lines: IO[str]) -> list[dict]:
     """Show progress until the child closes its pipe; returns error events."""
     failures = []
-    with os.fdopen(os.dup(read)) as lines, progress(run, run.request.config.show_progress) as shown:
+    with progress(run, run.request.config.show_progress) as shown:
         for line in lines:
             try:
                 event = json.loads(line)
@@ -144,20 +126,3 @@ def _again(run: Run) -> bool:
     except KeyboardInterrupt:
         return True
     return False
-
-
-def _stop(child: subprocess.Popen, *, patience: float) -> None:
-    """Stop Snakemake and its jobs: SIGINT to the group, as a terminal would, then harder.
-
-    Args:
-        patience: seconds that it has to cancel its jobs.
-    """
-    for number, seconds in ((signal.SIGINT, patience), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(child.pid, number)
-            child.wait(seconds)
-            return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import importlib
 import os
 import sys
@@ -37,9 +38,10 @@ def enter(config: Any, *, main_process: bool) -> Run:
     return run
 
 
-def cancel_timers() -> None:
+def end_soon() -> None:
     """When all jobs have ended: Snakemake wakes its scheduler once a second by a timer, and Python does not end before the last one
-    has gone off, for which nobody waits any more."""
+    has gone off, for which nobody waits any more; nor before it has looked through all objects for what refers to itself."""
+    gc.freeze()
     for thread in threading.enumerate():
         # of Snakemake's scheduler, not of a plugin
         if isinstance(thread, threading.Timer) and _of_scheduler(thread):

@@ -105,14 +105,17 @@ def python(code: str, cwd: Path, **keywords) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, **keywords)
 
 
+def snakemake_command(*arguments: str, profile: str = "default") -> list[str]:
+    """The snakemake command with the checkout's workflow, as a person would type it."""
+    command = [Path(sys.executable).with_name("snakemake"), "--snakefile", CHECKOUT / "Snakefile"]
+    return [*map(str, [*command, "--workflow-profile", CHECKOUT / "profiles" / profile]), *map(str, arguments)]
+
+
 def snakemake(*arguments: str, cwd: Path, **keywords) -> subprocess.CompletedProcess:
-    """Run the checkout's workflow with the snakemake command, as a person would."""
-    command = [Path(sys.executable).with_name("snakemake"), "--snakefile", CHECKOUT / "Snakefile", *arguments]
-    command += ["--workflow-profile", CHECKOUT / "profiles" / "default"]
+    """Run the checkout's workflow."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RS_EMBED")}
-    return subprocess.run(
-        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=240, env=environment, **keywords
-    )
+    command = snakemake_command(*arguments)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, env=environment, **keywords)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from .conftest import CHECKOUT, times
+from .conftest import CHECKOUT, snakemake_command, times
 
 N, CHUNK = 8, 4  # two chunks of four places
 REQUEST = f"""
@@ -164,14 +164,7 @@ def python_call(layout: str, folder: Path, *more: str) -> list[str]:
 
 def shell_call() -> list[str]:
     """The same request with the ``snakemake`` command, in the run's folder, where its frozen config lies."""
-    workflow = [
-        "--snakefile",
-        str(CHECKOUT / "Snakefile"),
-        "--workflow-profile",
-        str(CHECKOUT / "profiles" / "default"),
-    ]
-    snakemake = str(Path(sys.executable).with_name("snakemake"))
-    return [snakemake, *workflow, "--configfile", "config.yaml", "--cores", "2"]
+    return snakemake_command("--configfile", "config.yaml", "--cores", "2")
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen, what: str) -> None:

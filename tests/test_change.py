@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rs_embed.child import Child
 from rs_embed.run import Run, load_run, open_config
 from rs_embed.runner import execute
 from rs_embed.stages.embed import embed
@@ -29,7 +30,8 @@ def start(request: dict, layout: str, folder: Path, path: str | None = None) -> 
     """What ``export_batch`` does, with a config mapping."""
     run = open_config({**request, "target": {"layout": layout, "path": path or PATHS[layout]}}, str(folder))
     check(run)
-    execute(run)
+    with Child() as child:
+        execute(run, child)
     return run
 
 

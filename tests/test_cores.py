@@ -178,14 +178,14 @@ def test_a_timer_of_the_scheduler_keeps_no_run_from_ending():
     """The lambda of Snakemake's own scheduler, which nobody waits for any more; timers of others stay."""
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-    from rs_embed.workflow import cancel_timers
+    from rs_embed.workflow import end_soon
 
     scheduler = JobScheduler.__new__(JobScheduler)
     scheduler._schedule_reevalutation(30)
     (theirs,) = (t for t in threading.enumerate() if isinstance(t, threading.Timer))
     mine = threading.Timer(30, print)
     mine.start()
-    cancel_timers()
+    end_soon()
     theirs.join(10)
     assert not theirs.is_alive() and mine.is_alive()
     mine.cancel()

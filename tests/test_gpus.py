@@ -368,20 +368,7 @@ def check_one_target_by_hand(folder: Path) -> None:
     (frozen.parent / "merge.json").unlink()
     for receipt in frozen.parent.glob("embed/*/*.json"):
         receipt.unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(CHECKOUT / "Snakefile"),
-        "--configfile",
-        frozen.name,
-        "--workflow-profile",
-        str(CHECKOUT / "profiles" / "default"),
-    ]
-    done = subprocess.run(
-        [*command, "--cores", "2", "-n", "merge.json"], cwd=frozen.parent, capture_output=True, text=True
-    )
+    done = snakemake("--configfile", frozen.name, "--cores", "2", "-n", "merge.json", cwd=frozen.parent)
     assert done.returncode == 0 and "embed" in done.stdout, done.stdout[-2000:] + done.stderr
 
 

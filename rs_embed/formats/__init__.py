@@ -36,8 +36,12 @@ class Arrays(Protocol):
         """
         ...
 
-    def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
-        """Every row of an array, in order, with a mark for :meth:`row`; None where a row cannot be read alone."""
+    def rows(self, key: str, threads: int = 1) -> Iterator[tuple[np.ndarray, int | None]]:
+        """Every row of an array, in order, with a mark for :meth:`row`; None where a row cannot be read alone.
+
+        Args:
+            threads: that inflate ahead, where the format allows it.
+        """
         ...
 
     def row(self, key: str, row: int, mark: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,12 +70,15 @@ def _tried(call: Callable[..., T], *arguments: Any) -> T:
         raise WriteError(str(error)) from None
 
 
-def rows(path: Path, key: str) -> Iterator[np.ndarray] | None:
-    """Rows of an array of which each is a chunk, as :func:`put` writes it, inflated by ISA-L; None: it lies otherwise, or
-    cannot be opened: where netCDF4 uses the same HDF5 library and has the file open, that refuses.
+def rows(path: Path, key: str) -> Iterator[Callable[[], np.ndarray]] | None:
+    """Rows of an array of which each is a chunk, as :func:`put` writes it; None: it lies otherwise, or cannot be opened: where
+    netCDF4 uses the same HDF5 library and has the file open, that refuses.
+
+    Returns:
+        Of each row, as it is read, a call that inflates it, by ISA-L; any thread may make it, beside any other.
 
     Raises:
-        OSError, RuntimeError, KeyError, ValueError: the file is damaged.
+        OSError, RuntimeError, KeyError, ValueError: the file is damaged; calls raise ValueError.
     """
     import h5py
 
@@ -86,7 +90,7 @@ def rows(path: Path, key: str) -> Iterator[np.ndarray] | None:
         array = file[key]
         plain = array.id.get_create_plist().get_nfilters() == 2 and array.shuffle and array.compression == "gzip"
         if plain and array.chunks == (1, *array.shape[1:]):
-            return _inflated(file, array)
+            return _raw(file, array)
     except BaseException:
         file.close()
         raise
@@ -94,27 +98,35 @@ def rows(path: Path, key: str) -> Iterator[np.ndarray] | None:
     return None
 
 
-def _inflated(file: h5py.File, array: h5py.Dataset) -> Iterator[np.ndarray]:
-    import numpy as np
-    from isal import isal_zlib
-
-    shape, dtype = array.shape[1:], array.dtype
+def _raw(file: h5py.File, array: h5py.Dataset) -> Iterator[Callable[[], np.ndarray]]:
+    shape, dtype, name = array.shape[1:], array.dtype, array.name
     try:
         for row in range(array.shape[0]):
             mask, data = array.id.read_direct_chunk((row, *(0 for _ in shape)))
             if mask:  # the library leaves out a filter that makes a chunk larger
-                yield array[row]
-                continue
-            try:
-                numbers = np.frombuffer(isal_zlib.decompress(data), np.uint8).reshape(dtype.itemsize, -1)
-            except isal_zlib.error as error:
-                raise ValueError(f"row {row} of {array.name}: {error}") from None
-            whole = np.empty((numbers.shape[1], dtype.itemsize), np.uint8)
-            for i, part in enumerate(numbers):
-                whole[:, i] = part
-            yield whole.view(dtype).reshape(shape)
+                yield partial(_same, array[row])
+            else:
+                yield partial(_inflated, data, shape, dtype, f"row {row} of {name}")
     finally:
         file.close()
+
+
+def _same(numbers: np.ndarray) -> np.ndarray:
+    return numbers
+
+
+def _inflated(data: bytes, shape: tuple[int, ...], dtype: np.dtype, called: str) -> np.ndarray:
+    import numpy as np
+    from isal import isal_zlib
+
+    try:
+        numbers = np.frombuffer(isal_zlib.decompress(data), np.uint8).reshape(dtype.itemsize, -1)
+    except isal_zlib.error as error:
+        raise ValueError(f"{called}: {error}") from None
+    whole = np.empty((numbers.shape[1], dtype.itemsize), np.uint8)
+    for i, part in enumerate(numbers):
+        whole[:, i] = part
+    return whole.view(dtype).reshape(shape)
 
 
 def _cut(first: int, block: np.ndarray, chunk: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
 from . import hdf5
+from .ahead import ahead
 
 if TYPE_CHECKING:
     import netCDF4
@@ -92,14 +94,26 @@ class NetcdfReader:
             except RuntimeError as error:
                 raise StoreError(f"{self.path}: {key} cannot be read ({error})") from None
 
-    def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
+    def rows(self, key: str, threads: int = 1) -> Iterator[tuple[np.ndarray, int | None]]:
         """Every row of an array, in order, and what :meth:`row` has to be told: nothing, chunks are found by the library."""
-        rows = None
-        if math.prod(self.shape(key)) * self.dtype(key).itemsize >= hdf5.WORTH:
+        shape, itemsize = self.shape(key), self.dtype(key).itemsize
+        raw = None
+        if math.prod(shape) * itemsize >= hdf5.WORTH:
             with LOCK:
-                rows = _tried(self.path, key, lambda: hdf5.rows(self.path, key))
-        if rows is None:
-            rows = (self.read(key, [row])[0] for row in range(self.shape(key)[0]))
+                raw = _tried(self.path, key, lambda: hdf5.rows(self.path, key))
+        if raw is None:
+            yield from ((self.read(key, [row])[0], 0) for row in range(shape[0]))
+            return
+
+        def inflated(call: Callable[[], np.ndarray]) -> np.ndarray:
+            return _tried(self.path, key, call)
+
+        with contextlib.closing(self._raw(key, raw)) as calls:
+            for row in ahead(inflated, calls, threads, lambda _: math.prod(shape[1:]) * itemsize):
+                yield row, 0
+
+    def _raw(self, key: str, rows: Iterator[Callable[[], np.ndarray]]) -> Iterator[Callable[[], np.ndarray]]:
+        """The same; the library is entered by one thread."""
         end = object()
         try:
             while True:
@@ -107,7 +121,7 @@ class NetcdfReader:
                     row = _tried(self.path, key, lambda: next(rows, end))
                 if row is end:
                     return
-                yield row, 0
+                yield row
         finally:
             with LOCK:
                 rows.close()

@@ -211,8 +211,11 @@ class NpzReader:
         except _DAMAGE as error:
             raise ValueError(f"{self.path}: the array {key!r} is damaged ({error})") from None
 
-    def rows(self, key: str) -> Iterator[tuple[np.ndarray, int | None]]:
+    def rows(self, key: str, threads: int = 1) -> Iterator[tuple[np.ndarray, int | None]]:
         """Every row of an array, in order, and what :meth:`row` has to be told to read it alone; None: it cannot.
+
+        Args:
+            threads: not used; where a row begins is known when the one before it is inflated.
 
         Raises:
             KeyError: no such array. ValueError: the file is damaged.

@@ -4,6 +4,7 @@ from the export first and compared with its digest; what was paid for is not fre
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import kept, receipts
 from ..errors import StoreError
 from ..formats import Arrays, manifest, open_arrays
+from ..formats.ahead import ahead
 from ..run import Run
 from ..stages.manifests import single_key, stacked_key
 from ..stages.repair import expected_files
 from ..stages.restore import joined
 from ..store import Store
 from .contents import Group
-from .work import RunFolder
+from .work import THREADS, RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +34,14 @@ class _Place(NamedTuple):
     name: str
     file: str
     row: int | None
+
+
+class _Chip(NamedTuple):
+    """What was read of a chip: size and time of the file, and the arrays that have its bands, with how they are found again."""
+
+    place: _Place
+    of: list[int]
+    parts: list[tuple[dict, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -146,34 +156,50 @@ def _records(
 
 
 def _proved(export: _Export, group: Group, names: set[str]) -> Iterator[dict]:
-    """Records of chips whose objects were made of the export, as they lie in the store."""
-    for place, of, parts in _read(export, group, names):
-        chip = group.held.peek(place.name)
-        # that there is nothing is nowhere else: it is tiny, and stays
-        if chip is None or chip.meta["status"] == "no_data":
-            continue
-        try:
-            dtype = group.held.dtype(place.name)
-        except (OSError, ValueError):  # verify says so
-            continue
-        if joined([(a["bands"], n) for a, n in parts], chip.meta, dtype, chip.sha256) is not None:
-            arrays = [a for a, _ in parts]
-            more = {"arrays": arrays, "dtype": dtype, "digest": chip.sha256, "meta": chip.meta}
-            yield {"object": place.name, "file": place.file, "of": of, **more}
+    """Records of chips whose objects were made of the export, as they lie in the store. Threads read files of single ROIs, or
+    compare what is read of the combined one."""
+    saved, files = _saved(export.run, group), _files(export, group, names)
+
+    def prove(one: _Chip) -> dict | None:
+        return _record(group, one)
+
+    def prove_file(file: tuple[dict, list[_Place]]) -> list[dict | None]:
+        return list(map(prove, _read(export, group, saved, *file, threads=1)))
+
+    if export.combined:
+        chips = itertools.chain.from_iterable(_read(export, group, saved, *file, threads=THREADS) for file in files)
+        found = ahead(prove, chips, THREADS, lambda one: sum(n.nbytes for _, n in one.parts))
+    else:
+        found = itertools.chain.from_iterable(ahead(prove_file, files, THREADS, lambda _: 0))
+    yield from filter(None, found)
+
+
+def _record(group: Group, one: _Chip) -> dict | None:
+    """What is written down of a chip; None where its object cannot be made of what was read."""
+    chip = group.held.peek(one.place.name)
+    # that there is nothing is nowhere else: it is tiny, and stays
+    if chip is None or chip.meta["status"] == "no_data":
+        return None
+    try:
+        dtype = group.held.dtype(one.place.name)
+    except (OSError, ValueError):  # verify says so
+        return None
+    if joined([(a["bands"], n) for a, n in one.parts], chip.meta, dtype, chip.sha256) is None:
+        return None
+    more = {"arrays": [a for a, _ in one.parts], "dtype": dtype, "digest": chip.sha256, "meta": chip.meta}
+    return {"object": one.place.name, "file": one.place.file, "of": one.of, **more}
 
 
 def _read(
-    export: _Export, group: Group, names: set[str]
-) -> Iterator[tuple[_Place, list[int], list[tuple[dict, np.ndarray]]]]:
-    """Places of an export with size and time of their file, and the arrays that have their bands; a damaged file ends early."""
-    saved = _saved(export.run, group)
-    for record, places in _files(export, group, names):
-        try:
-            with open_arrays(export.folder / places[0].file) as opened:
-                for place, parts in _parts(opened, saved, group.bands, places):
-                    yield place, _of(record), parts
-        except (OSError, ValueError, KeyError, IndexError, StoreError):  # the run's next start says so
-            continue
+    export: _Export, group: Group, saved: list[_Saved], record: dict, places: list[_Place], threads: int
+) -> Iterator[_Chip]:
+    """What a file has of chips; a damaged one ends early."""
+    try:
+        with open_arrays(export.folder / places[0].file) as opened:
+            for place, parts in _parts(opened, saved, group.bands, places, threads):
+                yield _Chip(place, _of(record), parts)
+    except (OSError, ValueError, KeyError, IndexError, StoreError):  # the run's next start says so
+        return
 
 
 def _files(export: _Export, group: Group, names: set[str]) -> Iterator[tuple[dict, list[_Place]]]:
@@ -208,7 +234,7 @@ def _saved(run: Run, group: Group) -> list[_Saved]:
 
 
 def _parts(
-    file: Arrays, saved: list[_Saved], bands: Iterable[str], places: list[_Place]
+    file: Arrays, saved: list[_Saved], bands: Iterable[str], places: list[_Place], threads: int
 ) -> Iterator[tuple[_Place, list[tuple[dict, np.ndarray]]]]:
     """Of each place the arrays that have its bands, and how they are found again. Arrays of all ROIs are read once, in order."""
     keys, wanted = set(file.keys()), set(bands)
@@ -218,7 +244,7 @@ def _parts(
             stacked.append(one)
             wanted -= set(one.bands)
     singles = [one for one in saved if one not in stacked and wanted & set(one.bands)]
-    for place, rows in _rows(file, stacked, places):
+    for place, rows in _rows(file, stacked, places, threads):
         parts = [
             ({"key": one.stacked, "bands": list(one.bands), "row": place.row, "mark": mark}, numbers)
             for one, (numbers, mark) in zip(stacked, rows)
@@ -234,14 +260,14 @@ def _parts(
             yield place, parts
 
 
-def _rows(file: Arrays, stacked: list[_Saved], places: list[_Place]) -> Iterator[tuple[_Place, tuple]]:
+def _rows(file: Arrays, stacked: list[_Saved], places: list[_Place], threads: int) -> Iterator[tuple[_Place, tuple]]:
     """Places, in order, each with its rows of the arrays of all ROIs."""
     if not stacked:
         yield from ((place, ()) for place in places)
         return
     left = iter(places)
     place = next(left, None)
-    for index, rows in enumerate(zip(*(file.rows(one.stacked) for one in stacked))):
+    for index, rows in enumerate(zip(*(file.rows(one.stacked, threads) for one in stacked))):
         if place is None:
             return
         if index == place.row:

@@ -17,10 +17,7 @@ from ..units import Source
 from .contents import Contents, Group, survey
 from .report import Report
 from .spare import freed
-from .work import RunFolder, Shared, Work
-
-#: Threads that read and hash: both release the interpreter, and more than this only makes a disk seek.
-THREADS = min(8, 2 * (os.cpu_count() or 1))
+from .work import THREADS, RunFolder, Shared, Work
 
 Task = tuple[int, Callable[[], None]]  # bytes to read, and the reading
 

@@ -18,6 +18,8 @@ from ..run import CONFIG, IMAGERY, ROIS, WEIGHTS, Run, load_run
 from ..store import Store
 
 NAME = ".rs_embed"
+#: Threads that read and hash: both release the interpreter, and more than this only makes a disk seek.
+THREADS = min(8, 2 * (os.cpu_count() or 1))
 #: What the folder of a run that never came to be frozen may hold.
 _BEFORE_FREEZING = {".lock", ".package", "logs", ".snakemake"}
 

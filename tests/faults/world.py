@@ -15,7 +15,7 @@ import psutil
 
 from rs_embed.store import verify_object
 
-from ..conftest import CHECKOUT, content, places, times
+from ..conftest import CHECKOUT, content, places, snakemake_command, times
 
 N, CHUNK = 6, 3  # two chunks of three places
 STEPS = ("fetch", "embed", "write", "repair", "merge")
@@ -76,14 +76,7 @@ class Case:
             return [sys.executable, "-c", PYTHON, self.layout, str(folder), json.dumps(options)]
         path = folder.parent / f"{folder.name}.yaml"
         path.write_text(json.dumps(self._config(folder, options)))
-        snakemake = str(Path(sys.executable).with_name("snakemake"))
-        where = [
-            "--snakefile",
-            str(CHECKOUT / "Snakefile"),
-            "--workflow-profile",
-            str(CHECKOUT / "profiles" / "default"),
-        ]
-        return [snakemake, *where, "--configfile", str(path), "--cores", "2"]
+        return snakemake_command("--configfile", path, "--cores", "2")
 
     def _config(self, folder: Path, options: dict) -> dict:
         target = str(folder / "items") if self.layout == "per_item" else str(folder / "run")

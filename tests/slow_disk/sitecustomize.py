@@ -14,7 +14,9 @@ _said = os.environ.get("RS_EMBED_LATE_DISK") or os.environ.get("RS_EMBED_SLOW_DI
 _step, _, _rest = _said.partition(" ")
 _seconds, _, _pattern = _rest.partition(" ")
 
-if _step and _step in sys.orig_argv and sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("rs_embed"):
+_module = "".join(sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1]) if "-m" in sys.orig_argv else ""
+
+if _step and _step in sys.orig_argv and _module.startswith("rs_embed"):
     _replace = os.replace
 
     def replace(source, target, **keywords):

@@ -34,11 +34,14 @@ print("status", manifest["status"], manifest["items"])
 
 @pytest.fixture(scope="session")
 def slurm():
-    """The cluster, which is stopped only if it was started here."""
+    """The cluster, which is stopped only if it was started here: not where several workers use it."""
     if not PLUGIN.exists():
         pytest.skip("the executor plugin is not installed: make test-slurm")
     running = cluster.running()
-    cluster.start()
+    if not running and "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.fail("the cluster is to be started before the workers: python -m tests.slurm.cluster start")
+    if not running:
+        cluster.start()
     yield cluster
     if not running:
         cluster.stop()

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from ..conftest import CHECKOUT, combined, content, export, places, times
+from ..conftest import CHECKOUT, combined, content, export, places, snakemake_command, times
 from ..conftest import jobs as jobs_of
 from ..gee_runs import Archive
 from ..rasters import at, noise
@@ -230,16 +230,7 @@ def test_jobs_of_a_command_line_that_was_killed_are_cancelled_by_the_next_start(
     text = "rois: rois.csv\ntemporal: {start: 2022-06-01, end: 2022-09-01}\nbackend: sample\ntarget: {layout: combined, path: run}\n"
     text += "models:\n  - {name: mosaiks, model_config: {features: 32, patch_size: 5}}\nexport: {chunk_size: 2}\n"
     (here / "config.yaml").write_text(text)
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(CHECKOUT / "Snakefile"),
-        "--configfile",
-        "config.yaml",
-    ]
-    command += ["--workflow-profile", str(CHECKOUT / "profiles" / "slurm")]
+    command = snakemake_command("--configfile", "config.yaml", profile="slurm")
 
     def start(**more: str) -> subprocess.Popen:
         return subprocess.Popen(command, cwd=here, env=site.environment(**more), stdout=-1, stderr=-2, text=True)

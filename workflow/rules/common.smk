@@ -19,9 +19,9 @@ from rs_embed.queued import name_jobs
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.tidy import tidy
 from rs_embed.workflow import (
-    cancel_timers,
     divide,
     embed_threads,
+    end_soon,
     enter,
     import_ahead,
     plain,
