@@ -16,8 +16,7 @@ from pathlib import Path
 
 from common import late, processor, rois, run, write_table
 
-from rs_embed.estimate.speeds import START_S
-from rs_embed.plan import automatic_chunk_size
+from rs_embed.chunk_sizes import GPU_START_S, automatic_chunk_size
 from rs_embed.run import ASSUMED_GPUS
 
 SIZES = (64, 128, 256, 512, 1024)
@@ -64,11 +63,11 @@ def measured() -> list[str]:
 
 
 def wall(n: int, size: int, seconds: float, models: int, gpus: int) -> float:
-    """Seconds until the last of so many GPUs is free: jobs in order, each to the first free one; a job starts in START_S."""
+    """Seconds until the last of so many GPUs is free: jobs in order, each to the first free one; a job starts in GPU_START_S."""
     busy = [0.0] * gpus
     for _ in range(models):
         for start in range(0, n, size):
-            heapq.heapreplace(busy, busy[0] + START_S["cuda"] + min(size, n - start) * seconds)
+            heapq.heapreplace(busy, busy[0] + GPU_START_S + min(size, n - start) * seconds)
     return max(busy)
 
 
@@ -78,7 +77,7 @@ def calculated() -> list[str]:
     for gpus, models, (name, each) in itertools.product((1, 4, 16), (1, 5), PACES.items()):
         cells = [f"{gpus}", f"{models} x {name}"]
         for n in GPU_ROIS:
-            own = automatic_chunk_size(n, gpus=gpus if gpus < 16 else ASSUMED_GPUS, paces=[each] * models)
+            own = automatic_chunk_size(n, gpus=[gpus] if gpus < 16 else ASSUMED_GPUS, paces=[each] * models)
             best = min(wall(n, size, each, models, gpus) for size in GPU_SIZES)
             took = wall(n, own, each, models, gpus)
             cells.append(f"{own:,}: {took:,.0f} / {best:,.0f} = {took / best:.2f}")
@@ -98,7 +97,7 @@ def main() -> None:
     about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}; `mosaiks`, 64 x 64 pixels; whole runs from nothing, "
     about += "`--cores 2`, the smaller of two, seconds."
     more = "GPUs, calculated and not measured (jobs of 10 s, and images of 2.5 ms, fast, or 17 ms, as `thor` with 224 x 224 pixels on an "
-    more += "A100): the automatic size, seconds with it and with the best of 256 to 65,536. 16 GPUs are a cluster's, where 8 are assumed."
+    more += "A100): the automatic size, seconds with it and with the best of 256 to 65,536. 16 GPUs are a cluster's, which may have 2, 4, 8 or 16."
     write_table("scaling.md", "chunks.py", "\n".join([about, "", *lines, "", more, "", *table]))
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from common import processor, rois, run, write_table
 
-from rs_embed.plan import CHUNK_SIZES
+from rs_embed.chunk_sizes import CHUNK_SIZES
 
 LARGE = 50_000
 SIZES, MEMORY = (1_000, 10_000, 100_000), (100, 1_000, 10_000)

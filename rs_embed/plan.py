@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from .chunk_sizes import automatic_chunk_size
 from .config import OUTPUT_OPTIONS, SUFFIX
 from .description import ModelInfo
 from .errors import ModelError
@@ -26,12 +27,6 @@ from .units import Generation, Source, Unit, resolve_unit
 
 #: ROIs of a part, at most; in chunks of more than four such parts a quarter of the chunk.
 PART_SIZE = 64
-#: Automatic chunk: the smallest of these that keeps a run under about 200 chunks, on CPUs and on GPUs.
-CHUNK_SIZES, GPU_CHUNK_SIZES = (256, 512, 1024), (1024, 2048, 4096, 8192)
-#: Where models are fast, twice as many, and again, until a chunk takes a core, or a GPU, as many seconds as this (a job's own start
-#: takes a core 3 to 4 and a GPU about 10), all ROIs are in one, or it is the largest; on GPUs not if one were the last then.
-WORTH_S, LARGEST_CHUNK = 16.0, 4096
-GPU_WORTH_S, LARGEST_GPU_CHUNK = 100.0, 32_768
 
 
 @dataclass(frozen=True)
@@ -217,7 +212,7 @@ def make_plan(
     keys: Callable[[Source], Sequence[str] | None] = lambda source: None,
     digest_of: Callable[[str], str] = lambda path: path,
     chunk_size: int | None = None,
-    gpus: int = 0,
+    gpus: Sequence[int] = (),
     pace: Callable[[Unit, Source], float] = lambda unit, source: 1.0,
 ) -> Plan:
     """Plan a request.
@@ -230,8 +225,9 @@ def make_plan(
         target: path of the target, with its suffix, relative to the run's folder.
         generation: tokens that make embeddings, or chips too, anew (``resume=False``).
         digest_of: sha256 of a local weights file, from its path in the request.
-        chunk_size: of chunks, where the request leaves it open. gpus: that models run on; 0: on CPUs. pace: seconds that a core, or a GPU, takes
-            for a ROI, roughly; both decide it otherwise.
+        chunk_size: of chunks, where the request leaves it open.
+        gpus: how many models run on, or may (several numbers); none: on CPUs. pace: seconds that a core, or a GPU, takes for a ROI, roughly.
+            Both decide the size otherwise.
         keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
 
     Raises:
@@ -267,26 +263,6 @@ def make_plan(
         found,
         paces,
     )
-
-
-def automatic_chunk_size(n: int, *, gpus: int = 0, paces: Sequence[float] = (1.0,)) -> int:
-    """ROIs of a chunk where the request leaves it open: enough that a job's own start is small beside its work, and not so
-    many that there is nothing to run side by side (docs/scaling.md has the costs of a job).
-
-    Args:
-        gpus: that may be used; 0: CPUs, whose cores a single job can use. paces: seconds that a core, or a GPU, takes for a ROI, of
-            each model.
-    """
-    sizes = GPU_CHUNK_SIZES if gpus else CHUNK_SIZES
-    worth, largest = (GPU_WORTH_S, LARGEST_GPU_CHUNK) if gpus else (WORTH_S, LARGEST_CHUNK)
-    size = next((size for size in sizes if n <= 200 * size), sizes[-1])
-    while size * sum(paces) / len(paces) < worth and size < min(n, largest):
-        if min(2 * size, n) * max(paces) * gpus > n * sum(
-            paces
-        ):  # one GPU would be at work longer than all of them have to
-            break
-        size *= 2
-    return size
 
 
 def make_chunks(n: int, chunk_size: int) -> tuple[Chunk, ...]:

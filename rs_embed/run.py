@@ -40,7 +40,7 @@ CONFIG, ROIS, IMAGERY, WEIGHTS = "config.yaml", "rois.csv", "imagery.json", "wei
 #: Kinds of objects that were freed after the run was finished (``upkeep/spare.py``), so that nobody misses them.
 FREED = "freed.json"
 #: GPUs that chunks are cut for where the machine that starts a run has none: a cluster's.
-ASSUMED_GPUS = 8
+ASSUMED_GPUS = (2, 4, 8, 16)
 #: Which merge the space was freed after (``upkeep/tidy.py``), so that a start with nothing to do does not look again.
 TIDIED = "tidied.json"
 #: Folder of a run that holds a link to this package and nothing else: it goes onto PYTHONPATH, where the whole
@@ -228,7 +228,7 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         keys=keys,
         digest_of=digests.of,
         chunk_size=_known_size(folder, len(rois)),
-        gpus=(visible_gpus() or ASSUMED_GPUS) if gpu else 0,
+        gpus=() if not gpu else (count,) if (count := visible_gpus()) else ASSUMED_GPUS,
         pace=pace,
     )
     for unit in plan.embedded:

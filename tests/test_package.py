@@ -152,6 +152,7 @@ def test_imports_point_down_only():
             "frames",
             "units",
             "plan",
+            "chunk_sizes",
             "geometry",
             "stac_settings",
         },

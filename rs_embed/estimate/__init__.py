@@ -6,12 +6,12 @@ is asked anything beyond what planning asks.
 
 from __future__ import annotations
 
-import heapq
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ..chunk_sizes import wall
 from ..devices import card as found_card
 from ..devices import gpus_wanted, visible_gpus
 from ..errors import ModelError
@@ -186,12 +186,7 @@ def _hours(seconds: Sequence[float | None]) -> float | None:
 def _wall(models: Sequence[ModelCost], gpus: int) -> float:
     """Hours until the last job has ended, if a GPU that is free takes the longest one left. (On CPUs all cores are at work until
     the end: the last jobs divide them.)"""
-    busy = [0.0] * gpus
-    jobs = ((m.seconds / m.jobs, m.jobs) for m in models if m.seconds and m.jobs)
-    for each, count in sorted(jobs, reverse=True):
-        for _ in range(count):
-            heapq.heapreplace(busy, busy[0] + each)
-    return max(busy) / 3600
+    return wall((m.seconds / m.jobs for m in models if m.seconds for _ in range(m.jobs)), gpus) / 3600
 
 
 def _device(run: Run, gpus: int | None, gpu: str | None) -> tuple[str, str, int]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..chunk_sizes import GPU_START_S
 from ..errors import ModelError
 from ..fields import nearest
 from ..models.images import CORE_GFLOPS
@@ -45,7 +46,7 @@ CORE = {"fp32": CORE_GFLOPS, "bf16": 600.0}
 #: The same where a CPU lacks their instructions: half the width of AVX-512, and bfloat16 without AMX. Not measured.
 CORE_WITHOUT = {"fp32": 75.0, "bf16": 75.0}
 #: What a job takes before its first image (Python, torch, the device, the weights), seconds.
-START_S = {"cpu": 4.0, "mps": 6.0, "cuda": 10.0}
+START_S = {"cpu": 4.0, "mps": 6.0, "cuda": GPU_START_S}
 
 
 @dataclass(frozen=True)
