@@ -150,7 +150,11 @@ def _step(options: argparse.Namespace) -> int:
     os.chdir(options.run)
     run = load_run(".")
     own = {"embed": max(1, getattr(options, "threads", 1)), "fetch": run.provider.cores}.get(options.command, 1)
-    more = options.command == "merge" or (options.command == "embed" and not gpus_wanted(run.request.device))
+    more = {
+        "embed": not gpus_wanted(run.request.device),
+        "write": run.plan.layout == "combined",
+        "merge": True,
+    }.get(options.command, False)
     with share(run.dir, own, more=more) as cores:
         counts = _stage(run, options, cores)
     print(f"{options.command}: {json.dumps(counts)} in {time.monotonic() - started:.2f} s")
@@ -169,7 +173,7 @@ def _stage(run: Run, options: argparse.Namespace, cores: Share) -> dict:
     if options.command == "write":
         from .stages.write import write
 
-        return write(run, options.chunk)
+        return write(run, options.chunk, cores)
     if options.command == "repair":
         from .stages.repair import repair
 

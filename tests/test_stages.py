@@ -12,6 +12,8 @@ import pytest
 
 from rs_embed import ExportTarget, ModelError, ProviderError, StoreError, receipts
 from rs_embed.config import ExportConfig, ExportModelRequest
+from rs_embed.cores import Share
+from rs_embed.groups import Group
 from rs_embed.providers import Chip
 from rs_embed.request import Request
 from rs_embed.run import load_run, open_run
@@ -308,6 +310,21 @@ def test_damaged_objects_are_all_set_aside_and_made_again_once(make, kind, stage
     assert sum(c["embedded"] for c in again[1]) == (0 if kind == "chips" else 2)
     write_all(run)
     assert {p: p.read_bytes() for p in reference} == reference
+
+
+def test_a_chip_is_read_once_for_all_models_and_threads_change_no_row(make, monkeypatch):
+    rgb = ExportModelRequest("mosaiks", label="rgb", sensor=SensorSpec(S2, ("B4", "B3", "B2")))
+    run = make(6, ["mosaiks", rgb])
+    fetch_all(run), embed_all(run)
+    seen, real = [], Group.read
+    monkeypatch.setattr(Group, "read", lambda self, name: seen.append((self.folder, name)) or real(self, name))
+    found = []
+    for threads in (1, 4):
+        seen.clear()
+        write(run, "00000", Share(threads))
+        found.append([{k: v for k, v in row.items() if k != "created"} for row in rows(run, "items")])
+        assert len(seen) == len(set(seen)) == 6 * (1 + 2), "a chip, and the embeddings of two models"
+    assert found[0] == found[1] and len(found[0]) == 6
 
 
 def _places(run, kind):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import RSEmbedError, StoreError
@@ -68,8 +68,13 @@ def read_checked(group: Group, name: str) -> Object:
         raise StoreError(f"object {group.path(name)} is gone; run again to make it anew") from None
 
 
-def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tuple[np.ndarray | None, dict]:
+def read_chip(
+    run: Run, source_id: str, bands: Sequence[str], name: str, read: Callable[[Group, str], Object] | None = None
+) -> tuple[np.ndarray | None, dict]:
     """Pixels of a stored object in the order of ``bands`` from one or several stored chips, with their metadata.
+
+    Args:
+        read: how an object is read, where the same one is asked for several times; else :func:`read_checked`.
 
     Returns:
         ((C, H, W) or (T, C, H, W) pixels, metadata), or (None, metadata) where there is no imagery.
@@ -83,7 +88,7 @@ def read_chip(run: Run, source_id: str, bands: Sequence[str], name: str) -> tupl
     use, missing = store.covering(source_id, tuple(bands), name, store.band_sets(source_id, union))
     if missing:
         raise StoreError(f"the chip {name} lacks the bands {', '.join(missing)}; run again to fetch them")
-    chips = [read_checked(store.chips(source_id, held), name) for held in use]
+    chips = [(read or read_checked)(store.chips(source_id, held), name) for held in use]
     holder = {b: c for c in reversed(chips) for b in c.meta["bands"]}
     # of the bands that were asked for, whatever they were fetched together with
     coverage = [holder[b].meta["coverage"][b] for b in bands]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from .. import receipts
+from ..cores import Share
 from ..errors import ModelError, StoreError
 from ..formats import manifest, module
 from ..formats.arrays import Array, Row
@@ -27,15 +29,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def write(run: Run, chunk_name: str) -> dict:
+def write(run: Run, chunk_name: str, threads: Share = Share(1)) -> dict:
     """Verify and record a chunk and write ``items/<chunk>.json``; returns counts.
+
+    Args:
+        threads: that read and check where no file is written; writing has ``writer_workers``.
 
     Raises:
         StoreError: an object is damaged; it was set aside, and running again makes it anew.
     """
     chunk = chunk_of(run, chunk_name)
     started, created = time.monotonic(), now()
-    rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created)
+    rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created, threads.now())
     kept = records.write(chunk, rows)
     small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
     key = run.plan.items_key(chunk)
@@ -44,15 +49,16 @@ def write(run: Run, chunk_name: str) -> dict:
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)} | packed
 
 
-def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str) -> list[dict]:
+def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str, threads: int = 1) -> list[dict]:
     """The rows of some ROIs of a chunk, and in per_item layout their files. Goes through all of them before it fails, so
     that every damaged object is set aside."""
     status = _statuses(run, chunk)
     config = run.request.config
     if run.plan.layout == "per_item":
         rescue(run, {f"{run.plan.names[i]}{run.plan.suffix}" for i in indices})
-    workers = config.writer_workers if config.async_write and run.plan.layout == "per_item" else 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
+    if run.plan.layout == "per_item":
+        threads = config.writer_workers if config.async_write else 1
+    with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
         futures = [pool.submit(_row, run, i, status, created) for i in indices]
         try:
             wait(futures)
@@ -88,11 +94,13 @@ def _row(run: Run, index: int, status: dict, created: str) -> dict:
     arrays: list[tuple[Array, Row]] = []
     units = {}
     saved: dict[tuple, str] = {}
+    read = functools.cache(read_checked)  # models share chips
     for unit in plan.units:
         entry: dict = {}
         if config.save_inputs:
             same = (unit.source, unit.sensor.bands)
-            entry["input"] = _input(run, unit, index, status[unit.source, index], saved.get(same), arrays)
+            fetched = status[unit.source, index]
+            entry["input"] = _input(run, unit, index, fetched, saved.get(same), arrays, read)
             saved.setdefault(same, unit.key)
         if config.save_embeddings:
             entry["embedding"] = _embedding(run, unit, index, status[unit.id, index], arrays)
@@ -118,10 +126,10 @@ def _combine(statuses: list[str]) -> str:
     return "ok" if "ok" in statuses else "no_data"
 
 
-def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: list) -> dict:
+def _input(run: Run, unit: Unit, index: int, fetched: dict, same_as: str | None, arrays: list, read: Callable) -> dict:
     if fetched["status"] == "failed":
         return {k: v for k, v in fetched.items() if k != "object"}
-    pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[index])
+    pixels, meta = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[index], read)
     record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched", "roi") if k in meta}
     if pixels is None:
         return record | {"status": "no_data"}
