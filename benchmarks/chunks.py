@@ -63,7 +63,8 @@ def measured() -> list[str]:
 
 
 def wall(n: int, size: int, seconds: float, models: int, gpus: int) -> float:
-    """Seconds until the last of so many GPUs is free: jobs in order, each to the first free one; a job starts in GPU_START_S."""
+    """Seconds until the last of so many GPUs is free: jobs in order, each to the first free one; a job starts in GPU_START_S. Not the
+    schedule by which the size is chosen (``chunk_sizes.wall``), so that it checks it."""
     busy = [0.0] * gpus
     for _ in range(models):
         for start in range(0, n, size):

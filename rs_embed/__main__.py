@@ -1,6 +1,5 @@
 """``python -m rs_embed``: the command line."""
 
-import contextlib
 import os
 import sys
 
@@ -8,8 +7,10 @@ from .cli import main
 
 status = main()
 if "torch" in sys.modules:  # Python takes a quarter of a second, of every embed job, to take it apart
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # the log may lie on a full disk
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
             stream.flush()
+        except OSError:  # a full disk; the status is the one that Python has for it
+            status = status or 120
     os._exit(status)
 sys.exit(status)

@@ -95,8 +95,8 @@ def export_batch(
         stac=stac,
         options=options,
     )
-    with Child() as child:
-        while True:
+    while True:
+        with Child() as child:
             run = open_run(request, os.getcwd())
             check(run)
             # else the start of the workflow looks for them, and the model's rows say what is missing
@@ -108,8 +108,7 @@ def export_batch(
                 if waited.fresh:  # what it made anew is what a call without resume asks for
                     request = replace(request, config=replace(request.config, resume=True, refetch=False))
                 continue
-            break
-    return _manifests(run)
+        return _manifests(run)
 
 
 def plan_batch(*, gpus: int | None = None, gpu: str | None = None, **arguments: Any) -> Estimate:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO
@@ -25,13 +26,19 @@ class Child:
 
     def __init__(self) -> None:
         self._told = False
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what it says before it has a log; closed in __exit__
         self._socket, its = socket.socketpair()  # its end tells the child that this process is gone
+        for end in (
+            self._socket,
+            its,
+        ):  # whatever socket.setdefaulttimeout was told: the other side knows nothing of it
+            end.setblocking(True)
         with its:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rs_embed._run"],  # the working directory has nothing that it imports
                 stdin=its,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._words,
                 start_new_session=True,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
@@ -43,6 +50,7 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
+        self._words.close()
         if not self._told:
             self._process.kill()
             self._process.wait()
@@ -57,14 +65,19 @@ class Child:
             files: :data:`FILES`, open; the child has them for itself.
         """
         said = {"arguments": list(arguments), "folder": os.fspath(folder), "environment": dict(environment)}
-        self._told = True
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: its status says so
             socket.send_fds(self._socket, [b"\n"], [f.fileno() for f in files])
             self._socket.sendall(json.dumps(said).encode() + b"\n")
+        self._told = True
 
     def wait(self) -> int:
         """Its status, when it has ended."""
         return self._process.wait()
+
+    def words(self) -> bytes:
+        """What it has said before it had a log."""
+        self._words.seek(0)
+        return self._words.read()
 
     def stop(self, *, patience: float) -> None:
         """Stop Snakemake and its jobs: SIGINT to the group, as a terminal would, then harder.

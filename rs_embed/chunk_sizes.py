@@ -40,7 +40,8 @@ def _for_gpus(n: int, gpus: Sequence[int], paces: Sequence[float]) -> int:
     """The smallest size with which the GPUs are done nearly as soon as with the best one; where their number is not known, with which
     the largest loss is nearly the smallest."""
     jobs = {size: _jobs(n, size, paces) for size in GPU_CHUNK_SIZES if n <= MOST_CHUNKS * size}
-    jobs = jobs or {GPU_CHUNK_SIZES[-1]: [1.0]}
+    if not jobs:
+        return GPU_CHUNK_SIZES[-1]
     loss = dict.fromkeys(jobs, 1.0)
     for count in gpus:
         took = {size: wall(each, count) for size, each in jobs.items()}

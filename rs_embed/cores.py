@@ -2,7 +2,8 @@
 
 Snakemake gives a job its threads when it starts, and never more. Where models are unlike, or the last chunks are at work, cores
 that were another job's would idle to the end. So the jobs of a run on one machine say by a locked file how many cores they
-have from Snakemake, and those that can use more (embed jobs on CPUs) divide what is left of ``--cores`` among them, batch by batch.
+have from Snakemake, and those that can use more (embed jobs on CPUs, ``merge``, ``write`` of a combined export) divide what is left of
+``--cores`` among them, batch by batch or ROI by ROI.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def execute(run: Run, child: Child) -> None:
     """Run the workflow to its end. On a cluster the run goes on when this process is gone, and the next call waits for it.
 
     Args:
-        child: the process to do it; it can be used once, by a call that does not raise Waited.
+        child: the process to do it, which can do it once.
 
     Raises:
         Waited: an earlier call's run on this target has ended meanwhile; plan again.
@@ -83,6 +83,8 @@ def execute(run: Run, child: Child) -> None:
             its.close()
             failures, status = _wait(run, child, events, remote=profile.remote)
     if status:
+        with contextlib.suppress(OSError), open(log, "ab") as text:  # of a full disk the explanation knows
+            text.write(child.words())
         raise ExportError(explain(run, failures, log, status), log=str(log))
 
 

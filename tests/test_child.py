@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
-from rs_embed import ExportModelRequest, ModelError
+from rs_embed import ExportError, ExportModelRequest, ModelError
 from rs_embed.child import Child
 
-from .conftest import CHECKOUT, combined, export, places, python
+from .conftest import CHECKOUT, combined, export, log_of, places, python, run_folder
 
 BEGIN = "import os, sys\nfrom rs_embed.child import Child\nchild = Child()\nprint(child._process.pid, flush=True)\n"
 
@@ -38,6 +40,31 @@ def test_it_ends_with_a_caller_that_has_told_it_nothing(end):
         psutil.Process(int(found.stdout)).wait(20)
     except psutil.NoSuchProcess:  # already
         return
+
+
+def test_a_time_limit_for_all_sockets_of_the_caller_is_not_one_of_it(tmp_path, monkeypatch):
+    """Users of Earth Engine set one; the request is checked for longer than the child imports."""
+    import rs_embed.stages.prepare as stage
+
+    real = stage.check
+    monkeypatch.setattr(stage, "check", lambda run: time.sleep(2) or real(run))
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(0.5)
+    try:
+        export(combined(tmp_path / "run"), places(1))
+    finally:
+        socket.setdefaulttimeout(before)
+    assert "Exception in thread" not in log_of(run_folder(tmp_path / "run"))
+
+
+def test_what_it_says_before_it_has_a_log_is_in_the_error(tmp_path, monkeypatch):
+    """For example where the package is found by a notebook's own path alone."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text("import sys\nif '-P' in sys.orig_argv: sys.exit('no package here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken), prepend=os.pathsep)
+    with pytest.raises(ExportError, match="no package here"):
+        export(combined(tmp_path / "run"), places(1))
 
 
 def test_what_its_own_start_says_is_in_the_error(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import time
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from .. import receipts
-from ..cores import Share
+from ..cores import Share, Turn
 from ..errors import ModelError, StoreError
 from ..formats import manifest, module
 from ..formats.arrays import Array, Row
@@ -40,7 +41,7 @@ def write(run: Run, chunk_name: str, threads: Share = Share(1)) -> dict:
     """
     chunk = chunk_of(run, chunk_name)
     started, created = time.monotonic(), now()
-    rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created, threads.now())
+    rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created, threads)
     kept = records.write(chunk, rows)
     small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
     key = run.plan.items_key(chunk)
@@ -49,17 +50,22 @@ def write(run: Run, chunk_name: str, threads: Share = Share(1)) -> dict:
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)} | packed
 
 
-def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str, threads: int = 1) -> list[dict]:
+def make_rows(run: Run, chunk: Chunk, indices: Iterable[int], created: str, threads: Share = Share(1)) -> list[dict]:
     """The rows of some ROIs of a chunk, and in per_item layout their files. Goes through all of them before it fails, so
     that every damaged object is set aside."""
     status = _statuses(run, chunk)
-    config = run.request.config
+    config, workers = run.request.config, threads.most
+    turn: contextlib.AbstractContextManager = Turn(threads)
     if run.plan.layout == "per_item":
         rescue(run, {f"{run.plan.names[i]}{run.plan.suffix}" for i in indices})
-    if run.plan.layout == "per_item":
-        threads = config.writer_workers if config.async_write else 1
-    with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
-        futures = [pool.submit(_row, run, i, status, created) for i in indices]
+        workers, turn = config.writer_workers if config.async_write else 1, contextlib.nullcontext()
+
+    def row_of(index: int) -> dict:
+        with turn:
+            return _row(run, index, status, created)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="write") as pool:
+        futures = [pool.submit(row_of, i) for i in indices]
         try:
             wait(futures)
         except BaseException:  # Ctrl-C: do not begin what is still waiting
@@ -109,6 +115,9 @@ def _row(run: Run, index: int, status: dict, created: str) -> dict:
         found = {part["status"] for part in entry.values()}
         entry["status"] = next(s for s in ("failed", "no_data", "ok") if s in found)
         units[unit.key] = entry
+        if plan.layout == "combined":  # merge reads them again
+            arrays.clear()
+    read.cache_clear()
     parts = [part for unit in units.values() for part in unit.values() if isinstance(part, dict)]
     row = {"roi": plan.roi_ids[index], "index": index, "units": units}
     row["status"] = _combine([u["status"] for u in units.values()])

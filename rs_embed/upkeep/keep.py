@@ -170,7 +170,7 @@ def _proved(export: _Export, group: Group, names: set[str]) -> Iterator[dict]:
         chips = itertools.chain.from_iterable(_read(export, group, saved, *file, threads=THREADS) for file in files)
         found = ahead(prove, chips, THREADS, lambda one: sum(n.nbytes for _, n in one.parts))
     else:
-        found = itertools.chain.from_iterable(ahead(prove_file, files, THREADS, lambda _: 0))
+        found = itertools.chain.from_iterable(ahead(prove_file, files, THREADS, lambda file: file[0]["size"]))
     yield from filter(None, found)
 
 

@@ -27,7 +27,7 @@ def tidy(run: Run) -> None:
         return
     try:
         freed = _tidy(run, open_work(run.work))
-    except (RSEmbedError, OSError) as error:
+    except (RSEmbedError, OSError, RuntimeError, MemoryError) as error:  # no thread can be started, for example
         print(f"rs-embed: nothing was freed in the store: {error}", file=sys.stderr)
         return
     if freed:
