@@ -25,6 +25,8 @@ SUFFIX = ".npy"
 PACKS = "packs"
 #: A folder that was changed so many seconds ago may be changed again without another time.
 _SETTLED_S = 3.0
+#: How often packs are looked at that other packers replace meanwhile.
+_LOOKS = 5
 _T = TypeVar("_T")
 
 
@@ -203,10 +205,14 @@ class Group:
         self.set_aside_broken()
         self._look(always=True)
         made = packs.write(self.packs, loose())
-        if other:  # what is loose comes first, so it is what stays
-            for file in set(self._look(always=True).files) - {made and made.name}:
-                # nothing equal: another packer may count on it
-                self._rewrite(file, without=self._others(file, other, digests))
+        for _ in range(_LOOKS if other else 0):  # what is loose comes first, so it is what stays
+            try:
+                for file in set(self._look(always=True).files) - {made and made.name}:
+                    # nothing equal: another packer may count on it
+                    self._rewrite(file, without=self._others(file, other, digests))
+                break
+            except FileNotFoundError:  # another packer has just replaced it
+                continue
         self._look(always=True)
         done.packs = int(made is not None)
         for name, (digest, size) in digests.items():

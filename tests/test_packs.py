@@ -466,6 +466,29 @@ def test_a_pack_that_was_made_anew_is_not_taken_for_the_broken_one(tmp_path):
     check(tmp_path, some(4) | some(2, start=9))
 
 
+def test_an_older_copy_that_another_packer_replaces_at_this_moment_is_nobodys_error(tmp_path, monkeypatch):
+    group, (first, second) = Group(tmp_path), some(2)
+    fill(group, {first: [7.0], second: some(2)[second]})
+    group.pack([first, second])
+    fill(group, {first: some(2)[first]})
+    real, seen = Group._others, []
+
+    def replaced(self, file, *more):
+        if not seen:  # listed, and gone when it is opened: another packer's pack has what it had
+            seen.append(file)
+            data = (self.packs / file).read_bytes()
+            (self.packs / file).unlink()
+            try:
+                return real(self, file, *more)
+            finally:
+                (self.packs / file).write_bytes(data)
+        return real(self, file, *more)
+
+    monkeypatch.setattr(Group, "_others", replaced)
+    assert group.pack([first]).objects == 1 and seen
+    check(tmp_path, some(2))
+
+
 def test_two_packers_that_replace_an_older_copy_leave_each_other_the_new_one(tmp_path, monkeypatch):
     old, new, other = Group(tmp_path), Group(tmp_path), Group(tmp_path)
     (first, second) = some(2)
