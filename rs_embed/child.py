@@ -28,11 +28,9 @@ class Child:
         self._told = False
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what it says before it has a log; closed in __exit__
         self._socket, its = socket.socketpair()  # its end tells the child that this process is gone
-        for end in (
-            self._socket,
-            its,
-        ):  # whatever socket.setdefaulttimeout was told: the other side knows nothing of it
-            end.setblocking(True)
+        # whatever socket.setdefaulttimeout was told: the other side knows nothing of it
+        self._socket.setblocking(True)
+        its.setblocking(True)
         with its:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "rs_embed._run"],  # the working directory has nothing that it imports
