@@ -1,0 +1,77 @@
+"""Digests of the array files of exports, through real runs: ``python -m tests.support.array_digests FOLDER > before.json``.
+
+Run with two versions of the package on one machine, the outputs are equal unless a number has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from .. import rasters
+from .identities import REQUESTS, SUMMER
+
+BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
+COLLECTION = "COPERNICUS/S2_SR_HARMONIZED"
+MODELS = [
+    *({"name": name, "model_config": {"weights": "random"}} for name in ("remoteclip", "prithvi", "terrafm")),
+    {"name": "thor", "model_config": {"weights": "random", "variant": "tiny"}},
+    {"name": "mosaiks", "model_config": {"features": 64}},
+]
+
+
+def exports() -> dict[str, dict]:
+    """Config mappings by name: every model, both layouts and formats, local and sample imagery."""
+    local = {"rois": "places.csv", "temporal": SUMMER, "models": MODELS, "backend": "local:rasters"}
+    made = {
+        "pooled": local,
+        "grid": local | {"output": {"mode": "grid"}, "export": {"input_prep": "tile"}},
+        "mercator": local | {"export": {"projection": "web_mercator"}},
+        "bf16": local | {"export": {"precision": "bf16", "save_inputs": False}},
+        "inputs": local | {"export": {"save_inputs": "model", "save_embeddings": True}},
+    }
+    made |= {n: c for n, c in REQUESTS.items() if n.startswith("sample") and "remoteclip" not in json.dumps(c)}
+    out = {}
+    for name, config in made.items():
+        for layout in ("combined", "per_item"):
+            for kind in ("npz", "netcdf"):
+                target = {"layout": layout, "path": f"{name.replace(' ', '_')}-{layout}-{kind}"}
+                export = {"chunk_size": 2} | config.get("export", {}) | {"format": kind}
+                out[target["path"]] = config | {"target": target, "export": export}
+    return out
+
+
+def main(folder: Path) -> int:
+    """Make the exports and print the digests."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(1, 4000, (len(BANDS), 160, 160)).astype("uint16")
+    rasters.write(folder / "rasters" / "scene.tif", pixels, names=BANDS)
+    row = {"path": "scene.tif", "collection": COLLECTION, "bands": " ".join(BANDS)}
+    rasters.catalogue(folder / "rasters", row)
+    places = [rasters.at(60, 60, 400), rasters.at(80, 90, 480), rasters.at(100, 70, 520)]
+    rows = [f"p{i},{p.lon},{p.lat},{p.buffer_m}" for i, p in enumerate(places)]
+    (folder / "places.csv").write_text("\n".join(["name,lon,lat,buffer_m", *rows, ""]))
+    snakefile = Path(__file__).resolve().parents[2] / "Snakefile"
+    for name, config in exports().items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+        command = [Path(sys.executable).with_name("snakemake"), "--snakefile", snakefile, "--cores", "2", "--quiet"]
+        command += ["--workflow-profile", snakefile.with_name("profiles") / "default", "--configfile", f"{name}.yaml"]
+        done = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+        print(name, file=sys.stderr, flush=True)
+    files = sorted(p for p in folder.rglob("*.n[pc]*") if ".rs_embed" not in p.parts)
+    files += sorted(folder.glob(".rs_embed/store/**/*.npy"))
+    said = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in files}
+    print(json.dumps(said, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve()))
