@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import rs_embed
-from rs_embed.rois import read_rois
+from rs_embed.request.rois import read_rois
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "exports" / "demo"

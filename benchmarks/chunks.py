@@ -16,8 +16,8 @@ from pathlib import Path
 
 from common import late, processor, rois, run, write_table
 
-from rs_embed.chunk_sizes import GPU_START_S, automatic_chunk_size
-from rs_embed.run import ASSUMED_GPUS
+from rs_embed.planning.chunk_sizes import GPU_START_S, automatic_chunk_size
+from rs_embed.runs.run import ASSUMED_GPUS
 
 SIZES = (64, 128, 256, 512, 1024)
 #: What is measured: N, features of mosaiks (2: a fast model, 8,192: as slow as a ViT), models, seconds of a request.

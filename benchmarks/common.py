@@ -26,9 +26,9 @@ FOUNDATION = [
 def rois(path: Path, n: int, buffer_m: float) -> None:
     """A table of n squares spread over the scene."""
     from rs_embed import PointBuffer
-    from rs_embed.geometry import transformer
     from rs_embed.providers.sample import SCENE
-    from rs_embed.rois import rois_text
+    from rs_embed.request.geometry import transformer
+    from rs_embed.request.rois import rois_text
 
     to = transformer(SCENE.crs, "EPSG:4326")
     left, bottom, right, top = SCENE.bounds
@@ -106,6 +106,7 @@ sys.meta_path.insert(0, Late())
 def late(folder: Path, provider: str, seconds: float) -> dict[str, str]:
     """The environment of processes whose provider ``sample`` or ``local`` takes so much longer for each chip."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = _LATE.format(module=provider, provider=f"{provider.title()}Provider", seconds=seconds)
+    module = {"local": "rasters.local"}.get(provider, provider)
+    text = _LATE.format(module=module, provider=f"{provider.title()}Provider", seconds=seconds)
     (folder / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": str(folder)}

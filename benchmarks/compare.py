@@ -55,7 +55,7 @@ def scene(folder: Path, n: int) -> None:
     import rasterio
     from rasterio.enums import Resampling
 
-    from rs_embed.geometry import transformer
+    from rs_embed.request.geometry import transformer
 
     across = int(np.ceil(n**0.5))
     size, left, top = across * side.SIDE, 1_000_000.0, 30_000.0

@@ -164,14 +164,14 @@ def forward(folder: Path, n: int, precision: str) -> None:
     import torch
 
     from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, TemporalSpec
-    from rs_embed.cores import Share
-    from rs_embed.models import device as on
-    from rs_embed.models import engine as engines
+    from rs_embed.engine import engine as engines
+    from rs_embed.engine import torch_device as on
+    from rs_embed.machine.cores import Share
     from rs_embed.models import get_adapter
-    from rs_embed.request import Request
-    from rs_embed.run import load_run, open_run
+    from rs_embed.request.request import Request
+    from rs_embed.runs.run import load_run, open_run
     from rs_embed.stages.fetch import fetch
-    from rs_embed.stages.image import image_of
+    from rs_embed.stages.shared.model_images import image_of
 
     seconds = {}
     for model in ("remoteclip", "terrafm"):

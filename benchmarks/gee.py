@@ -46,10 +46,10 @@ def main() -> None:
     """Measure both and write the table."""
     import numpy as np
 
-    from rs_embed.gee_settings import GeeSettings
-    from rs_embed.geometry import make_grid
-    from rs_embed.request import Request
-    from rs_embed.run import open_run
+    from rs_embed.request.gee_settings import GeeSettings
+    from rs_embed.request.geometry import make_grid
+    from rs_embed.request.request import Request
+    from rs_embed.runs.run import open_run
     from tests.rasters import at, request
 
     here, there = multiprocessing.Pipe()

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from common import processor, rois, run, write_table
 
-from rs_embed.chunk_sizes import CHUNK_SIZES
+from rs_embed.planning.chunk_sizes import CHUNK_SIZES
 
 LARGE = 50_000
 SIZES, MEMORY = (1_000, 10_000, 100_000), (100, 1_000, 10_000)
@@ -51,9 +51,9 @@ def stock(folder: Path) -> int:
     import numpy as np
     import yaml
 
-    from rs_embed import receipts
-    from rs_embed.run import open_config
-    from rs_embed.store import write_object
+    from rs_embed.runs.run import open_config
+    from rs_embed.store import receipts
+    from rs_embed.store.store import write_object
 
     made = open_config(yaml.safe_load((folder / "config.yaml").read_text()), str(folder))
     plan, store = made.plan, made.store

@@ -18,18 +18,19 @@ from pathlib import Path
 import numpy as np
 from common import CHECKOUT, processor
 
-from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, FetchSpec, PointBuffer, TemporalSpec, receipts
+from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, FetchSpec, PointBuffer, TemporalSpec
 from rs_embed.formats import manifest
 from rs_embed.formats.npz import NpzWriter
-from rs_embed.request import Request
-from rs_embed.run import Run, load_run, open_run
-from rs_embed.store import write_object
+from rs_embed.request.request import Request
+from rs_embed.runs.run import Run, load_run, open_run
+from rs_embed.store import receipts
+from rs_embed.store.store import write_object
 
 MODELS = 5
 #: What a step of a faked run is run with: it says how long it took and the most memory it had.
 STEP = """
 import resource, sys, time
-from rs_embed.run import load_run
+from rs_embed.runs.run import load_run
 from rs_embed.stages import merge, write
 run, began = load_run("."), time.monotonic()
 if sys.argv[1] == "merge":

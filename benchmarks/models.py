@@ -37,7 +37,7 @@ def imagery(folder: Path, n: int) -> list:
     import torch
 
     from rs_embed import PointBuffer
-    from rs_embed.geometry import transformer
+    from rs_embed.request.geometry import transformer
 
     across = int(np.ceil(n**0.5))
     size, left, top = across * SIDE, 500_000.0, 5_800_000.0
@@ -70,8 +70,8 @@ def imagery(folder: Path, n: int) -> list:
 def opened(folder: Path, n: int, case: tuple, precision: str, device: str, batch: int | None, tag: str):  # noqa: ANN201
     """A run of one model over the places, fetched."""
     from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, FetchSpec, TemporalSpec
-    from rs_embed.request import Request
-    from rs_embed.run import load_run, open_run
+    from rs_embed.request.request import Request
+    from rs_embed.runs.run import load_run, open_run
     from rs_embed.stages.fetch import fetch
 
     model, modality, options = case
@@ -102,8 +102,8 @@ def opened(folder: Path, n: int, case: tuple, precision: str, device: str, batch
 
 def tensors(run, engine) -> list[dict]:  # noqa: ANN001
     """The network's inputs of all places, in the engine's batches, on its device."""
-    from rs_embed.models import device as on
-    from rs_embed.stages.image import image_of
+    from rs_embed.engine import torch_device as on
+    from rs_embed.stages.shared.model_images import image_of
 
     unit, size = run.plan.units[0], engine.how.batch
     made = [
@@ -120,11 +120,11 @@ def one(folder: Path, n: int, case: tuple, precision: str, device: str, batch: i
     import numpy as np
     import torch
 
-    from rs_embed.cores import Share
-    from rs_embed.models import engine as engines
+    from rs_embed.engine import engine as engines
+    from rs_embed.machine.cores import Share
     from rs_embed.models import get_adapter
     from rs_embed.stages.embed import embed
-    from rs_embed.store import read_object
+    from rs_embed.store.store import read_object
 
     torch.backends.cuda.matmul.allow_tf32 = tf32
     clock = time.process_time if device == "cpu" else time.perf_counter
@@ -263,7 +263,7 @@ def peak(folder: str, n: int) -> float:
         sys.exit("fetching failed")
     import resource
 
-    from rs_embed.run import load_run
+    from rs_embed.runs.run import load_run
     from rs_embed.stages.embed import embed
 
     (config,) = Path(folder).glob("work/runs/*/config.yaml")

@@ -61,15 +61,15 @@ def zlib_npz(level: int):  # noqa: ANN201
 @contextmanager
 def zlib_netcdf(level: int):  # noqa: ANN201
     """The NetCDF writer with its library's own filter, which is zlib."""
-    from rs_embed.formats import described, hdf5
+    from rs_embed.formats.netcdf import hdf5, variables
 
     own, hdf5.WORTH = hdf5.WORTH, 1 << 60
-    before = described.DEFLATED["complevel"]
-    described.DEFLATED["complevel"] = level
+    before = variables.DEFLATED["complevel"]
+    variables.DEFLATED["complevel"] = level
     try:
         yield
     finally:
-        hdf5.WORTH, described.DEFLATED["complevel"] = own, before
+        hdf5.WORTH, variables.DEFLATED["complevel"] = own, before
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def isal(name: str, level: int):  # noqa: ANN201
     """ISA-L with another level, in every array however small; ``name`` is the module that calls it."""
     from importlib import import_module
 
-    from rs_embed.formats import hdf5
+    from rs_embed.formats.netcdf import hdf5
 
     called = import_module(f"rs_embed.formats.{name}")
     own, called.LEVEL = called.LEVEL, level
@@ -137,9 +137,9 @@ def tries(kind: str) -> list[tuple[str, str, Callable]]:
             out.append((".npz", f"npz: zlib {level}", partial(within, partial(zlib_npz, level))))
     else:
         out.append((".npz", "**npz: stored**", ours))
-    out.append((".nc", "**NetCDF: ISA-L 2, shuffle**", partial(within, partial(isal, "hdf5", 2))))
+    out.append((".nc", "**NetCDF: ISA-L 2, shuffle**", partial(within, partial(isal, "netcdf.hdf5", 2))))
     for level in (0, 1, 3):
-        out.append((".nc", f"NetCDF: ISA-L {level}, shuffle", partial(within, partial(isal, "hdf5", level))))
+        out.append((".nc", f"NetCDF: ISA-L {level}, shuffle", partial(within, partial(isal, "netcdf.hdf5", level))))
     for level in (1, 4, 6):
         out.append((".nc", f"NetCDF: zlib {level}, shuffle", partial(within, partial(zlib_netcdf, level))))
     return out

@@ -1,7 +1,7 @@
 """`make bench-rates`: what a core of this machine computes, GFLOP/s, on the networks themselves.
 
 Each network with random weights, its own batch of one image of 224 x 224 (the batch of the embed stage), one torch thread, the best
-of several passes in CPU seconds; the operations are counted by ``rs_embed/flops.py``. What `plan` takes for a CPU
+of several passes in CPU seconds; the operations are counted by ``rs_embed/planning/flops.py``. What `plan` takes for a CPU
 (``rs_embed/estimate/speeds.py``) are such numbers. Prints a table.
 """
 
@@ -21,13 +21,13 @@ def rate(name: str, modality: str, given: dict, precision: str, repeat: int, dev
     import numpy as np
     import torch
 
-    from rs_embed.fields import from_mapping
-    from rs_embed.flops import Picture
+    from rs_embed.engine.torch_device import lowered
     from rs_embed.models import get_adapter
     from rs_embed.models.base import Image
-    from rs_embed.models.device import lowered
-    from rs_embed.specs import OutputSpec
-    from rs_embed.weights import Checkpoint
+    from rs_embed.planning.flops import Picture
+    from rs_embed.request.fields import from_mapping
+    from rs_embed.request.specs import OutputSpec
+    from rs_embed.weights.checkpoints import Checkpoint
 
     torch.set_num_threads(1)
     adapter = get_adapter(name)

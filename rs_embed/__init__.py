@@ -5,10 +5,10 @@
 """
 
 from .api import export_batch, plan_batch
-from .config import ExportConfig, ExportModelRequest, ExportTarget
 from .errors import ExportError, ModelError, ProviderError, RSEmbedError, RunLockedError, SpecError, StoreError
 from .reading import load_export
-from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec
+from .request.config import ExportConfig, ExportModelRequest, ExportTarget
+from .request.specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, TemporalSpec
 
 __all__ = [
     "BBox",

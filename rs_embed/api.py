@@ -10,17 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ExportConfig, ExportModelRequest, ExportTarget
 from .errors import ModelError
-from .fields import nearest
-from .gee_settings import GeeSettings
-from .request import Request
-from .rois import RoiTable, read_rois
-from .specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
+from .request.config import ExportConfig, ExportModelRequest, ExportTarget
+from .request.fields import nearest
+from .request.gee_settings import GeeSettings
+from .request.request import Request
+from .request.rois import RoiTable, read_rois
+from .request.specs import FetchSpec, InputPrepSpec, OutputSpec, SensorSpec, SpatialSpec, TemporalSpec
 
 if TYPE_CHECKING:
     from .estimate import Estimate
-    from .run import Run
+    from .runs.run import Run
 
 
 def export_batch(
@@ -71,11 +71,11 @@ def export_batch(
         RunLockedError: another process works on this target.
         ExportError: a job failed; what was finished is kept, and the same call goes on from there.
     """
-    from .child import Child
-    from .locks import Waited
-    from .run import open_run
-    from .runner import execute
+    from .launch.child import Child
+    from .launch.launcher import execute
+    from .runs.run import open_run
     from .stages.prepare import check, find_weights
+    from .store.locks import Waited
 
     request = _request(
         spatials=spatials,
@@ -128,7 +128,7 @@ def plan_batch(*, gpus: int | None = None, gpu: str | None = None, **arguments: 
         SpecError, ModelError, ProviderError: the request is invalid.
     """
     from .estimate import estimate
-    from .run import open_run
+    from .runs.run import open_run
     from .stages.prepare import check
 
     bound = inspect.signature(export_batch).bind(**arguments)
@@ -150,8 +150,8 @@ def _request(
     **others: Any,
 ) -> Request:
     """The arguments of :func:`export_batch`, all of them, as a request; ``here``: to be run on this machine."""
-    from .profiles import find_profile
-    from .runner import workflow_folder
+    from .launch.launcher import workflow_folder
+    from .runs.profiles import find_profile
 
     if input_prep is not None:
         if config is not None:

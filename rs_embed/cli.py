@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import ModelError, RSEmbedError, StoreError
 
 if TYPE_CHECKING:
-    from .cores import Share
-    from .run import Run
+    from .machine.cores import Share
+    from .runs.run import Run
 
 _FOLDER = "work folder (.rs_embed), a folder that holds one, or the target of an export (default: the current folder)"
 
@@ -114,7 +114,7 @@ def _plan(options: argparse.Namespace) -> int:
     import yaml
 
     from .estimate import estimate
-    from .run import open_config
+    from .runs.run import open_config
     from .stages.prepare import check
 
     try:
@@ -142,9 +142,9 @@ def _gigabytes(text: str) -> float:
 
 
 def _step(options: argparse.Namespace) -> int:
-    from .cores import share
-    from .devices import gpus_wanted
-    from .run import load_run
+    from .machine.cores import share
+    from .machine.devices import gpus_wanted
+    from .runs.run import load_run
 
     started = time.monotonic()
     os.chdir(options.run)
@@ -193,19 +193,19 @@ def _permitted(call: Callable, options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from .upkeep import text
+    from .upkeep import summaries as text
     from .upkeep.status import status
-    from .upkeep.work import open_work
+    from .upkeep.work_folder import open_work
 
     found = status(open_work(options.folder))
     return _say(options, found, text.status(found))
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from .upkeep import text
-    from .upkeep.mend import mend
+    from .upkeep import summaries as text
+    from .upkeep.set_aside import mend
     from .upkeep.verify import verify
-    from .upkeep.work import open_work
+    from .upkeep.work_folder import open_work
 
     work = open_work(options.folder)
     report = verify(work, text.progress)
@@ -218,7 +218,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    from .upkeep import text
+    from .upkeep import summaries as text
     from .upkeep.prune import prune
 
     limit = None if options.max_gb is None else options.max_gb * 1e9
@@ -230,9 +230,9 @@ def _prune(options: argparse.Namespace) -> int:
 def _pack(options: argparse.Namespace) -> int:
     from functools import partial
 
-    from .upkeep import text
+    from .upkeep import summaries as text
     from .upkeep.pack import pack, unpack
-    from .upkeep.work import open_work
+    from .upkeep.work_folder import open_work
 
     work = open_work(options.folder)
     done = (unpack if options.undo else pack)(work, partial(text.progress, what="pack", unit=""))
@@ -240,9 +240,9 @@ def _pack(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from .upkeep import text
+    from .upkeep import summaries as text
     from .upkeep.stop import stop_run
-    from .upkeep.work import open_work
+    from .upkeep.work_folder import open_work
 
     work = open_work(options.folder)
     done = stop_run(work, options.folder, options.run)
@@ -268,7 +268,7 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _catalogue(options: argparse.Namespace) -> int:
-    from .make_catalogue import make_catalogue
+    from .providers.rasters.make_catalogue import make_catalogue
 
     answers = {"collections": options.collection, "bands": options.bands, "datetimes": options.datetime}
     ask = input if sys.stdin.isatty() else None
@@ -277,7 +277,7 @@ def _catalogue(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from .schema import as_yaml
+    from .request.schema import as_yaml
 
     print(as_yaml(), end="")
     return 0

@@ -22,8 +22,8 @@ WINDOW = rs_embed.TemporalSpec.range("2022-06-01", "2022-09-01")
 
 def places(n: int, buffer_m: float = 160.0) -> list[rs_embed.PointBuffer]:
     """n different squares inside the sample scene."""
-    from rs_embed.geometry import transformer
     from rs_embed.providers.sample import SCENE
+    from rs_embed.request.geometry import transformer
 
     to = transformer(SCENE.crs, "EPSG:4326")
     left, bottom, right, top = SCENE.bounds

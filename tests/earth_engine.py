@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rs_embed.geometry import Grid
+from rs_embed.request.geometry import Grid
 
 from .ee_graph import Graph, Image, Refused, Scene
 

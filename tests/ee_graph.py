@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from rasterio.warp import Resampling, reproject, transform_bounds
 
-from rs_embed.geometry import Grid
+from rs_embed.request.geometry import Grid
 
 #: GDAL's datasets in memory bear one thread at a time.
 _warping = threading.Lock()

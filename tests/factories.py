@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from hypothesis import settings
 
 from rs_embed import ExportConfig, ExportTarget, ModelError, PointBuffer, SensorSpec, TemporalSpec
-from rs_embed.description import Frames, Modality, ModelInfo, Weights
-from rs_embed.fields import check, option
-from rs_embed.plan import Plan, make_plan
-from rs_embed.request import Request
-from rs_embed.rois import read_rois, roi_id
-from rs_embed.units import Generation
+from rs_embed.planning.model_info import Frames, Modality, ModelInfo, Weights
+from rs_embed.planning.plan import Plan, make_plan
+from rs_embed.planning.units import Generation
+from rs_embed.request.fields import check, option
+from rs_embed.request.request import Request
+from rs_embed.request.rois import read_rois, roi_id
 
 #: No deadline: a loaded machine is no bug. No database: tests leave nothing behind.
 PROPERTY = settings(deadline=None, database=None, max_examples=100)
@@ -136,7 +136,7 @@ def plan(asked: Request | None = None, *, known=MODELS, provider=PROVIDER, gener
 
 def read_config(config, base: str = ".") -> Request:
     """A parsed config file as a request, as a run reads it."""
-    from rs_embed.request import check_keys
+    from rs_embed.request.request import check_keys
 
     check_keys(config)
     return Request.from_config(config, read_rois(config["rois"], base))

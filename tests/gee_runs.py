@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rs_embed.description import Frames
-from rs_embed.gee_settings import GeeSettings
+from rs_embed.planning.model_info import Frames
+from rs_embed.request.gee_settings import GeeSettings
 
 from . import rasters
 from .earth_engine import PROJECT, EarthEngine, served

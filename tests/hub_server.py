@@ -125,9 +125,9 @@ def serving() -> Iterator[Hub]:
 _LOCATE = """
 import json, os, sys, time
 from pathlib import Path
-from rs_embed.description import Weights
+from rs_embed.planning.model_info import Weights
 from rs_embed.errors import RSEmbedError
-from rs_embed.weights import Digests, locate
+from rs_embed.weights.checkpoints import Digests, locate
 asked, records, patient = json.loads(sys.argv[1])
 if not patient:
     time.sleep = lambda seconds: None

@@ -103,7 +103,7 @@ def kill_all(caller: psutil.Process) -> None:
 
 
 def snakemake_of(caller: psutil.Process) -> psutil.Process:
-    (found,) = (p for p in caller.children() if "rs_embed._run" in p.cmdline())
+    (found,) = (p for p in caller.children() if "rs_embed.launch.child_main" in p.cmdline())
     return found
 
 

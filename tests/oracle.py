@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rs_embed.weights import Checkpoint
+from rs_embed.weights.checkpoints import Checkpoint
 
 
 def sincos(dim: int, value: float) -> np.ndarray:

@@ -37,8 +37,8 @@ def process(code: str, *arguments: object):
 #: Holds a slot until it is told to end.
 HOLD = """
 import sys
-from rs_embed.quota import Quota
-from rs_embed.turns import Turns
+from rs_embed.providers.limits.quota import Quota
+from rs_embed.providers.limits.slots import Turns
 with Turns(Quota(sys.argv[1], int(sys.argv[2]), 1e6), 1):
     print("held", flush=True)
     sys.stdin.readline()

@@ -9,9 +9,9 @@ import numpy as np
 import rasterio
 
 from rs_embed import ExportTarget, PointBuffer, SensorSpec, TemporalSpec
-from rs_embed.geometry import Grid, transformer
-from rs_embed.request import Request
-from rs_embed.run import Run, open_run
+from rs_embed.request.geometry import Grid, transformer
+from rs_embed.request.request import Request
+from rs_embed.runs.run import Run, open_run
 
 ZONE = "EPSG:32632"
 ORIGIN = (550000.0, 6350000.0)  # upper left corner, near 57.3 N 9.8 E

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rs_embed.providers import rasters
+from rs_embed.providers.rasters import raster_io
 
 from .rasters import ORIGIN, ZONE, catalogue, chip, write
 from .stac_server import Stac, serving
@@ -52,7 +52,7 @@ class World:
             self.rows.append({"path": str(path.relative_to(self.root)), "bands": band} | more)
         catalogue(self.root, *self.rows)
         assets = {NAMES.get(b, b): f"{name}_{b}.tif" for b in bands}
-        box = rasters.header(str(self.root / f"{name}_{bands[0]}.tif")).box
+        box = raster_io.header(str(self.root / f"{name}_{bands[0]}.tif")).box
         when = f"{day}T10:00:00Z"
         return self.stac.add(name, assets, box, when, collection[1], **properties)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec
-from rs_embed.description import Prep
-from rs_embed.models.inputs import digital_numbers, linear_power
+from rs_embed.models.shared.inputs import digital_numbers, linear_power
+from rs_embed.planning.model_info import Prep
 
 from .test_engine import Toy, ToyOptions, embedded, image, run
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rs_embed import ProviderError
 from rs_embed.cli import main
-from rs_embed.providers.catalogue import ORBITS, Row, read, write
+from rs_embed.providers.rasters.catalogue import ORBITS, Row, read, write
 
 from .factories import PROPERTY
 from .rasters import at, chip, noise

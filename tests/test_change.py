@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rs_embed.child import Child
-from rs_embed.run import Run, load_run, open_config
-from rs_embed.runner import execute
+from rs_embed.launch.child import Child
+from rs_embed.launch.launcher import execute
+from rs_embed.runs.run import Run, load_run, open_config
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge

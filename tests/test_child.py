@@ -12,24 +12,26 @@ import psutil
 import pytest
 
 from rs_embed import ExportError, ExportModelRequest, ModelError
-from rs_embed.child import Child
+from rs_embed.launch.child import Child
 
 from .conftest import CHECKOUT, combined, export, log_of, places, python, run_folder
 
-BEGIN = "import os, sys\nfrom rs_embed.child import Child\nchild = Child()\nprint(child._process.pid, flush=True)\n"
+BEGIN = (
+    "import os, sys\nfrom rs_embed.launch.child import Child\nchild = Child()\nprint(child._process.pid, flush=True)\n"
+)
 
 
 def test_one_that_was_told_nothing_is_gone():
     with Child() as child:
         process = psutil.Process(child._process.pid)
-        assert "rs_embed._run" in process.cmdline()
+        assert "rs_embed.launch.child_main" in process.cmdline()
     assert not process.is_running()
 
 
 def test_a_refused_request_leaves_no_process_and_no_file(tmp_path):
     with pytest.raises(ModelError):
         export(combined(tmp_path / "run"), places(1), [ExportModelRequest("mosaik")])
-    assert not [p for p in psutil.Process().children() if "rs_embed._run" in p.cmdline()]
+    assert not [p for p in psutil.Process().children() if "rs_embed.launch.child_main" in p.cmdline()]
     assert not list(tmp_path.iterdir())
 
 

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, ModelError, TemporalSpec
-from rs_embed.chunk_sizes import automatic_chunk_size, wall
-from rs_embed.plan import PART_SIZE, make_chunks
+from rs_embed.planning.chunk_sizes import automatic_chunk_size, wall
+from rs_embed.planning.plan import PART_SIZE, make_chunks
 
 from .conftest import places as inside
 from .factories import PROPERTY, S2, assert_refusal, places, plan, request
@@ -88,8 +88,8 @@ def test_a_worker_that_is_free_takes_the_longest_job():
 @pytest.mark.parametrize(("name", "size"), [("mosaiks", 1024), ("remoteclip", 256)])
 def test_fast_models_have_larger_chunks(tmp_path, name, size):
     """1,024 places of 64 x 64 pixels: mosaiks takes a hundredth of a second, a transformer more."""
-    from rs_embed.request import Request
-    from rs_embed.run import open_run
+    from rs_embed.request.request import Request
+    from rs_embed.runs.run import open_run
 
     more = {"weights": "random"} if name == "remoteclip" else {}
     request = Request.build(

@@ -9,10 +9,10 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rs_embed.formats import compact, manifest
-from rs_embed.reading import scan
-from rs_embed.stages.duplicates import equal_arrays, repeated
-from rs_embed.stages.spool import Rows, Scenes
+from rs_embed.formats import manifest, record_defaults
+from rs_embed.reading import manifest_lines
+from rs_embed.stages.manifests.duplicates import equal_arrays, repeated
+from rs_embed.stages.manifests.spool import Rows, Scenes
 
 from .factories import PROPERTY
 
@@ -29,9 +29,9 @@ def same(a, b) -> bool:
 @PROPERTY
 @given(records, records)
 def test_what_differs_and_the_default_are_the_record(record, default):
-    record, default = compact.clean(record), compact.clean(default)
-    row = compact.differences(record, default)
-    assert compact.whole(row, default) == record
+    record, default = record_defaults.clean(record), record_defaults.clean(default)
+    row = record_defaults.differences(record, default)
+    assert record_defaults.whole(row, default) == record
     if record == default:
         assert row == {}
 
@@ -43,22 +43,22 @@ def test_rows_come_back_in_order(given_rows):
     for record in given_rows:
         rows.add(record)
     default = rows.default()
-    back = [r if r is None else compact.whole(r, default) for r in rows.differing()]
+    back = [r if r is None else record_defaults.whole(r, default) for r in rows.differing()]
     rows.close()
-    assert back == [r if r is None else compact.clean(r) for r in given_rows]
+    assert back == [r if r is None else record_defaults.clean(r) for r in given_rows]
 
 
 @PROPERTY
 @given(st.permutations([7] * 40 + list(range(100, 130))))
 def test_the_most_common_value_is_found_among_many(order):
-    counts = compact.Counts()
+    counts = record_defaults.Counts()
     for value in order:
         counts.see({"a": value, "b": {"c": 1, "d": value}})
     assert counts.default() == {"a": 7, "b": {"c": 1, "d": 7}}
 
 
 def test_a_single_row_has_no_default_and_lacking_keys_are_null():
-    counts = compact.Counts()
+    counts = record_defaults.Counts()
     counts.see({"a": 1})
     assert counts.default() == {}
     rows = Rows()
@@ -78,19 +78,19 @@ nested = st.recursive(
 @PROPERTY
 @given(st.lists(nested, max_size=8), st.integers(0, 5))
 def test_scenes_are_said_once(said, room):
-    import rs_embed.stages.spool as spool
+    import rs_embed.stages.manifests.spool as spool
 
     whole, spool.MAX_SCENES = spool.MAX_SCENES, room
     try:
         scenes = Scenes()
-        short = [compact.refer(v, scenes.at) for v in said]
+        short = [record_defaults.refer(v, scenes.at) for v in said]
     finally:
         spool.MAX_SCENES = whole
     default = scenes.rows.default()
-    table = [compact.whole(s, default) if isinstance(s, dict) else s for s in scenes.rows.differing()]
+    table = [record_defaults.whole(s, default) if isinstance(s, dict) else s for s in scenes.rows.differing()]
     scenes.rows.close()
     assert len(table) <= room
-    back = [compact.resolve(v, table.__getitem__) for v in short]
+    back = [record_defaults.resolve(v, table.__getitem__) for v in short]
     # a scene that is a mapping comes back without its nulls
     assert same(_without_nulls(back), _without_nulls(said))
 
@@ -136,23 +136,25 @@ def test_a_manifest_reads_the_same_whole_and_in_lines(tmp_path_factory, rows, mo
     path = tmp_path_factory.mktemp("scan") / "m.json"
     manifest.write(path, said)
     plain = json.loads(path.read_text())
-    found = scan.read(path)
+    found = manifest_lines.read(path)
     (model,) = found["models"]
     for lines, expected in (
         (found["names"], plain["names"]),
         (found["imagery"]["s"]["rows"], plain["imagery"]["s"]["rows"]),
         (model["metas"], plain["models"][0]["metas"]),
     ):
-        assert isinstance(lines, scan.Lines) == bool(expected)
+        assert isinstance(lines, manifest_lines.Lines) == bool(expected)
         assert same(list(lines), expected) and len(lines) == len(expected)
         assert same([lines[i] for i in range(len(expected))], expected)
         assert same(lines[1:3], expected[1:3])
     assert found["items"] == {"ok": 3}
     held = model["errors_by_index"]
-    assert same(held.mapping() if isinstance(held, scan.Lines) else held, plain["models"][0]["errors_by_index"])
+    assert same(
+        held.mapping() if isinstance(held, manifest_lines.Lines) else held, plain["models"][0]["errors_by_index"]
+    )
     for indent in (None, 1, 2):  # formatted anew by somebody: read whole
         path.write_text(json.dumps(plain, indent=indent))
-        again = scan.read(path)
+        again = manifest_lines.read(path)
         assert same([again["names"][i] for i in range(len(rows))], plain["names"])
         assert same(list(again["models"][0]["metas"]), plain["models"][0]["metas"])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rs_embed import TemporalSpec
-from rs_embed.description import Frames
+from rs_embed.planning.model_info import Frames
 from rs_embed.providers import composite
 
 from .rasters import at, catalogue, chip, noise, write

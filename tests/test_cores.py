@@ -14,8 +14,9 @@ from signal import SIGKILL
 
 import pytest
 
-from rs_embed import ExportModelRequest, StoreError, cores, machine
-from rs_embed.cores import CORES, Share, Turn, share
+from rs_embed import ExportModelRequest, StoreError
+from rs_embed.machine import cores, user_locks
+from rs_embed.machine.cores import CORES, Share, Turn, share
 
 from .conftest import CHECKOUT, combined, export, places, run_folder
 
@@ -23,7 +24,7 @@ from .conftest import CHECKOUT, combined, export, places, run_folder
 WORK = """
 import sys
 from pathlib import Path
-from rs_embed.cores import share
+from rs_embed.machine.cores import share
 with share(Path(sys.argv[1]), int(sys.argv[2]), more=sys.argv[3] == "more") as cores:
     print("here", flush=True)
     for line in sys.stdin:
@@ -39,7 +40,7 @@ def sixteen(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv(CORES, "16")
     monkeypatch.setattr(cores, "_FRESH_S", 0.0)
-    for name in machine._ALLOCATION:
+    for name in user_locks._ALLOCATION:
         monkeypatch.delenv(name, raising=False)
     yield tmp_path / "a run"
     monkeypatch.undo()
@@ -81,7 +82,7 @@ def test_what_no_job_has_is_divided_among_those_that_can_use_it(sixteen):
         assert (another.now(), mine.now() + full.now()) == (16, 15), "runs have cores of their own"
         [job.end() for job in (fetch, full, another)]
         assert mine.now() == 16
-    assert not list(machine.folder("cores").iterdir()), "nothing is left"
+    assert not list(user_locks.folder("cores").iterdir()), "nothing is left"
 
 
 def test_more_jobs_than_cores_have_their_own(sixteen):
@@ -101,7 +102,7 @@ def test_where_jobs_run_elsewhere_nothing_is_divided(sixteen, monkeypatch):
 def test_a_job_that_cannot_agree_has_its_own_and_says_so(sixteen, capsys):
     (Path(os.environ["TMPDIR"]) / f"rs-embed-{os.getuid()}").write_text("in the way")
     with pytest.raises((StoreError, OSError)):
-        machine.folder("cores")
+        user_locks.folder("cores")
     with share(sixteen, 4, more=True) as mine:
         assert (mine.now(), mine.most) == (4, 4)
     assert "no core beside its own, because jobs cannot agree" in capsys.readouterr().err
@@ -123,7 +124,7 @@ def test_many_come_and_go(sixteen):
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not wrong
-    assert not list(machine.folder("cores").iterdir())
+    assert not list(user_locks.folder("cores").iterdir())
 
 
 class Given(Share):
@@ -168,7 +169,7 @@ def test_threads_take_turns_and_follow_the_share():
 def test_a_folder_that_is_cleaned_away_costs_the_borrowed_cores_only(sixteen, capsys):
     with share(sixteen, 4, more=True) as mine:
         assert mine.now() == 16
-        shutil.rmtree(machine.folder("cores"))
+        shutil.rmtree(user_locks.folder("cores"))
         assert mine.now() == 4, "another job may have begun, and cannot be seen"
         (Path(os.environ["TMPDIR"]) / f"rs-embed-{os.getuid()}").rmdir()
         assert mine.now() == 4
@@ -178,7 +179,7 @@ def test_a_timer_of_the_scheduler_keeps_no_run_from_ending():
     """The lambda of Snakemake's own scheduler, which nobody waits for any more; timers of others stay."""
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-    from rs_embed.workflow import end_soon
+    from rs_embed.launch.snakefile import end_soon
 
     scheduler = JobScheduler.__new__(JobScheduler)
     scheduler._schedule_reevalutation(30)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import rs_embed
-from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, receipts
+from rs_embed import ExportModelRequest, ExportTarget, SensorSpec
+from rs_embed.store import receipts
 
 from .conftest import combined, content, export, places, run_folder, steps, times
 from .damage import CASES, CUT, DAMAGES, DELETED, FLIPPED, After, Thing, cut

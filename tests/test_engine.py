@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from rs_embed import ModelError, OutputSpec, SensorSpec, devices
-from rs_embed.cores import Share
-from rs_embed.description import Frames, Modality, ModelInfo, Prep
-from rs_embed.fields import option
+from rs_embed import ModelError, OutputSpec, SensorSpec
+from rs_embed.engine.engine import Engine, settings
+from rs_embed.machine import devices
+from rs_embed.machine.cores import Share
 from rs_embed.models import get_adapter
 from rs_embed.models.base import Image
-from rs_embed.models.engine import Engine, settings
 from rs_embed.models.mosaiks import ADAPTER, Options, patches
+from rs_embed.planning.model_info import Frames, Modality, ModelInfo, Prep
+from rs_embed.request.fields import option
 
 BANDS = ("B2", "B3", "B4", "B8")
 

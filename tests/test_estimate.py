@@ -15,7 +15,7 @@ import rs_embed
 from rs_embed import ExportModelRequest, ExportTarget, ModelError, SensorSpec, plan_batch
 from rs_embed.cli import main
 from rs_embed.estimate import disk, speeds
-from rs_embed.estimate.text import summary
+from rs_embed.estimate.summary import summary
 
 from .conftest import WINDOW, combined, content, export, made, places, run_folder, snakemake, steps
 from .factories import assert_refusal

@@ -87,7 +87,7 @@ def test_an_interrupted_cell_stops_the_run_and_the_next_one_goes_on(tmp_path, ke
     wait_until(lambda: len(embedded(tmp_path)) >= 3, "embeddings")
     pid = manager.provisioner.pid
     family = psutil.Process(pid).children(recursive=True)
-    assert any("rs_embed._run" in p.cmdline() for p in family)
+    assert any("rs_embed.launch.child_main" in p.cmdline() for p in family)
     manager.interrupt_kernel()
     reply = client.get_shell_msg(timeout=40)
     assert reply["parent_header"]["msg_id"] == asked

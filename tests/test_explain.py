@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rs_embed.explain import explain
+from rs_embed.launch.explain import explain
 
 REFUSED = "PermissionError: [Errno 1] Operation not permitted: 'benchmarks/fetch/s/00000-00.tsv'"
 

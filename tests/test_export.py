@@ -20,7 +20,7 @@ from rs_embed import (
     SensorSpec,
     load_export,
 )
-from rs_embed.rois import read_rois
+from rs_embed.request.rois import read_rois
 
 from .conftest import (
     CHECKOUT,
@@ -268,7 +268,7 @@ def test_odd_paths_work(tmp_path):
 
 
 def test_two_runs_at_once_on_one_target_are_kept_apart(tmp_path):
-    from rs_embed.locks import acquire
+    from rs_embed.store.locks import acquire
 
     export(combined(tmp_path / "run"), places(2))
     with acquire(run_folder(tmp_path / "run")):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec
-from rs_embed.description import Prep
-from rs_embed.fields import from_mapping
-from rs_embed.flops import Picture
-from rs_embed.models import MODELS, describe, get_adapter, prithvi, remoteclip, terrafm, thor, tiles
+from rs_embed.engine import tile_layout
+from rs_embed.engine.tiled_image import pieces_of
+from rs_embed.models import MODELS, describe, get_adapter, prithvi, remoteclip, terrafm, thor
 from rs_embed.models.base import Image
-from rs_embed.models.pieces import pieces_of
-from rs_embed.weights import Checkpoint
+from rs_embed.planning.flops import Picture
+from rs_embed.planning.model_info import Prep
+from rs_embed.request.fields import from_mapping
+from rs_embed.weights.checkpoints import Checkpoint
 
 #: Small networks of every family.
 SMALL = [
@@ -92,7 +93,7 @@ def test_published_sizes_are_those_of_the_literature():
 def test_passes_are_the_pieces_that_the_engine_makes(size, mode, output):
     from types import SimpleNamespace
 
-    from rs_embed.models.images import image
+    from rs_embed.engine.image_cost import image
 
     adapter, options, prep = get_adapter("terrafm"), terrafm.Options(weights="random"), Prep(mode, 224)
     sensor = adapter.info.modalities["s2"].sensor
@@ -104,7 +105,7 @@ def test_passes_are_the_pieces_that_the_engine_makes(size, mode, output):
     )
     assert said.passes == pieces.count
     if output == "grid":
-        layout = tiles.layout(*size, prep, "grid")
+        layout = tile_layout.layout(*size, prep, "grid")
         cells = [np.zeros((2, 14, 14), np.float32)] * pieces.count
         joined = layout.grid(cells).shape if pieces.count > 1 else (2, 14, 14)
         assert said.embedding == 768 * joined[1] * joined[2]

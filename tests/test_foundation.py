@@ -23,14 +23,14 @@ from rs_embed import (
     load_export,
 )
 from rs_embed.errors import StoreError
-from rs_embed.geometry import transformer
-from rs_embed.request import Request
-from rs_embed.run import load_run, open_run
-from rs_embed.stages.common import StageError
+from rs_embed.request.geometry import transformer
+from rs_embed.request.request import Request
+from rs_embed.runs.run import load_run, open_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
-from rs_embed.store import read_object
-from rs_embed.upkeep.work import load_strictly
+from rs_embed.stages.shared.common import StageError
+from rs_embed.store.store import read_object
+from rs_embed.upkeep.work_folder import load_strictly
 
 from .conftest import combined, export, made, run_folder
 from .factories import assert_refusal
@@ -222,7 +222,7 @@ def test_bf16_is_near_fp32_and_has_an_identity_of_its_own(opened):
 def test_broken_low_precision_is_noticed_before_a_number_is_kept(opened, monkeypatch):
     import torch
 
-    from rs_embed.models import vit
+    from rs_embed.models.shared import vit
 
     def garbage(self, x, own=vit.Linear.forward):
         made = own(self, x)
@@ -395,7 +395,7 @@ export_batch(spatials=[PointBuffer(12.4082, 51.346, 300)], temporal=TemporalSpec
 def test_a_finished_export_asks_for_no_weights(tmp_path, monkeypatch):
     import shutil
 
-    from rs_embed.run import Run
+    from rs_embed.runs.run import Run
 
     imagery(tmp_path / "in", 120, 120)
     request = (combined(tmp_path / "run"), [at(60, 60, 500)], [TINY])

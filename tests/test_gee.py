@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rs_embed import BBox, ExportConfig, PointBuffer, TemporalSpec
-from rs_embed.description import Frames
-from rs_embed.providers import gee, gee_images
+from rs_embed.planning.model_info import Frames
+from rs_embed.providers.gee import images, provider
 
 from .gee_runs import DECIBEL, IW, LINEAR, S2, Archive, assert_same, chips, settings
 from .rasters import ORIGIN, at, chip, noise, run
@@ -160,7 +160,7 @@ def test_cloud_properties_are_those_of_the_collection(tmp_path):
         "COPERNICUS/DEM/GLO30": None,
         DECIBEL: None,
     }.items():
-        assert gee_images.cloud_property(collection) == name
+        assert images.cloud_property(collection) == name
     archive = Archive(tmp_path)
     archive.make(noise(0), "2022-07-01", collection="MODIS/061/MOD09GA", cloud=None)
     archive.make(noise(1), "2022-07-01", collection="LANDSAT/LC08/C02/T1_L2", cloud=None, CLOUD_COVER=31)
@@ -180,9 +180,9 @@ def test_bands_by_common_names(tmp_path):
         named, _ = chip(tmp_path, at(30, 30), bands=("RED", "nir_narrow", "Blue", "B4"), **about)
         assert np.array_equal(named.pixels[:3], plain.pixels)
         assert np.array_equal(named.pixels[3], plain.pixels[0])
-    assert gee_images.alias("LANDSAT/LC09/C02/T1_L2", "SWIR2") == "SR_B7"
-    assert gee_images.alias("LANDSAT/LT05/C02/T1_L2", "RED") == "SR_B3"
-    assert gee_images.alias("MODIS/061/MOD09GA", "RED") == "RED"
+    assert images.alias("LANDSAT/LC09/C02/T1_L2", "SWIR2") == "SR_B7"
+    assert images.alias("LANDSAT/LT05/C02/T1_L2", "RED") == "SR_B3"
+    assert images.alias("MODIS/061/MOD09GA", "RED") == "RED"
 
 
 # Sentinel-1 --------------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_where_there_is_no_iw_image_others_are_used_and_that_is_said(tmp_path):
 def test_requests_above_the_limit_are_split_and_joined_exactly(tmp_path, monkeypatch, limit):
     archive = several(tmp_path)
     with archive.served(limit=limit) as service:
-        monkeypatch.setattr(gee, "MAX_BYTES", limit)
+        monkeypatch.setattr(provider, "MAX_BYTES", limit)
         there, here, grid = chips(archive, service, at(30, 30, 300))
         assert_same(there, here)
         sizes = [b["grid"]["dimensions"] for b in service.asked["pixels"]]
@@ -255,7 +255,7 @@ def test_requests_above_the_limit_are_split_and_joined_exactly(tmp_path, monkeyp
 
 def test_more_bands_than_one_request_may_have_are_several(tmp_path, monkeypatch):
     archive = several(tmp_path, ("2022-06-01", "2022-07-15", "2022-08-31"))
-    monkeypatch.setattr(gee_images, "MAX_PLANES", 4)
+    monkeypatch.setattr(images, "MAX_PLANES", 4)
     with archive.served() as service:
         there, here, _ = chips(archive, service, at(30, 30), Frames("equal", 3))
         assert_same(there, here)
@@ -265,7 +265,7 @@ def test_more_bands_than_one_request_may_have_are_several(tmp_path, monkeypatch)
 def test_pieces_cover_an_image_once():
     for height, width, area in ((1, 1, 1), (7, 5, 6), (100, 3, 10), (3, 100, 1), (64, 64, 4096)):
         seen = np.zeros((height, width), int)
-        for rows, columns in gee.pieces(height, width, area):
+        for rows, columns in provider.pieces(height, width, area):
             seen[rows, columns] += 1
             assert seen[rows, columns].size <= area
         assert (seen == 1).all()
@@ -298,7 +298,7 @@ def test_types_of_bands_are_numpys():
         k: {"type": "PixelType", "precision": "int", "min": low, "max": high} for k, (_, low, high) in kinds.items()
     }
     said |= {"g": {"precision": "float"}, "h": {"precision": "double"}, "i": {"precision": "int"}}
-    assert gee_images.dtypes(said) == {k: v[0] for k, v in kinds.items()} | {
+    assert images.dtypes(said) == {k: v[0] for k, v in kinds.items()} | {
         "g": "float32",
         "h": "float64",
         "i": "int32",
@@ -318,7 +318,7 @@ def test_types_of_bands_are_numpys():
     ids=["list", "types", "null", "dtype", "deep", "folder"],
 )
 def test_what_other_runs_have_found_out_is_checked(tmp_path, said):
-    from rs_embed.run import _sealed
+    from rs_embed.runs.run import _sealed
 
     archive = several(tmp_path)
     with archive.served() as service:

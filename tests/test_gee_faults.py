@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from rs_embed import ExportConfig, ModelError, ProviderError, SensorSpec
-from rs_embed.config import ExportModelRequest
-from rs_embed.gee_settings import HIGH_VOLUME, GeeSettings, gee_share, settle
-from rs_embed.providers import gee_client
-from rs_embed.retries import attempts
-from rs_embed.run import load_run, open_run
-from rs_embed.stages.common import StageError
+from rs_embed.providers.gee import client as gee_client
+from rs_embed.providers.retries import attempts
+from rs_embed.request.config import ExportModelRequest
+from rs_embed.request.gee_settings import HIGH_VOLUME, GeeSettings, gee_share, settle
+from rs_embed.runs.run import load_run, open_run
 from rs_embed.stages.fetch import fetch
-from rs_embed.store import read_object
+from rs_embed.stages.shared.common import StageError
+from rs_embed.store.store import read_object
 
 from .conftest import CHECKOUT
 from .earth_engine import TOO_MANY, UNAVAILABLE, EarthEngine, Fault
@@ -313,7 +313,7 @@ def test_settings_come_from_the_backend_the_config_and_the_environment():
 
 
 def test_who_asks_is_no_part_of_an_identity_and_another_endpoint_is():
-    from rs_embed.providers.gee import GeeProvider
+    from rs_embed.providers.gee.provider import GeeProvider
 
     def identity(**given):
         return GeeProvider("", "/", settings=GeeSettings(**given)).identity()

@@ -15,16 +15,8 @@ from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
 from rs_embed import BBox, ExportConfig, PointBuffer, SpecError
-from rs_embed.geometry import (
-    MAX_SIDE,
-    MERCATOR_MAX_LAT,
-    Grid,
-    centre_lonlat,
-    make_grid,
-    mercator,
-    utm_crs,
-)
-from rs_embed.specs import EARTH_RADIUS_M
+from rs_embed.request.geometry import MAX_SIDE, MERCATOR_MAX_LAT, Grid, centre_lonlat, make_grid, mercator, utm_crs
+from rs_embed.request.specs import EARTH_RADIUS_M
 
 from .factories import PROPERTY, assert_refusal
 

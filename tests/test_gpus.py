@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from rs_embed import ExportModelRequest, SensorSpec, StoreError
-from rs_embed import machine as user
-from rs_embed.devices import lease, pool
-from rs_embed.workflow import embed_threads
+from rs_embed.launch.snakefile import embed_threads
+from rs_embed.machine import user_locks as user
+from rs_embed.machine.devices import lease, pool
 
 from .conftest import CHECKOUT, combined, export, log_of, places, run_folder, snakemake
 from .factories import assert_refusal
@@ -23,7 +23,7 @@ from .factories import assert_refusal
 #: Leases a device, says which, and holds it until its stdin ends.
 HOLD = """
 import os, sys, time
-from rs_embed.devices import lease
+from rs_embed.machine.devices import lease
 with lease("auto") as name:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == name
     print(name, flush=True)
@@ -183,7 +183,7 @@ def test_a_lock_that_was_removed_before_it_was_taken_is_none(machine, others):
 #: Leases often, and finds out whether another process has the same device.
 OFTEN = """
 import os, sys
-from rs_embed import devices
+from rs_embed.machine import devices
 devices._LOOK_S = 0.001
 for _ in range(150):
     with devices.lease("auto") as name:
@@ -374,7 +374,7 @@ def check_one_target_by_hand(folder: Path) -> None:
 
 def test_jobs_take_no_gpu_that_none_was_asked_for(machine, monkeypatch):
     """On a cluster with ``device: auto`` the machine that starts the run decides; a node may have GPUs that are others'."""
-    import rs_embed.devices as devices
+    import rs_embed.machine.devices as devices
 
     monkeypatch.setattr(devices.glob, "glob", lambda pattern: ["/dev/nvidia0"] if seen else [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

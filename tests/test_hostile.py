@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rs_embed import request
 from rs_embed.errors import ModelError, ProviderError, RSEmbedError, SpecError, StoreError
-from rs_embed.fields import DEEPEST, LONGEST_TEXT
-from rs_embed.geometry import Grid, refuse_too_large
-from rs_embed.models.loading import read
-from rs_embed.providers import catalogue, stac_items
-from rs_embed.providers.stac_services import EARTH_SEARCH, refuse_secrets
-from rs_embed.rois import read_rois
-from rs_embed.run import open_config
-from rs_embed.store import read_object, write_object
+from rs_embed.providers.rasters import catalogue
+from rs_embed.providers.stac import items
+from rs_embed.providers.stac.services import EARTH_SEARCH, refuse_secrets
+from rs_embed.request import request
+from rs_embed.request.fields import DEEPEST, LONGEST_TEXT
+from rs_embed.request.geometry import Grid, refuse_too_large
+from rs_embed.request.rois import read_rois
+from rs_embed.runs.run import open_config
+from rs_embed.store.store import read_object, write_object
+from rs_embed.weights.loading import read
 
 from .conftest import places
 from .factories import PROPERTY
@@ -238,13 +239,13 @@ def test_any_stac_item(where, value):
         part = part[word]
     part[last] = value
     (mapped,) = EARTH_SEARCH.collections["COPERNICUS/S2_SR_HARMONIZED"][:1]
-    refused(lambda: stac_items.read(said, "COPERNICUS/S2_SR_HARMONIZED", mapped, None), kinds=ProviderError)
+    refused(lambda: items.read(said, "COPERNICUS/S2_SR_HARMONIZED", mapped, None), kinds=ProviderError)
 
 
 def test_a_service_does_not_name_files_of_this_machine():
     (mapped,) = EARTH_SEARCH.collections["COPERNICUS/S2_SR_HARMONIZED"][:1]
     said = ITEM | {"assets": {"red": {"href": "/etc/passwd", "type": "image/tiff"}}}
-    assert stac_items.read(said, "COPERNICUS/S2_SR_HARMONIZED", mapped, None) is None
+    assert items.read(said, "COPERNICUS/S2_SR_HARMONIZED", mapped, None) is None
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import os
 import numpy as np
 import pytest
 
-from rs_embed import SensorSpec, load_export, locks
+from rs_embed import SensorSpec, load_export
 from rs_embed.reading import ExportResult
-from rs_embed.run import FREED
-from rs_embed.upkeep.tidy import tidy
+from rs_embed.runs.run import FREED
+from rs_embed.store import locks
+from rs_embed.upkeep.free_space import tidy
 
 from .conftest import combined, export, log_of, made, places, run_folder, snakemake, steps, times
 from .gee_runs import S2, Archive, settings

@@ -16,18 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rs_embed import SensorSpec, kept, load_export, locks
+from rs_embed import SensorSpec, load_export
 from rs_embed.errors import StoreError
 from rs_embed.formats import deflate
 from rs_embed.formats.arrays import Array, Row
 from rs_embed.formats.npz import NpzReader, NpzWriter
-from rs_embed.run import FREED, TIDIED
+from rs_embed.runs.run import FREED, TIDIED
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.write import write as write_chunk
-from rs_embed.store import Store
-from rs_embed.upkeep import keep as proving
+from rs_embed.store import freed_chips, locks
+from rs_embed.store.store import Store
+from rs_embed.upkeep import exported_chips as proving
 
 from .conftest import places
 from .rasters import at, catalogue, noise, write
@@ -135,12 +136,17 @@ HEAD = {"source": "s", "bands": ["B2", "B3"], "run": "r", "generation": None}
 @given(NAMES, st.data())
 def test_records_are_found_by_name_and_a_damaged_one_is_worth_nothing(tmp_path, said, data):
     store = Store(tmp_path / "store")
-    path = kept.path_of(store, "s", ("B3", "B2"), tmp_path / "runs" / "r")
+    path = freed_chips.path_of(store, "s", ("B3", "B2"), tmp_path / "runs" / "r")
     records = [{"object": n, "file": text, "of": [1, 2]} for n, text in said.items()]
     (tmp_path / "out").mkdir(exist_ok=True)
-    assert kept.write(path, store, HEAD, tmp_path / "out", data.draw(st.permutations(records))) == len(said)
-    assert kept.of_source(store, "s") == kept.of_run(store, tmp_path / "runs" / "r") == kept.of_store(store) == [path]
-    with kept.Records(path, store) as held:
+    assert freed_chips.write(path, store, HEAD, tmp_path / "out", data.draw(st.permutations(records))) == len(said)
+    assert (
+        freed_chips.of_source(store, "s")
+        == freed_chips.of_run(store, tmp_path / "runs" / "r")
+        == freed_chips.of_store(store)
+        == [path]
+    )
+    with freed_chips.Records(path, store) as held:
         assert (held.count, held.bands, held.folder) == (len(said), ("B2", "B3"), tmp_path / "out")
         assert list(held) == sorted(records, key=lambda r: r["object"])
         assert all(held.find(r["object"]) == r for r in records)
@@ -153,7 +159,7 @@ def test_records_are_found_by_name_and_a_damaged_one_is_worth_nothing(tmp_path, 
     at_ = data.draw(st.integers(len(lines[i]) // 2, len(lines[i]) - 2))
     lines[i] = lines[i][:at_] + bytes([lines[i][at_] ^ 1]) + lines[i][at_ + 1 :]
     path.write_bytes(head + b"".join(lines))
-    with kept.Records(path, store) as held:
+    with freed_chips.Records(path, store) as held:
         whole = [held.find(r["object"]) == r for r in sorted(records, key=lambda r: r["object"])]
         assert whole == [j != i for j in range(len(lines))]
 
@@ -161,12 +167,12 @@ def test_records_are_found_by_name_and_a_damaged_one_is_worth_nothing(tmp_path, 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}", b'{"schema":1}\n', b"\xff" * 99])
 def test_records_that_cannot_be_read_are_none(tmp_path, content):
     store = Store(tmp_path)
-    path = kept.path_of(store, "s", ("B2",), tmp_path)
+    path = freed_chips.path_of(store, "s", ("B2",), tmp_path)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(StoreError, match="records"):
-        kept.Records(path, store)
-    assert kept.opened(path, store) is None and kept.gone(path, store)
+        freed_chips.Records(path, store)
+    assert freed_chips.opened(path, store) is None and freed_chips.gone(path, store)
 
 
 # chips ---------------------------------------------------------------------------------------------------------------
@@ -216,9 +222,9 @@ def rasters(folder: Path) -> tuple[dict, list]:
 def local(folder: Path, spots: list, about: dict, upto: str = "merge", target: str = "run", **options):
     """Like ``make``, of rasters."""
     from rs_embed import ExportTarget
-    from rs_embed.config import ExportConfig
-    from rs_embed.request import Request
-    from rs_embed.run import open_run
+    from rs_embed.request.config import ExportConfig
+    from rs_embed.request.request import Request
+    from rs_embed.runs.run import open_run
 
     from .rasters import WINDOW
 
@@ -402,7 +408,7 @@ def test_files_that_are_not_made_anew_keep_their_records(tmp_path):
     assert len(objects(tmp_path, "chips")) == 1
     free(more)
     assert not objects(tmp_path, "chips")
-    assert [len(p.read_bytes().splitlines()) for p in kept.of_store(more.store)] == [1 + 5]
+    assert [len(p.read_bytes().splitlines()) for p in freed_chips.of_store(more.store)] == [1 + 5]
     assert counts(make(tmp_path, slice(0, 5), upto="fetch", **about))["fetched"] == 0
 
 
@@ -470,7 +476,7 @@ def test_stopped_while_records_are_written(tmp_path, monkeypatch):
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(kept.os, "fsync", stop)
+        patched.setattr(freed_chips.os, "fsync", stop)
         with pytest.raises(Stopped):
             free(run)
     assert len(objects(tmp_path, "chips")) == 4 and not list((tmp_path / ".rs_embed" / "store").rglob("kept/*/*/*"))
@@ -558,19 +564,19 @@ def test_a_file_of_a_place_that_means_another_one(tmp_path):
 def test_prune_removes_records_of_exports_that_are_gone(tmp_path, say):
     free(make(tmp_path))
     free(make(tmp_path, slice(4, 6), target="other"))
-    assert len(kept.of_store(Store(tmp_path / ".rs_embed" / "store"))) == 2
+    assert len(freed_chips.of_store(Store(tmp_path / ".rs_embed" / "store"))) == 2
     assert say("prune", tmp_path)[1]["records"]["files"] == 0
     (tmp_path / "other.npz").unlink()
     assert "records of freed chips whose export is gone: 1 file" in say("prune", tmp_path, plain=True)[1]
     assert "records of freed chips whose export is gone: 1 file" in say("status", tmp_path, plain=True)[1]
     assert say("prune", tmp_path, "--yes")[1]["records"]["files"] == 1
-    assert len(kept.of_store(Store(tmp_path / ".rs_embed" / "store"))) == 1
+    assert len(freed_chips.of_store(Store(tmp_path / ".rs_embed" / "store"))) == 1
 
 
 def test_verify_counts_damaged_records_and_set_aside_leaves_freed_runs_alone(tmp_path, say):
     run = make(tmp_path)
     free(run)
-    (path,) = kept.of_store(run.store)
+    (path,) = freed_chips.of_store(run.store)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], lines[2].replace(b"EPSG", b"EPSH"), *lines[3:]]))
     code, said = say("verify", tmp_path)

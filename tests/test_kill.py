@@ -100,7 +100,7 @@ def test_a_job_that_outlives_its_run_blocks_nobody(undisturbed, tmp_path):
     orphans = [p for p in family if {"embed", "rs_embed"} <= set(p.cmdline()) and "python" in p.name()]
     assert orphans
     for process in family:
-        if process.pid == victim.pid or "rs_embed._run" in process.cmdline():
+        if process.pid == victim.pid or "rs_embed.launch.child_main" in process.cmdline():
             process.kill()
     victim.communicate(timeout=20)  # ends at once, although the orphan runs on
     for job in orphans:
@@ -118,7 +118,7 @@ def test_a_run_killed_while_it_freezes_a_new_generation(undisturbed, tmp_path):
     """``resume=False`` is remembered in a file of its own; half of one must not stay."""
     folder = tmp_path / "run"
     prepare(undisturbed["combined"], folder, STAGES["merge"])
-    slow = "rs_embed._run 4 */generations/*"
+    slow = "rs_embed.launch.child_main 4 */generations/*"
     victim = start(python_call("combined", folder, "anew"), slow)
 
     def snakemake_is_at_it() -> bool:

@@ -15,9 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rs_embed import ExportModelRequest, ModelError, RunLockedError, locks, queued
+from rs_embed import ExportModelRequest, ModelError, RunLockedError
 from rs_embed.cli import main
+from rs_embed.runs import cluster_queue
 from rs_embed.stages.prepare import check_remote
+from rs_embed.store import locks
 
 from .conftest import CHECKOUT, combined, export, jobs, places, run_folder, times
 from .factories import assert_refusal
@@ -54,24 +56,24 @@ def test_jobs_of_this_folder_are_cancelled_and_no_others(tmp_path, queue, monkey
     names = []
     for folder in (mine, other, tmp_path / "link"):
         settings = SimpleNamespace(jobname_prefix="a-long-prefix-of-the-users-own-_-of-50-letters-1234")
-        queued.name_jobs(settings, folder)
+        cluster_queue.name_jobs(settings, folder)
         assert re.fullmatch(r"a-long-prefix[\w-]{1,37}", settings.jobname_prefix), "what the executor allows"
         names.append(f"{settings.jobname_prefix}_c8539583-960f-4a6e-9530-dce4373f9a0c")
     bare = SimpleNamespace(jobname_prefix=None)
-    queued.name_jobs(bare, mine)
-    queued.name_jobs(SimpleNamespace(), mine)  # another executor's settings
+    cluster_queue.name_jobs(bare, mine)
+    cluster_queue.name_jobs(SimpleNamespace(), mine)  # another executor's settings
     rows = [f"11|{names[0]}", f"12|{names[1]}", "13|bash", f"14|{names[2]}", f"15|{bare.jobname_prefix}_c8539583"]
     queue.write_text("\n".join(rows) + "\n")
-    assert queued.cancel(tmp_path / "link") == 2
+    assert cluster_queue.cancel(tmp_path / "link") == 2
     assert Path(f"{queue}.asked").read_text().split() == ["11", "14"]
     assert [line[:2] for line in queue.read_text().splitlines()] == ["12", "13", "15"]
     assert "cancelling 2 jobs of an earlier start" in capsys.readouterr().err
-    assert queued.cancel(mine) == 0 and capsys.readouterr().err == ""
+    assert cluster_queue.cancel(mine) == 0 and capsys.readouterr().err == ""
 
 
 def test_a_slurm_that_does_not_answer_is_said(tmp_path, queue, capsys):
     Path(f"{queue}.broken").touch()
-    assert queued.cancel(tmp_path) == 0
+    assert cluster_queue.cancel(tmp_path) == 0
     assert "Unable to contact slurm controller" in (said := capsys.readouterr().err) and "squeue --me" in said
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rs_embed import receipts
-from rs_embed.files import FOREIGN_DAYS
-from rs_embed.store import temporary_name
+from rs_embed.store import receipts
+from rs_embed.store.atomic_files import FOREIGN_DAYS
+from rs_embed.store.store import temporary_name
 
 from .conftest import CHECKOUT
 from .work_folders import ONE, TWO, do, make
@@ -37,7 +37,7 @@ def half(folder: Path, host: str | None = None, pid: int = DEAD, days: float = 0
 #: Merges, and does something when a folder of the store is looked at for the n-th time.
 MERGE = """
 import os, signal, sys
-from rs_embed.run import load_run
+from rs_embed.runs.run import load_run
 from rs_embed.stages.merge import merge
 
 victim, looks, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError
-from rs_embed.models.pretrained import Pretrained, PretrainedOptions
-from rs_embed.weights import Checkpoint, Digests, locate
+from rs_embed.models.shared.pretrained import Pretrained, PretrainedOptions
+from rs_embed.weights.checkpoints import Checkpoint, Digests, locate
 
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402
 
-from rs_embed.models.loading import fill  # noqa: E402
-from rs_embed.models.vit import Network, Patches, Transformer  # noqa: E402
+from rs_embed.models.shared.vit import Network, Patches, Transformer  # noqa: E402
+from rs_embed.weights.loading import fill  # noqa: E402
 
 SAID = {"pretrained": True, "sha256": "0" * 64}
 

@@ -11,8 +11,8 @@ import pytest
 import rasterio
 
 from rs_embed import BBox, ModelError, PointBuffer, ProviderError, SensorSpec, SpecError, TemporalSpec, load_export
-from rs_embed.providers import rasters, scenes
-from rs_embed.run import load_run
+from rs_embed.providers.rasters import raster_io, scenes
+from rs_embed.runs.run import load_run
 
 from .conftest import CHECKOUT, combined, export
 from .factories import assert_refusal
@@ -221,7 +221,7 @@ def test_a_job_plans_what_the_start_planned_and_opens_no_file_for_it(tmp_path, m
     catalogue(tmp_path, {"path": "a.tif", "bands": ""})
     made = run(tmp_path, [at(30, 30), at(35, 35)])
     made.freeze()
-    monkeypatch.setattr(rasters, "header", lambda path: pytest.fail("a job read a header"))
+    monkeypatch.setattr(raster_io, "header", lambda path: pytest.fail("a job read a header"))
     job = load_run(made.dir)
     assert job.plan.receipts() == made.plan.receipts()
     assert job.plan.merge_key == made.plan.merge_key
@@ -324,7 +324,7 @@ def test_files_that_cannot_be_used_are_refused_before_anything_runs(tmp_path, pi
 
 
 def test_an_orbit_is_chosen_or_refused(tmp_path):
-    from rs_embed.units import Source
+    from rs_embed.planning.units import Source
 
     for i in range(2):
         write(tmp_path / f"{i}.tif", noise(i))
@@ -366,8 +366,8 @@ def test_many_windows_find_their_files_and_open_no_others(tmp_path, monkeypatch)
     catalogue(tmp_path, *({"path": f"{i}.tif", "datetime": day} for i, day in enumerate(days)))
     windows = [("2022-01-10", "2022-02-02"), ("2022-01-01", "2022-01-16"), ("2022-12-15", "2023-01-01")]
     windows = [TemporalSpec.range(*w) for w in windows] + [None]
-    opened, header = [], rasters.header
-    monkeypatch.setattr(rasters, "header", lambda path: opened.append(Path(path).stem) or header(path))
+    opened, header = [], raster_io.header
+    monkeypatch.setattr(raster_io, "header", lambda path: opened.append(Path(path).stem) or header(path))
     places = [at(10 + 20 * i, 10, 50) for i in range(3)] + [at(10, 10, 40)]
     late = TemporalSpec.range("2022-03-14", "2022-04-20")
     made = run(tmp_path, places, windows=windows, temporal=late, config=_config("utm", continue_on_error=True))

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 
 from rs_embed import ExportConfig, ExportModelRequest, SensorSpec, StoreError, TemporalSpec, load_export
-from rs_embed.run import load_run
+from rs_embed.runs.run import load_run
 
 from .conftest import combined, export
 from .rasters import ORIGIN, at, catalogue, chip, noise, run, write
@@ -135,7 +135,7 @@ def test_quality_and_no_data_are_about_the_bands_of_the_model_whatever_was_fetch
 
 
 def test_a_frame_is_filled_by_band_whatever_was_fetched_with_it(tmp_path):
-    from rs_embed.description import Frames
+    from rs_embed.planning.model_info import Frames
 
     first, second = noise(0, dtype="int16"), noise(1, dtype="int16")
     second[1] = -1  # B3 is not there in the second bin
@@ -162,7 +162,7 @@ def test_files_that_are_south_up_or_mirrored_are_found(tmp_path, dx, dy):
     got, grid = chip(tmp_path, PointBuffer(9.834, 57.284, 60))
     assert got.valid == 1.0
     x, y = np.meshgrid(*grid.centres())
-    from rs_embed.geometry import transformer
+    from rs_embed.request.geometry import transformer
 
     lon, lat = transformer(grid.crs, "EPSG:4326").transform(x, y)
     columns, rows = ~transform @ (lon, lat)

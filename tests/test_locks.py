@@ -8,7 +8,8 @@ import os
 
 import pytest
 
-from rs_embed import StoreError, locks
+from rs_embed import StoreError
+from rs_embed.store import locks
 
 from .conftest import combined, export, places
 from .factories import assert_refusal

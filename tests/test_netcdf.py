@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_embed import BBox, PointBuffer, StoreError
-from rs_embed.formats import hdf5, layout, module
+from rs_embed.formats import module
 from rs_embed.formats.arrays import About, Array, Places, Row
-from rs_embed.formats.netcdf import NetcdfReader, NetcdfWriter
-from rs_embed.geometry import lonlat_bounds
+from rs_embed.formats.netcdf import hdf5, layout
+from rs_embed.formats.netcdf.writer import NetcdfReader, NetcdfWriter
+from rs_embed.request.geometry import lonlat_bounds
 
 from .conftest import python
 from .factories import PROPERTY
@@ -123,7 +124,7 @@ def test_single_arrays_have_axes_of_their_own_and_large_files_share_them(tmp_pat
     assert one["y_in__m__00002"].values[0] == 5699995.0
     assert (one.attrs["roi"], one.attrs["roi_index"], one.attrs["dates"]) == ("plot-2", 2, "2022-06-01")
     assert one.encoding["grid_mapping"] == "grid_mapping__EPSG_32633"
-    monkeypatch.setattr("rs_embed.formats.netcdf.OWN_AXES", 2)
+    monkeypatch.setattr("rs_embed.formats.netcdf.writer.OWN_AXES", 2)
     found = opened(write(tmp_path / "b.nc", 3, arrays))
     assert found["input_chw__m__00002"].dims == ("band__m", "y_in__m__n6", "x_in__m__n5")
     assert found["input_chw__m__00002"].attrs["affine"].tolist() == list(affine(2))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rs_embed import ExportTarget, OutputSpec, PointBuffer, SensorSpec, load_export
-from rs_embed.formats.netcdf import NetcdfReader
-from rs_embed.run import load_run
+from rs_embed.formats.netcdf.writer import NetcdfReader
+from rs_embed.runs.run import load_run
 from rs_embed.stages.repair import repair
-from rs_embed.upkeep.work import find_work
+from rs_embed.upkeep.work_folder import find_work
 
 from .conftest import combined, content, export, log_of, places, steps, times
 from .rasters import at, catalogue, noise, write

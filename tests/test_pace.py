@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from rs_embed import quota as module
-from rs_embed.quota import Quota
+from rs_embed.providers.limits import quota as module
+from rs_embed.providers.limits.quota import Quota
 
 from .quotas import counted, process
 
@@ -46,7 +46,7 @@ import sys, time
 real, naps = time.time, []
 time.time = lambda: real() + float(sys.argv[2])
 time.sleep = naps.append
-from rs_embed.quota import Quota
+from rs_embed.providers.limits.quota import Quota
 for _ in range(4):
     Quota(sys.argv[1], 40, 0.01).pace()
 print(*(round(nap * 0.01) for nap in naps))

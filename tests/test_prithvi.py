@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from rs_embed import ModelError, OutputSpec, TemporalSpec
-from rs_embed.description import Frames
-from rs_embed.models import describe, get_adapter, inputs, prithvi
+from rs_embed.models import describe, get_adapter, prithvi
 from rs_embed.models.base import Image
 from rs_embed.models.prithvi import ADAPTER, BANDS, MEAN, STD, VARIANTS, Options, Variant
-from rs_embed.weights import Checkpoint
+from rs_embed.models.shared import inputs
+from rs_embed.planning.model_info import Frames
+from rs_embed.weights.checkpoints import Checkpoint
 
 from . import oracle
 
@@ -328,7 +329,7 @@ def test_the_description_says_what_the_engine_needs():
 
 
 def test_half_precision_stays_close(network):
-    from rs_embed.models import vit
+    from rs_embed.models.shared import vit
 
     items = [ADAPTER.preprocess(image(i, 2), Options()) for i in range(2)]
     exact = tokens(network, items)

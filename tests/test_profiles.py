@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from rs_embed import ModelError
-from rs_embed.profiles import _file, find_profile
-from rs_embed.runner import command, workflow_folder
+from rs_embed.launch.launcher import command, workflow_folder
+from rs_embed.runs.profiles import _file, find_profile
 
 from .conftest import CHECKOUT, combined, export, log_of, places, python, run_folder
 from .factories import assert_refusal

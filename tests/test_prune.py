@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rs_embed import locks
 from rs_embed.stages.prepare import prepare
-from rs_embed.store import Store
+from rs_embed.store import locks
+from rs_embed.store.store import Store
 
 from . import rasters
 from .conftest import combined, python, times
@@ -129,7 +129,7 @@ def test_temporary_files_of_dead_processes_and_damaged_objects_go(tmp_path, say)
     code = f"""
 import os
 from pathlib import Path
-from rs_embed.store import temporary_name
+from rs_embed.store.store import temporary_name
 for path in ({str(victim)!r}, {str(tmp_path / "items" / "p00000.npz")!r}, {str(run.dir / "items" / "00000.json")!r}):
     temporary_name(Path(path)).write_bytes(b"half")
 os.kill(os.getpid(), 9)
@@ -155,7 +155,7 @@ def test_prune_refuses_while_a_run_is_live(tmp_path, say):
     code = f"""
 import sys, time
 from pathlib import Path
-from rs_embed import locks
+from rs_embed.store import locks
 with locks.acquire(Path({str(run.dir)!r})), locks.share(Path({str(run.store.root)!r})):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from rs_embed import quota as module
-from rs_embed import turns as turns_module
-from rs_embed.quota import Quota
-from rs_embed.turns import Turns
+from rs_embed.providers.limits import quota as module
+from rs_embed.providers.limits import slots as turns_module
+from rs_embed.providers.limits.quota import Quota
+from rs_embed.providers.limits.slots import Turns
 
 from .quotas import Thread, counted, holder, process, until
 
@@ -51,8 +51,8 @@ def test_the_threads_of_two_jobs_share_the_slots_and_all_of_them_come_in(tmp_pat
 WORK = """
 import os, random, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from rs_embed.quota import Quota
-from rs_embed.turns import Turns
+from rs_embed.providers.limits.quota import Quota
+from rs_embed.providers.limits.slots import Turns
 turns, ledger = Turns(Quota(sys.argv[1], 3, 1e6), 2), os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
 def work(_):
     with turns:
@@ -198,8 +198,8 @@ def test_a_returned_slot_wakes_the_next_job_of_the_machine_at_once(tmp_path, mon
 def test_a_child_that_lives_on_holds_no_slot_and_takes_its_own(tmp_path):
     code = """
 import os, sys, time
-from rs_embed.quota import Quota
-from rs_embed.turns import Turns
+from rs_embed.providers.limits.quota import Quota
+from rs_embed.providers.limits.slots import Turns
 quota = Quota(sys.argv[1], 2, 1e6)
 quota.free()
 if os.fork():

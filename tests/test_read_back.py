@@ -237,7 +237,7 @@ def fetched_since(folder: Path, before: dict) -> int:
 FREEING = """
 import os, sys, time
 from pathlib import Path
-from rs_embed.run import load_run
+from rs_embed.runs.run import load_run
 from tests.work_folders import free
 
 unlink = Path.unlink

@@ -17,7 +17,7 @@ from rs_embed import ModelError, load_export
 from rs_embed.formats import open_arrays
 from rs_embed.formats.arrays import Array, Row
 from rs_embed.formats.npz import NpzReader, NpzWriter
-from rs_embed.reading import scan
+from rs_embed.reading import manifest_lines
 
 from .factories import PROPERTY
 from .manifest_schema import check_manifest
@@ -270,9 +270,9 @@ def test_bounds_of_places():
 
 
 def test_lists_of_a_manifest_have_no_copy_in_memory(run):
-    said = scan.read(run.with_suffix(".json"))
+    said = manifest_lines.read(run.with_suffix(".json"))
     for found in (said["names"], said["spatials"], said["models"][0]["metas"], said["npz_keys"]):
-        assert isinstance(found, scan.Lines)
+        assert isinstance(found, manifest_lines.Lines)
     result = load_export(run)
     assert result.manifest == json.loads(run.with_suffix(".json").read_text()), "the whole of it is a plain dict"
     assert "metas" not in result.models["rgb"].entry and result.models["rgb"].entry["weights"]["pretrained"] is False

@@ -11,7 +11,7 @@ import pytest
 
 import rs_embed
 from rs_embed import ExportModelRequest, ExportTarget, FetchSpec, PointBuffer, TemporalSpec, load_export
-from rs_embed.geometry import transformer
+from rs_embed.request.geometry import transformer
 
 from .conftest import combined, export, places, run_folder, times
 

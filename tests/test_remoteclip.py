@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec
-from rs_embed.models import get_adapter, picture, remoteclip
+from rs_embed.models import get_adapter, remoteclip
 from rs_embed.models.base import Image
 from rs_embed.models.remoteclip import ADAPTER, INFO, VARIANTS, Options, Variant
-from rs_embed.weights import Checkpoint
+from rs_embed.models.shared import byte_images
+from rs_embed.weights.checkpoints import Checkpoint
 
 from . import oracle
 
@@ -162,7 +163,7 @@ PILLOW = {
 
 @pytest.mark.parametrize("side", PILLOW)
 def test_a_picture_is_resized_to_known_bytes(side):
-    made = picture.fit(drawn(side, side), 224)
+    made = byte_images.fit(drawn(side, side), 224)
     assert (made.shape, made.dtype) == ((3, 224, 224), np.uint8)
     assert digest(made) == PILLOW[side]
 

@@ -28,9 +28,9 @@ from rs_embed import (
     SpecError,
     TemporalSpec,
 )
-from rs_embed.request import DEVICES, KEYS, Request
-from rs_embed.rois import read_rois, rois_text, row
-from rs_embed.schema import as_yaml, config_schema
+from rs_embed.request.request import DEVICES, KEYS, Request
+from rs_embed.request.rois import read_rois, rois_text, row
+from rs_embed.request.schema import as_yaml, config_schema
 
 from .factories import PROPERTY, assert_refusal, read_config
 

@@ -29,9 +29,9 @@ from shapely.geometry import (
 )
 
 from rs_embed import BBox, ExportTarget, ModelError, PointBuffer, SpecError, TemporalSpec, export_batch, load_export
-from rs_embed.request import Request
-from rs_embed.rois import RoiTable, read_rois, rois_text
-from rs_embed.schema import config_schema
+from rs_embed.request.request import Request
+from rs_embed.request.rois import RoiTable, read_rois, rois_text
+from rs_embed.request.schema import config_schema
 
 from .conftest import combined, export, places, snakemake, times
 from .factories import PROPERTY, assert_refusal, read_config

@@ -14,8 +14,8 @@ import pytest
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from rs_embed import SpecError
-from rs_embed.fields import mistaken
-from rs_embed.rois import read_rois
+from rs_embed.request.fields import mistaken
+from rs_embed.request.rois import read_rois
 
 from .factories import assert_refusal
 from .test_rois import FORMATS, ONE, frame

@@ -10,12 +10,12 @@ import pytest
 from pyproj import Transformer
 
 from rs_embed import BBox, ExportTarget, ModelError, PointBuffer, ProviderError, SpecError, TemporalSpec
-from rs_embed.config import ExportConfig, ExportModelRequest
-from rs_embed.geometry import make_grid
 from rs_embed.providers import Roi, get_provider
-from rs_embed.request import Request
-from rs_embed.run import open_run
-from rs_embed.specs import FetchSpec, SensorSpec
+from rs_embed.request.config import ExportConfig, ExportModelRequest
+from rs_embed.request.geometry import make_grid
+from rs_embed.request.request import Request
+from rs_embed.request.specs import FetchSpec, SensorSpec
+from rs_embed.runs.run import open_run
 from rs_embed.stages.prepare import check
 
 from .conftest import WINDOW, places

@@ -25,9 +25,9 @@ from rs_embed import (
     SpecError,
     TemporalSpec,
 )
-from rs_embed.config import RESERVED_NAMES, canonical_modality, check_names
-from rs_embed.fields import Refused, from_mapping, json_schema, normalise, to_mapping
-from rs_embed.request import Request
+from rs_embed.request.config import RESERVED_NAMES, canonical_modality, check_names
+from rs_embed.request.fields import Refused, from_mapping, json_schema, normalise, to_mapping
+from rs_embed.request.request import Request
 
 from .factories import PROPERTY, assert_refusal
 

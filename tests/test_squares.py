@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 
 from rs_embed import BBox, PointBuffer
-from rs_embed.geometry import Grid, centre_of, centre_of_request, crop, lonlat_boxes, make_grid, roi_in_square
+from rs_embed.request.geometry import Grid, centre_of, centre_of_request, crop, lonlat_boxes, make_grid, roi_in_square
 
 from .factories import PROPERTY
 from .test_geometry import boxes

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, PointBuffer, ProviderError, SpecError, TemporalSpec
-from rs_embed.description import Frames
-from rs_embed.providers import stac_items, stac_search, stac_services
-from rs_embed.run import load_run
+from rs_embed.planning.model_info import Frames
+from rs_embed.providers.stac import items as stac_items
+from rs_embed.providers.stac import search, services
+from rs_embed.runs.run import load_run
 
 from .factories import assert_refusal
 from .rasters import ORIGIN, WINDOW, at, noise, request, run
@@ -68,7 +69,7 @@ def test_frames_are_those_of_the_local_provider(world):
 
 
 def test_tiles_in_two_zones_scales_and_offsets(world):
-    from rs_embed.geometry import transformer
+    from rs_embed.request.geometry import transformer
 
     world.scene("a", noise(0, (2, 200, 200)))
     x, y = transformer("EPSG:32632", "EPSG:32631").transform(*ORIGIN)
@@ -102,10 +103,10 @@ def test_two_bands_of_one_file(world):
 
 def at_loopback(monkeypatch, world, word: str, **changes) -> str:
     """The backend of a known service that lies at the loopback address."""
-    service = stac_services.SERVICES[word]
+    service = services.SERVICES[word]
     token_url = f"{world.stac.address}/token/" if service.token_url else ""
     moved = dataclasses.replace(service, url=world.stac.address, token_url=token_url, storage="127.0.0.1", **changes)
-    monkeypatch.setitem(stac_services.SERVICES, word, moved)
+    monkeypatch.setitem(services.SERVICES, word, moved)
     return f"stac:{word}"
 
 
@@ -183,7 +184,7 @@ def test_other_modes_stand_in_where_there_is_no_interferometric_wide_swath(world
     world.scene("ew", noise(1), day="2022-07-02", **{"sar:instrument_mode": "EW"})
     made = planned(world, [at(30, 30)])
     source, roi = made.plan.sources[0], made.roi(0)
-    box = stac_search.searches([None], [[9.8, 57.2, 9.9, 57.3]])[0].box
+    box = search.searches([None], [[9.8, 57.2, 9.9, 57.3]])[0].box
 
     def names(**radar):
         asked = dataclasses.replace(source, id=str(radar), identity=source.identity | {"s1": radar})
@@ -246,7 +247,7 @@ def test_few_searches_serve_many_places(world):
     assert world.stac.kinds == {"landing": 1, "search": 3}, "one search of three pages"
     asked = next(a.body for a in world.stac.asked if a.path == "/search")
     assert asked["collections"] == ["s2"]
-    assert asked["limit"] == stac_search.PAGE
+    assert asked["limit"] == search.PAGE
     assert asked["datetime"] == "2022-06-01T00:00:00Z/2022-09-01T00:00:00Z"
     assert len(made.provider._items["S2"]) == 3
     boxes = [[x, y, x + 0.01, y + 0.01] for x in (10.22, 10.92, 13.12) for y in (50.12, 50.22)]
@@ -254,7 +255,7 @@ def test_few_searches_serve_many_places(world):
         TemporalSpec.range(*s)
         for s in (("2020-01-01", "2020-03-01"), ("2020-03-01", "2020-04-01"), ("2021-01-01", "2021-02-01"))
     )
-    found = stac_search.searches([spring, april, later] * 2, boxes)
+    found = search.searches([spring, april, later] * 2, boxes)
     assert [(s.box, s.window) for s in found] == [
         ((10.2, 50.1, 11.0, 50.3), ("2020-01-01", "2020-04-01")),  # windows that adjoin
         ((10.9, 50.1, 11.0, 50.2), ("2021-01-01", "2021-02-01")),
@@ -358,8 +359,8 @@ def test_what_the_config_says_of_an_api_is_checked(world, given, words):
 
 
 def test_the_section_of_the_config_makes_the_round_trip(world):
-    from rs_embed.request import Request
-    from rs_embed.rois import RoiTable
+    from rs_embed.request.request import Request
+    from rs_embed.request.rois import RoiTable
 
     made = request(world.root, [at(30, 30)], stac=SETTINGS, temporal=WINDOW)
     again = Request.from_config(made.to_config("rois.csv"), RoiTable(made.spatials))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rs_embed import ProviderError, SensorSpec, load_export
-from rs_embed.providers import remote, signing, stac_search
-from rs_embed.run import load_run
+from rs_embed.providers.stac import remote_rasters, search, signing
+from rs_embed.runs.run import load_run
 from rs_embed.stages.fetch import fetch
 
 from .conftest import combined, export, log_of, run_folder, steps
@@ -26,7 +26,7 @@ PLACE = at(30, 30)
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     quick = {"GDAL_HTTP_RETRY_DELAY": "0.05", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "1"}
-    monkeypatch.setattr(remote, "ENVIRONMENT", remote.ENVIRONMENT | quick)
+    monkeypatch.setattr(remote_rasters, "ENVIRONMENT", remote_rasters.ENVIRONMENT | quick)
     with a_world(tmp_path) as made:
         yield made
 
@@ -129,7 +129,7 @@ def hasty(monkeypatch):
     from urllib3 import Retry
 
     monkeypatch.setattr(Retry, "get_backoff_time", lambda self: 0)
-    monkeypatch.setattr(stac_search, "TIMEOUT", (1, 1))
+    monkeypatch.setattr(search, "TIMEOUT", (1, 1))
 
 
 @pytest.mark.parametrize("path", ["/search", ""])
@@ -203,12 +203,12 @@ def test_a_token_that_is_refused_early_is_replaced_once(world, monkeypatch):
     world.scene("more", noise(5))
     remote_reads = world.stac.tokens
     provider, chip = ready(world, backend="stac:planetary-computer", **asked)
-    monkeypatch.setattr(remote, "_failures", {f"{world.stac.files}/s0_{b}.tif": 7 for b in ("B2", "B3")})
+    monkeypatch.setattr(remote_rasters, "_failures", {f"{world.stac.files}/s0_{b}.tif": 7 for b in ("B2", "B3")})
     provider._signer._tokens["sentinel-2-l2a"] = ("sig=OLD", signing.dt.datetime.max.replace(tzinfo=signing.dt.UTC))
     assert chip().valid == 1
     assert world.stac.tokens == remote_reads + 1
     world.stac.faults = [Fault("403")]
-    monkeypatch.setattr(remote, "_failures", {f"{world.stac.files}/s0_{b}.tif": 70 for b in ("B2", "B3")})
+    monkeypatch.setattr(remote_rasters, "_failures", {f"{world.stac.files}/s0_{b}.tif": 70 for b in ("B2", "B3")})
     with pytest.raises(ProviderError) as found:
         chip()
     assert not found.value.retryable

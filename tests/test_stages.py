@@ -10,23 +10,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rs_embed import ExportTarget, ModelError, ProviderError, StoreError, receipts
-from rs_embed.config import ExportConfig, ExportModelRequest
-from rs_embed.cores import Share
-from rs_embed.groups import Group
+from rs_embed import ExportTarget, ModelError, ProviderError, StoreError
+from rs_embed.machine.cores import Share
 from rs_embed.providers import Chip
-from rs_embed.request import Request
-from rs_embed.run import load_run, open_run
-from rs_embed.specs import SensorSpec
-from rs_embed.stages.common import StageError
+from rs_embed.request.config import ExportConfig, ExportModelRequest
+from rs_embed.request.request import Request
+from rs_embed.request.specs import SensorSpec
+from rs_embed.runs.run import load_run, open_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.repair import repair
-from rs_embed.stages.state import examined
-from rs_embed.stages.state import withdrawn as withdrawn_of
+from rs_embed.stages.shared.common import StageError
+from rs_embed.stages.shared.state import examined
+from rs_embed.stages.shared.state import withdrawn as withdrawn_of
 from rs_embed.stages.write import write
-from rs_embed.store import read_object
+from rs_embed.store import receipts
+from rs_embed.store.groups import Group
+from rs_embed.store.store import read_object
 
 from .conftest import WINDOW, places
 from .manifest_schema import check_manifest
@@ -157,7 +158,7 @@ def test_a_model_with_more_bands_fetches_only_the_new_ones(make):
     with np.load(both.plan.target) as file:
         inputs = file["inputs_bchw__b"]
     roi = both.roi(0)
-    from rs_embed.geometry import make_grid
+    from rs_embed.request.geometry import make_grid
 
     whole = Fake().fetch(None, ("B4", "B8", "B3"), roi, make_grid(roi.spatial, "utm", 10.0))
     assert np.array_equal(inputs[0], whole.pixels)

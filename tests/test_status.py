@@ -9,10 +9,11 @@ import threading
 
 import pytest
 
-from rs_embed import StoreError, locks
+from rs_embed import StoreError
 from rs_embed.cli import main
-from rs_embed.upkeep import text
-from rs_embed.upkeep.work import find_work
+from rs_embed.store import locks
+from rs_embed.upkeep import summaries
+from rs_embed.upkeep.work_folder import find_work
 
 from .work_folders import ONE, TWO, make, rewrite
 
@@ -128,4 +129,4 @@ def test_a_look_at_a_lock_does_not_disturb_a_start(tmp_path):
     ("number", "shown"), [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (999_960, "1.0 MB"), (5e12, "5.0 TB")]
 )
 def test_sizes_are_for_people(number, shown):
-    assert text.size(number) == shown
+    assert summaries.size(number) == shown

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rs_embed import ModelError, ProviderError, SpecError, StoreError, receipts
-from rs_embed.files import clean
-from rs_embed.store import TEMP_PREFIX, Store, peek, read_object, set_aside, temporary_name, write_object
+from rs_embed import ModelError, ProviderError, SpecError, StoreError
+from rs_embed.store import receipts
+from rs_embed.store.atomic_files import clean
+from rs_embed.store.store import TEMP_PREFIX, Store, peek, read_object, set_aside, temporary_name, write_object
 
 META = {"status": "ok", "bands": ["B2"], "note": "ä", "valid": 1.0}
 
@@ -183,7 +184,7 @@ def test_receipts_are_strict_json(tmp_path):
 
 def test_the_environment_names_the_store_of_runs_that_name_none(tmp_path, monkeypatch):
     from rs_embed import ExportConfig
-    from rs_embed.run import load_run
+    from rs_embed.runs.run import load_run
 
     from .rasters import at, catalogue, noise, run, write
 

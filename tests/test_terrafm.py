@@ -11,7 +11,7 @@ from rs_embed import ModelError, OutputSpec
 from rs_embed.models import get_adapter
 from rs_embed.models.base import Image
 from rs_embed.models.terrafm import ADAPTER, BANDS, INFO, VARIANTS, Options, Variant
-from rs_embed.weights import Checkpoint
+from rs_embed.weights.checkpoints import Checkpoint
 
 from . import oracle
 

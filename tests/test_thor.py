@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from rs_embed import ModelError, OutputSpec
-from rs_embed.models import alibi, describe, get_adapter, thor, vit
-from rs_embed.models.alibi import Biases
+from rs_embed.models import describe, get_adapter, thor
 from rs_embed.models.base import Image
+from rs_embed.models.shared import alibi, vit
+from rs_embed.models.shared.alibi import Biases
 from rs_embed.models.thor import ADAPTER, BANDS, VARIANTS, Options, Variant
-from rs_embed.weights import Checkpoint
+from rs_embed.weights.checkpoints import Checkpoint
 
 from . import oracle
 

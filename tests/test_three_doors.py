@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rs_embed import BBox, ExportConfig, PointBuffer
-from rs_embed.description import Frames
-from rs_embed.providers import rasters
+from rs_embed.planning.model_info import Frames
+from rs_embed.providers.rasters import raster_io
 
 from .gee_runs import DECIBEL, IW, S2, Archive, settings
 from .rasters import at, chip, noise
@@ -33,7 +33,7 @@ def doors(archive: Archive, place, frames: Frames | None = None, **changes) -> d
             stac.add(
                 path.stem,
                 {"data": path.name},
-                rasters.header(str(path)).box,
+                raster_io.header(str(path)).box,
                 f"{row['datetime']}T00:00:00Z",
                 "c",
                 **properties,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rs_embed import ModelError
-from rs_embed.description import Prep
-from rs_embed.models import tiles
+from rs_embed.engine import tile_layout
+from rs_embed.planning.model_info import Prep
 
 PROPERTY = settings(deadline=None)
 SIZES = st.integers(1, 300)
@@ -18,7 +18,7 @@ SNAP = st.sampled_from([0.0, 0.1, 0.5])
 
 
 def made(height, width, tile, snap=0.1):
-    return tiles.layout(height, width, Prep("tile", tile, max_tiles_hard=100_000, snap=snap), "grid")
+    return tile_layout.layout(height, width, Prep("tile", tile, max_tiles_hard=100_000, snap=snap), "grid")
 
 
 @PROPERTY
@@ -32,13 +32,13 @@ def test_every_pixel_is_owned_once_by_a_tile_that_holds_it(height, width, tile, 
         assert y.stop - y.start == min(tile, layout.height)
         owners[y.own[0] : y.own[1], x.own[0] : x.own[1]] += 1
     assert (owners == 1).all()
-    assert len(layout.spans) == tiles.count(height, width, Prep("tile", tile, snap=snap))
+    assert len(layout.spans) == tile_layout.count(height, width, Prep("tile", tile, snap=snap))
 
 
 @PROPERTY
 @given(SIZES, TILE, SNAP)
 def test_an_axis_is_only_scaled_down_and_by_little(length, tile, snap):
-    short = tiles.snapped(length, tile, snap)
+    short = tile_layout.snapped(length, tile, snap)
     assert length - round(snap * tile) <= short <= length
     assert short == length or short % tile == 0
 
@@ -110,4 +110,4 @@ def test_where_tiles_lie(length, tile, starts, owned):
 
 def test_more_tiles_than_allowed_are_refused():
     with pytest.raises(ModelError, match="3000 x 3000 pixels is 196 tiles of 224; allowed: at most 100"):
-        tiles.layout(3000, 3000, Prep("tile", 224, max_tiles_hard=100), "pooled")
+        tile_layout.layout(3000, 3000, Prep("tile", 224, max_tiles_hard=100), "pooled")

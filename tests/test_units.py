@@ -8,8 +8,8 @@ import pytest
 
 from rs_embed import ExportModelRequest, FetchSpec, InputPrepSpec, ModelError
 from rs_embed.models import MODELS, describe
-from rs_embed.plan import make_plan
-from rs_embed.units import Unit
+from rs_embed.planning.plan import make_plan
+from rs_embed.planning.units import Unit
 
 from .factories import PROVIDER, assert_refusal, request
 

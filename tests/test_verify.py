@@ -10,10 +10,11 @@ import sys
 import psutil
 import pytest
 
-from rs_embed import ExportModelRequest, ExportTarget, locks, receipts
+from rs_embed import ExportModelRequest, ExportTarget
 from rs_embed.cli import main
 from rs_embed.stages.prepare import check, prepare
-from rs_embed.stages.state import examined
+from rs_embed.stages.shared.state import examined
+from rs_embed.store import locks, receipts
 
 from . import killing
 from .conftest import combined, export, places, times

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from rs_embed import ModelError
-from rs_embed.description import Weights
-from rs_embed.units import weights_identity
-from rs_embed.weights import Digests, _record, locate
+from rs_embed.planning.model_info import Weights
+from rs_embed.planning.units import weights_identity
+from rs_embed.weights.checkpoints import Digests, _record, locate
 
 from .hub_server import located, results, serving, start
 

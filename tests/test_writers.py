@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rs_embed.formats import ahead as results
-from rs_embed.formats.ahead import ahead
+from rs_embed.formats import parallel as results
+from rs_embed.formats.parallel import ahead
 
 from .conftest import content
 from .factories import PROPERTY

@@ -6,15 +6,16 @@ import contextlib
 import os
 from pathlib import Path
 
-from rs_embed import ExportModelRequest, ExportTarget, SensorSpec, locks, receipts
-from rs_embed.config import ExportConfig
-from rs_embed.request import Request
-from rs_embed.run import Run, load_run, open_run
+from rs_embed import ExportModelRequest, ExportTarget, SensorSpec
+from rs_embed.request.config import ExportConfig
+from rs_embed.request.request import Request
+from rs_embed.runs.run import Run, load_run, open_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.write import write
-from rs_embed.upkeep.tidy import tidy
+from rs_embed.store import locks, receipts
+from rs_embed.upkeep.free_space import tidy
 
 from .conftest import WINDOW, places
 

@@ -11,15 +11,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..chunk_sizes import wall
-from ..devices import card as found_card
-from ..devices import gpus_wanted, visible_gpus
+from ..engine.image_cost import GPU_READERS, READ_S, frames_of, image
 from ..errors import ModelError
+from ..machine.devices import card as found_card
+from ..machine.devices import gpus_wanted, visible_gpus
 from ..models import describe
-from ..models.images import GPU_READERS, READ_S, frames_of, image
-from ..run import Run
-from ..stages.state import Jobs, examined, jobs, withdrawn
-from ..units import Source, Unit
+from ..planning.chunk_sizes import wall
+from ..planning.units import Source, Unit
+from ..runs.run import Run
+from ..stages.shared.state import Jobs, examined, jobs, withdrawn
 from . import disk, measured, speeds
 from .missing import Lacking, missing
 
@@ -122,7 +122,7 @@ class Estimate:
         return asdict(self)
 
     def __str__(self) -> str:
-        from .text import whole
+        from .summary import whole
 
         return whole(self)
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..geometry import grid_shape
-from ..models.images import frames_of, image
-from ..run import Run
-from ..stages.state import Jobs
-from ..units import Source
+from ..engine.image_cost import frames_of, image
+from ..planning.units import Source
+from ..request.geometry import grid_shape
+from ..runs.run import Run
+from ..stages.shared.state import Jobs
 
 if TYPE_CHECKING:
     from . import ModelCost, SourceCost

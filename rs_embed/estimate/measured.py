@@ -6,10 +6,10 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import receipts
 from ..errors import StoreError
-from ..run import Run
-from ..units import Unit
+from ..planning.units import Unit
+from ..runs.run import Run
+from ..store import receipts
 from . import speeds
 
 #: Receipts that are read of a model, the newest first.

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from .. import kept
-from ..geometry import grid_shape
-from ..run import Run
-from ..stages.state import Jobs
-from ..units import Source, Unit
+from ..planning.units import Source, Unit
+from ..request.geometry import grid_shape
+from ..runs.run import Run
+from ..stages.shared.state import Jobs
+from ..store import freed_chips
 
 Shape = tuple[int, int]
 
@@ -84,11 +84,13 @@ def _missing(run: Run, jobs: Jobs, held: contextlib.ExitStack) -> tuple[dict[str
 
 
 @contextlib.contextmanager
-def _kept(run: Run, source: Source) -> Iterator[list[kept.Records]]:
+def _kept(run: Run, source: Source) -> Iterator[list[freed_chips.Records]]:
     """What exports that are there have of freed chips."""
     with contextlib.ExitStack() as held:
         opened = (
-            kept.opened(p, run.store) for p in kept.of_source(run.store, source.id) if not kept.gone(p, run.store)
+            freed_chips.opened(p, run.store)
+            for p in freed_chips.of_source(run.store, source.id)
+            if not freed_chips.gone(p, run.store)
         )
         yield [held.enter_context(records) for records in opened if records is not None]
 

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..chunk_sizes import GPU_START_S
+from ..engine.image_cost import CORE_GFLOPS
 from ..errors import ModelError
-from ..fields import nearest
-from ..models.images import CORE_GFLOPS
+from ..planning.chunk_sizes import GPU_START_S
+from ..request.fields import nearest
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from ..config import SUFFIX
+from ..request.config import SUFFIX
 
 if TYPE_CHECKING:
     import numpy as np

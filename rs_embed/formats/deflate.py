@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-from .ahead import ahead
+from .parallel import ahead
 
 #: What a flush ends with: the lengths of an empty stored block. It may occur elsewhere; a cut is one at which a row ends.
 _CUT = b"\x00\x00\xff\xff"

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..config import SUFFIX
-from ..description import ModelInfo
-from ..fields import json_schema, to_mapping
-from ..plan import Plan
-from ..rois import row
-from ..specs import TemporalSpec
-from ..store import temporary_name
-from ..units import Unit
+from ..planning.model_info import ModelInfo
+from ..planning.plan import Plan
+from ..planning.units import Unit
+from ..request.config import SUFFIX
+from ..request.fields import json_schema, to_mapping
+from ..request.rois import row
+from ..request.specs import TemporalSpec
+from ..store.store import temporary_name
 from . import module
 
 SCHEMA_VERSION = 2

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-from ..store import temporary_name
+from ..store.store import temporary_name
 from . import deflate
 from .arrays import Array, Row
 
@@ -88,7 +88,7 @@ class NpzWriter:
 
     def add(self, array: Array, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[Row]) -> None:
         """Write one array from rows along its first axis, or from the whole; memory holds one of them, and what threads
-        deflate ahead (:mod:`rs_embed.formats.ahead`).
+        deflate ahead (:mod:`rs_embed.formats.parallel`).
 
         Raises:
             ValueError: the rows do not add up to ``shape`` and ``dtype``.

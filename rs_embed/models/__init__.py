@@ -6,9 +6,9 @@ from __future__ import annotations
 import functools
 import importlib
 
-from ..description import ModelInfo
 from ..errors import ModelError
-from ..fields import nearest
+from ..planning.model_info import ModelInfo
+from ..request.fields import nearest
 from .base import Adapter
 
 __all__ = ["MODELS", "Adapter", "describe", "get_adapter"]

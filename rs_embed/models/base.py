@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..description import ModelInfo
-from ..geometry import Grid
-from ..specs import OutputSpec
-from ..weights import Checkpoint
+from ..planning.model_info import ModelInfo
+from ..request.geometry import Grid
+from ..request.specs import OutputSpec
+from ..weights.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,12 +15,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..description import Modality, ModelInfo
 from ..errors import ModelError
-from ..fields import option
-from ..flops import Pass, Picture, convolution
-from ..specs import OutputSpec, SensorSpec
-from ..weights import Checkpoint
+from ..planning.flops import Pass, Picture, convolution
+from ..planning.model_info import Modality, ModelInfo
+from ..request.fields import option
+from ..request.specs import OutputSpec, SensorSpec
+from ..weights.checkpoints import Checkpoint
 from .base import Image
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Options:
     grid_cell: int = option(16, "grid output: side of a cell, pixels", minimum=1)
 
     def __post_init__(self) -> None:
-        from ..fields import check
+        from ..request.fields import check
 
         check(self, "model_config", ModelError)
         for key, bad, allowed in (

@@ -16,13 +16,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..description import Frames, Modality, ModelInfo, Weights
 from ..errors import ModelError
-from ..fields import option
-from ..flops import Pass, Picture, product, transformer
-from ..specs import OutputSpec, SensorSpec, TemporalSpec
+from ..planning.flops import Pass, Picture, product, transformer
+from ..planning.model_info import Frames, Modality, ModelInfo, Weights
+from ..request.fields import option
+from ..request.specs import OutputSpec, SensorSpec, TemporalSpec
 from .base import Image
-from .pretrained import Pretrained, PretrainedOptions
+from .shared.pretrained import Pretrained, PretrainedOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +156,7 @@ class Prithvi(Pretrained):
 
     def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> torch.nn.Module:
         """The encoder; the published file's decoder is left out."""
-        from .vit import Network, Patches, Transformer
+        from .shared.vit import Network, Patches, Transformer
 
         v = VARIANTS[options.variant]
         return Network(
@@ -177,7 +177,7 @@ class Prithvi(Pretrained):
         """``positions``: what every patch token gets for its column, row and frame, (max_frames, h * w, D) float32."""
         import torch
 
-        from .vit import sincos
+        from .shared.vit import sincos
 
         v = VARIANTS[options.variant]
         side, count = SIZE // v.patch, options.max_frames
@@ -197,7 +197,7 @@ class Prithvi(Pretrained):
         """
         import numpy as np
 
-        from .inputs import resize, squared
+        from .shared.inputs import resize, squared
 
         scaled = _scaled(image, options)
         when, where = _conditions(image, options)
@@ -236,7 +236,7 @@ def _scaled(image: Image, options: Options) -> np.ndarray:
     """(T, 6, H, W) float32: (DN - MEAN) / STD with NO_DATA where all bands are 0, or reflectance 0..1 (rs-embed)."""
     import numpy as np
 
-    from .inputs import digital_numbers, reflectance
+    from .shared.inputs import digital_numbers, reflectance
 
     if image.pixels.ndim == 4 and image.pixels.shape[1] != len(BANDS):
         raise ModelError(f"pixels of {image.pixels.shape[1]} bands are not valid; allowed: {', '.join(BANDS)}")
@@ -255,7 +255,7 @@ def _conditions(image: Image, options: Options) -> tuple[np.ndarray, np.ndarray]
     """
     import torch
 
-    from .vit import sincos
+    from .shared.vit import sincos
 
     count = len(image.pixels)
     if count > options.max_frames:

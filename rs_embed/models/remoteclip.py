@@ -14,13 +14,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..description import Modality, ModelInfo, Weights
-from ..fields import option
-from ..flops import Pass, Picture, product, transformer
-from ..specs import OutputSpec, SensorSpec
+from ..planning.flops import Pass, Picture, product, transformer
+from ..planning.model_info import Modality, ModelInfo, Weights
+from ..request.fields import option
+from ..request.specs import OutputSpec, SensorSpec
 from .base import Image
-from .inputs import reflectance
-from .pretrained import Pretrained, PretrainedOptions
+from .shared.inputs import reflectance
+from .shared.pretrained import Pretrained, PretrainedOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +138,7 @@ class RemoteCLIP(Pretrained):
         """The tower with its learned positions, for pictures of 224 x 224."""
         from torch import nn
 
-        from .vit import Network, Patches, Transformer
+        from .shared.vit import Network, Patches, Transformer
 
         v = _variant(options)
         return Network(
@@ -173,7 +173,7 @@ class RemoteCLIP(Pretrained):
         """(3, 224, 224) float32: reflectance as bytes, resized and cropped as a picture, then CLIP's mean and deviation."""
         import numpy as np
 
-        from .picture import fit, to_bytes
+        from .shared.byte_images import fit, to_bytes
 
         mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (MEAN, DEVIATION))
         picture = fit(to_bytes(reflectance(image)[0]), SIDE).astype(np.float32)

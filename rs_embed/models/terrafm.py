@@ -13,14 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..description import Modality, ModelInfo, Weights
 from ..errors import ModelError
-from ..fields import option
-from ..flops import Pass, Picture, product, transformer
-from ..specs import OutputSpec, SensorSpec
+from ..planning.flops import Pass, Picture, product, transformer
+from ..planning.model_info import Modality, ModelInfo, Weights
+from ..request.fields import option
+from ..request.specs import OutputSpec, SensorSpec
 from .base import Image
-from .inputs import linear_power, log_scaled, reflectance, resize
-from .pretrained import Pretrained, PretrainedOptions
+from .shared.inputs import linear_power, log_scaled, reflectance, resize
+from .shared.pretrained import Pretrained, PretrainedOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ class TerraFM(Pretrained):
         """Stem, its projection to the width, and the transformer with learned positions for 14 x 14 patches."""
         from torch import nn
 
-        from .vit import Linear, Network, Patches, Transformer
+        from .shared.vit import Linear, Network, Patches, Transformer
 
         v = VARIANTS[options.variant]
         wide = 3 * v.width

@@ -16,13 +16,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..description import Modality, ModelInfo, Prep, Weights
 from ..errors import ModelError
-from ..fields import option
-from ..flops import Pass, Picture, product, transformer
-from ..specs import OutputSpec, SensorSpec
+from ..planning.flops import Pass, Picture, product, transformer
+from ..planning.model_info import Modality, ModelInfo, Prep, Weights
+from ..request.fields import option
+from ..request.specs import OutputSpec, SensorSpec
 from .base import Image
-from .pretrained import Pretrained, PretrainedOptions
+from .shared.pretrained import Pretrained, PretrainedOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +182,7 @@ class Thor(Pretrained):
 
     def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> torch.nn.Module:
         """The published tensors that the modality needs; :meth:`prepare` makes of the kernels what the forward takes."""
-        from .vit import Network, Transformer
+        from .shared.vit import Network, Transformer
 
         v = VARIANTS[options.variant]
         kernel = {"weight": (v.dim, 1, KERNEL, KERNEL), "bias": (v.dim,)}
@@ -214,8 +214,8 @@ class Thor(Pretrained):
         for all tokens of a group, (1, D), is kept beside it in float32."""
         import torch
 
-        from .alibi import Biases
-        from .vit import Network, Patches, sincos
+        from .shared.alibi import Biases
+        from .shared.vit import Network, Patches, sincos
 
         p, v = options.patch_size, VARIANTS[options.variant]
         resize = _kernel_resize(p)
@@ -237,7 +237,7 @@ class Thor(Pretrained):
         """Each group's bands at its own resolution: (bands, n, n) float32. Shapes tell everything of the geometry."""
         import numpy as np
 
-        from .inputs import resize
+        from .shared.inputs import resize
 
         scale = _checked_scale(image.scale_m)
         pixels = _measured(image, options)
@@ -308,7 +308,7 @@ def _measured(image: Image, options: Options) -> np.ndarray:
     """(1, C, H, W) float32: DN 0..10000, or linear power >= 0."""
     import numpy as np
 
-    from .inputs import digital_numbers, linear_power
+    from .shared.inputs import digital_numbers, linear_power
 
     allowed = BANDS[image.modality]
     if image.pixels.ndim == 4 and (image.pixels.shape[1] != len(allowed) or len(image.pixels) != 1):
@@ -322,7 +322,7 @@ def _scaled(pixels: np.ndarray, image: Image, options: Options) -> np.ndarray:
     """As the network takes them: z-scores of reflectance or dB; of power with rs-embed its logarithm over its 99th percentile."""
     import numpy as np
 
-    from .inputs import DN_PER_REFLECTANCE, decibel, log_scaled
+    from .shared.inputs import DN_PER_REFLECTANCE, decibel, log_scaled
 
     if image.modality == "s1" and options.preset == "rs-embed":
         return log_scaled(pixels)

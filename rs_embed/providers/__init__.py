@@ -6,17 +6,17 @@ import importlib
 from collections.abc import Mapping
 
 from ..errors import ModelError
-from ..fields import nearest
+from ..request.fields import nearest
 from .base import Chip, Provider, Roi
 
 __all__ = ["PROVIDERS", "Chip", "Provider", "Roi", "get_provider"]
 
 #: backend word -> (module, class)
 PROVIDERS = {
-    "gee": ("gee", "GeeProvider"),
-    "local": ("local", "LocalProvider"),
+    "gee": ("gee.provider", "GeeProvider"),
+    "local": ("rasters.local", "LocalProvider"),
     "sample": ("sample", "SampleProvider"),
-    "stac": ("stac", "StacProvider"),
+    "stac": ("stac.provider", "StacProvider"),
 }
 
 

@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ..geometry import Grid
-from ..specs import SpatialSpec, TemporalSpec
+from ..request.geometry import Grid
+from ..request.specs import SpatialSpec, TemporalSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..units import Source
+    from ..planning.units import Source
 
 
 @dataclass(frozen=True)

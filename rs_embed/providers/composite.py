@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..description import Frames
-from ..specs import TemporalSpec
+from ..planning.model_info import Frames
+from ..request.specs import TemporalSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,13 +17,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError
-from ..geometry import Grid, transformer
+from ..request.geometry import Grid, transformer
 from .base import Asked, Chip, Roi
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..units import Source
+    from ..planning.units import Source
 
 COLLECTION = "COPERNICUS/S2_SR_HARMONIZED"
 BANDS = ("B2", "B3", "B4", "B8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..config import SUFFIX
+from ..request.config import SUFFIX
 from .result import ExportResult, ModelResult
 
 __all__ = ["ExportResult", "ModelResult", "load_export"]

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..config import SUFFIX
 from ..formats import open_arrays
-from . import records, scan
+from ..request.config import SUFFIX
+from . import manifest_lines, manifest_records
 from .columns import Column, Single, Stacked
 from .result import MODEL_INPUT, ExportResult, Failure, ModelResult, window
 
@@ -33,7 +33,7 @@ def open_file(base: Path, arrays: Path | None, n_items: int | None) -> ExportRes
             what = arrays or f"{base}.npz or {base}.nc"
             raise FileNotFoundError(f"{what} is missing: there is no export")
         return _bare(arrays, n_items)
-    manifest = scan.read(sidecar)
+    manifest = manifest_lines.read(sidecar)
     if "point_index" in manifest:
         raise ValueError(
             f"{sidecar} is the manifest of one ROI; allowed: its folder {sidecar.parent}, or a combined file"
@@ -72,7 +72,7 @@ def open_file(base: Path, arrays: Path | None, n_items: int | None) -> ExportRes
         notes,
         manifest,
         sidecar,
-        lambda what: scan.as_list(manifest.get(what)),
+        lambda what: manifest_lines.as_list(manifest.get(what)),
     )
 
 
@@ -98,25 +98,25 @@ def _there(base: Path, manifest: Mapping) -> Path | None:
 def _model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
     label = str(entry["model"])
     said = (manifest.get("imagery") or {}).get(entry.get("source"))
-    meta = records.of_model(n, label, entry, records.Images(said) if said else None)
+    meta = manifest_records.of_model(n, label, entry, manifest_records.Images(said) if said else None)
     status = str(entry.get("status", "unknown"))
     error = entry.get("error")
     if error is None and status != "ok":  # rs-embed says it for each ROI alone
-        error = next(iter(scan.by_index(entry.get("errors_by_index")).values()), None)
+        error = next(iter(manifest_lines.by_index(entry.get("errors_by_index")).values()), None)
 
     @functools.cache
     def failed() -> list[int]:
-        return [int(i) for i in scan.as_list(entry.get("failed_indices"))]
+        return [int(i) for i in manifest_lines.as_list(entry.get("failed_indices"))]
 
     def failures() -> dict[int, Failure]:
-        errors = scan.by_index(entry.get("errors_by_index"))
-        more = scan.by_index(entry.get("failures_by_index"))
+        errors = manifest_lines.by_index(entry.get("errors_by_index"))
+        more = manifest_lines.by_index(entry.get("failures_by_index"))
         rows = failed() or list(errors) or (range(n) if status == "failed" else ())
         return {i: Failure(errors.get(i, error), **more.get(i, {})) for i in rows}
 
     def statuses() -> list[str]:
         out = ["ok"] * n
-        for i in scan.as_list(entry.get("no_data_indices")):
+        for i in manifest_lines.as_list(entry.get("no_data_indices")):
             out[i] = "no_data"
         return out
 
@@ -125,7 +125,11 @@ def _model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
     }
     for name, said in (entry.get("model_inputs") or {}).items():
         columns[MODEL_INPUT + name] = _column(said, n, arrays, "model_inputs", f"{arrays}: model {label!r}", failed)
-    kept = {k: v for k, v in entry.items() if not isinstance(v, scan.Lines) and k not in ("metas", "errors_by_index")}
+    kept = {
+        k: v
+        for k, v in entry.items()
+        if not isinstance(v, manifest_lines.Lines) and k not in ("metas", "errors_by_index")
+    }
     return ModelResult(label, status, str(error) if error else None, n, meta, kept, columns, failures, statuses)
 
 
@@ -138,12 +142,14 @@ def _column(entry: Any, n: int, arrays: Path, kind: str, where: str, failed: Cal
             rows = [i for i in range(n) if i not in failed()]
             if len(rows) != entry["shape"][0]:
                 return _Unplaced(f"{where}: nothing says which ROIs the {entry['shape'][0]} rows of {kind} belong to")
-        missing = frozenset(scan.as_list(entry.get("missing_indices")))
-        return Stacked(arrays, entry["npz_key"], n, None if rows is None else list(scan.as_list(rows)), missing)
-    keys, said = scan.as_list(entry.get("npz_keys")), entry.get("indices")
+        missing = frozenset(manifest_lines.as_list(entry.get("missing_indices")))
+        return Stacked(
+            arrays, entry["npz_key"], n, None if rows is None else list(manifest_lines.as_list(rows)), missing
+        )
+    keys, said = manifest_lines.as_list(entry.get("npz_keys")), entry.get("indices")
     if isinstance(keys, list) and not keys:
         return None
-    rows = scan.as_list(said) if said is not None else (int(k.rpartition("__")[2]) for k in keys)
+    rows = manifest_lines.as_list(said) if said is not None else (int(k.rpartition("__")[2]) for k in keys)
     return Single(arrays, lambda: dict(zip(rows, keys)), n)
 
 
@@ -184,7 +190,7 @@ def _bare(arrays: Path, n_items: int | None) -> ExportResult:
             kind: Single(arrays, lambda held=held: held, n) if isinstance(held, dict) else Stacked(arrays, held, n)
             for kind, held in kinds.items()
         }
-        nothing = records.Records(n, lambda i: None)
+        nothing = manifest_records.Records(n, lambda i: None)
         models[name] = ModelResult(name, "unknown", None, n, nothing, {}, columns, dict, lambda: ["unknown"] * n)
     notes = [
         f"{arrays.with_suffix('.json').name} is missing: rows and models are those of the arrays, places are unknown"

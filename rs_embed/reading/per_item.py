@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import SUFFIX
-from ..formats import compact
+from ..formats import record_defaults
 from ..formats.manifest import status_of
-from ..units import array_key
-from . import scan
+from ..planning.units import array_key
+from ..request.config import SUFFIX
+from . import manifest_lines
 from .columns import Column, Files
-from .records import Records
+from .manifest_records import Records
 from .result import MODEL_INPUT, ExportResult, Failure, ModelResult, window
 
 _KIND = {"embeddings": "embedding", "inputs": "input"}
@@ -25,8 +25,8 @@ def open_folder(folder: Path, n_items: int | None) -> ExportResult:
     """Open a folder; see :func:`rs_embed.load_export`."""
     index = folder / "manifest.json"
     if index.exists():
-        manifest = scan.read(index)
-        if isinstance(manifest.get("items"), (list, scan.Lines)):
+        manifest = manifest_lines.read(index)
+        if isinstance(manifest.get("items"), (list, manifest_lines.Lines)):
             return _indexed(folder, index, manifest, n_items)
     return _found(folder, n_items)
 
@@ -66,7 +66,7 @@ def _meta(item: Mapping, label: str) -> dict | None:
     if "schema_version" not in item:
         return dict(meta)
     parts = ((k, (entry.get(k) or {}).get("sha256")) for k in ("embedding", "input"))
-    return compact.clean({**image, **meta, **{f"{k}_sha256": sha for k, sha in parts}})
+    return record_defaults.clean({**image, **meta, **{f"{k}_sha256": sha for k, sha in parts}})
 
 
 # our own, by the index ------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def _indexed(folder: Path, index: Path, manifest: dict, n_items: int | None) -> 
         if what == "names":
             return (e["name"] for e in entries)
         if what in manifest:
-            return iter(scan.as_list(manifest[what]))
+            return iter(manifest_lines.as_list(manifest[what]))
         # an index of schema 1 has no geometries
         return (item(i).get("spatial") or {} for i in range(n)) if what == "spatials" else iter(())
 
@@ -98,14 +98,14 @@ def _indexed(folder: Path, index: Path, manifest: dict, n_items: int | None) -> 
             if manifest["schema_version"] == 1:
                 held = {i: _entry(item(i), label) for i in range(n)} if entry["status"] != "ok" else {}
                 return {i: _failure(e) for i, e in held.items() if e.get("status") == "failed"}
-            errors, more = (scan.by_index(entry.get(k)) for k in ("errors_by_index", "failures_by_index"))
+            errors, more = (manifest_lines.by_index(entry.get(k)) for k in ("errors_by_index", "failures_by_index"))
             return {i: Failure(errors[i], **more.get(i, {})) for i in errors}
 
         def statuses(entry: dict = entry, label: str = label) -> list[str]:
             if manifest["schema_version"] == 1:
                 return [_entry(item(i), label).get("status", "failed") for i in range(n)]
             out = ["ok"] * n
-            for i in scan.as_list(entry.get("no_data_indices")):
+            for i in manifest_lines.as_list(entry.get("no_data_indices")):
                 out[i] = "no_data"
             return out
 
@@ -113,7 +113,7 @@ def _indexed(folder: Path, index: Path, manifest: dict, n_items: int | None) -> 
         error = entry.get("error")
         if error is None and entry["status"] != "ok":
             error = next((f.error for f in failures().values()), None)
-        kept = {k: v for k, v in entry.items() if not isinstance(v, scan.Lines)}
+        kept = {k: v for k, v in entry.items() if not isinstance(v, manifest_lines.Lines)}
         columns = _columns(n, path, item, label, entry["key"])
         for name in entry.get("model_inputs", ()):
             usual = f"model_input__{entry['key']}" + ("" if name == "pixels" else f"__{name}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 from .columns import Column
-from .records import Records
+from .manifest_records import Records
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..geometry import EARTH_RADIUS_M, mercator, transformer, utm_crs
-from ..units import array_key
+from ..planning.units import array_key
+from ..request.geometry import EARTH_RADIUS_M, mercator, transformer, utm_crs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import receipts
-from ..cores import Share
-from ..devices import lease
 from ..errors import StoreError
+from ..machine.cores import Share
+from ..machine.devices import lease
 from ..models import get_adapter
-from ..plan import Chunk
-from ..run import Run
-from ..store import Object, write_object
-from ..units import Unit
-from .common import by_object, chunk_of, spent, stop, unit_of
-from .image import NoData, bad_input, image_of
-from .packing import pack_embeddings
+from ..planning.plan import Chunk
+from ..planning.units import Unit
+from ..runs.run import Run
+from ..store import receipts
+from ..store.store import Object, write_object
+from .shared.common import by_object, chunk_of, spent, stop, unit_of
+from .shared.model_images import NoData, bad_input, image_of
+from .shared.packing import pack_embeddings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,8 +98,8 @@ def _failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[str, dict]:
 def _embed_all(run: Run, unit: Unit, lacking: list[int], rows: dict[str, dict], errors: list, threads: Share) -> dict:
     """Embed ROIs; failures go into ``rows`` and ``errors``. Returns what the receipt says of it: the device, and the seconds
     that loading the model and then embedding took, the latter in CPU time of the process, too."""
-    from ..models import device as on
-    from ..models.engine import Engine, settings
+    from ..engine import torch_device as on
+    from ..engine.engine import Engine, settings
 
     config, adapter, ids = run.request.config, get_adapter(unit.model), run.plan.objects(unit.source)
     metas: dict[int, dict] = {}

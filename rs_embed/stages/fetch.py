@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 
-from .. import receipts
 from ..errors import ProviderError
-from ..geometry import Grid, roi_in_square
+from ..planning.units import Source
 from ..providers import Roi
-from ..retries import attempts
-from ..run import Run
-from ..store import write_object
-from ..units import Source
-from .common import by_object, models_of, needed_bands, now, part_of, source_of, spent, stop
-from .packing import pack_part
-from .restore import restore
+from ..providers.retries import attempts
+from ..request.geometry import Grid, roi_in_square
+from ..runs.run import Run
+from ..store import receipts
+from ..store.store import write_object
+from .shared.common import by_object, models_of, needed_bands, now, part_of, source_of, spent, stop
+from .shared.packing import pack_part
+from .shared.restored_chips import restore
 
 #: Threads for each request that may be in flight: while one waits to ask again, another asks.
 THREADS = 2

@@ -13,19 +13,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import receipts, store
-from ..cores import Share
 from ..errors import StoreError
 from ..formats import manifest, module
 from ..formats.arrays import Row
-from ..run import Run
-from ..units import Unit
-from . import arrays as described
-from . import manifests
-from .common import now, read_checked, read_chip, spent
-from .image import tensors_of
-from .restore import rescue
-from .survey import KINDS, Arrays, Survey
+from ..machine.cores import Share
+from ..planning.units import Unit
+from ..runs.run import Run
+from ..store import receipts, store
+from .manifests import array_metadata as described
+from .manifests import documents
+from .manifests.survey import KINDS, Arrays, Survey
+from .shared.common import now, read_checked, read_chip, spent
+from .shared.model_images import tensors_of
+from .shared.restored_chips import rescue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,9 +47,9 @@ def merge(run: Run, threads: Share = Share(1)) -> dict:
             rescue(run, [Path(plan.target).name])
             keys, sha = _write_arrays(run, survey, threads.now())
             files.append(manifest.file_record(plan.target, sha256=sha))
-            manifest.write(plan.manifest, manifests.combined(run, survey, keys, created))
+            manifest.write(plan.manifest, documents.combined(run, survey, keys, created))
         else:
-            manifest.write(plan.manifest, manifests.index(run, survey, created))
+            manifest.write(plan.manifest, documents.index(run, survey, created))
         files.append(manifest.file_record(plan.manifest))
     if not run.request.config.save_manifest:
         manifest.remove_own(plan.manifest_beside_target, plan.target)
@@ -109,8 +109,8 @@ def _every(run: Run, unit: Unit, kind: str, arrays: Arrays, shape: tuple, dtype:
 
 def _read(run: Run, unit: Unit, kind: str, index: int) -> Row:
     name = run.plan.objects(unit.source)[index]
-    if kind.startswith(manifests.MODEL_INPUT):
-        return Row(tensors_of(run, unit, index)[kind.removeprefix(manifests.MODEL_INPUT)])
+    if kind.startswith(documents.MODEL_INPUT):
+        return Row(tensors_of(run, unit, index)[kind.removeprefix(documents.MODEL_INPUT)])
     if kind == "embedding":
         stored = read_checked(run.store.embeddings(unit.id), name)
         return described.row(kind, stored.array, stored.meta)

@@ -8,15 +8,16 @@ import re
 import sys
 from collections.abc import Container
 
-from .. import queued, receipts
 from ..errors import ModelError
 from ..estimate import estimate
-from ..estimate.text import summary
+from ..estimate.summary import summary
 from ..formats import manifest
-from ..locks import hold, take
-from ..run import FREED, Run
-from ..store import clean, writing
-from .state import Jobs, busy, examined, jobs, withdrawn
+from ..runs import cluster_queue
+from ..runs.run import FREED, Run
+from ..store import receipts
+from ..store.locks import hold, take
+from ..store.store import clean, writing
+from .shared.state import Jobs, busy, examined, jobs, withdrawn
 
 
 def check(run: Run) -> None:
@@ -72,7 +73,7 @@ def prepare(run: Run, *, live: bool, dry: bool = False, remote: bool = False) ->
             _unlock(run)
             run.freeze()
         if remote:
-            queued.cancel(run.dir)  # before receipts are looked at
+            cluster_queue.cancel(run.dir)  # before receipts are looked at
         if _broken(run, path := _manifest(run)):
             os.unlink(path)  # while the receipt is there that says whose it is
         for folder in (run.dir, run.dir / "repairs", run.work / "generations"):  # where no later merge need come by

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from .. import receipts, store
 from ..errors import StoreError
 from ..formats import manifest
-from ..run import Run
-from .common import chunk_of, spent
+from ..runs.run import Run
+from ..store import receipts, store
+from .shared.common import chunk_of, spent
 from .write import make_rows
 
 

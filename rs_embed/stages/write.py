@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
-from .. import receipts
-from ..cores import Share, Turn
 from ..errors import ModelError, StoreError
 from ..formats import manifest, module
 from ..formats.arrays import Array, Row
-from ..plan import Chunk
-from ..run import Run
-from ..units import Unit
-from . import arrays as described
-from . import manifests, records
-from .common import chunk_of, now, read_checked, read_chip, spent, stop
-from .image import tensors_of
-from .packing import pack_chunk
-from .quality import inspect
-from .restore import rescue
+from ..machine.cores import Share, Turn
+from ..planning.plan import Chunk
+from ..planning.units import Unit
+from ..runs.run import Run
+from ..store import receipts
+from .manifests import array_metadata as described
+from .manifests import documents
+from .shared import chunk_records
+from .shared.common import chunk_of, now, read_checked, read_chip, spent, stop
+from .shared.model_images import tensors_of
+from .shared.packing import pack_chunk
+from .shared.quality import inspect
+from .shared.restored_chips import rescue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,7 @@ def write(run: Run, chunk_name: str, threads: Share = Share(1)) -> dict:
     chunk = chunk_of(run, chunk_name)
     started, created = time.monotonic(), now()
     rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created, threads)
-    kept = records.write(chunk, rows)
+    kept = chunk_records.write(chunk, rows)
     small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
     key = run.plan.items_key(chunk)
     packed = {"packed": pack_chunk(run, chunk).objects} if run.request.config.pack else {}
@@ -175,7 +176,7 @@ def _model_inputs(run: Run, unit: Unit, index: int, arrays: list) -> dict:
         return receipts.failure(error, "write")
     said = {}
     for name, tensor in tensors.items():
-        arrays.append((described.array(unit, manifests.MODEL_INPUT + name), Row(tensor)))
+        arrays.append((described.array(unit, documents.MODEL_INPUT + name), Row(tensor)))
         said[name] = {"shape": list(tensor.shape), "dtype": tensor.dtype.name, "sha256": _array_digest(tensor)}
     return {"status": "ok", "tensors": said}
 
@@ -191,7 +192,7 @@ def _files(run: Run, index: int, row: dict, arrays: list, created: str) -> list[
     with module(run.request.config.format).Writer(path, lambda: described.about(run, [index])) as file:
         for array, held in arrays:
             file.add(array, held.array.shape, held.array.dtype, [held])
-    manifest.write(sidecar, manifests.item(run, index, row, created))
+    manifest.write(sidecar, documents.item(run, index, row, created))
     if not run.request.config.save_manifest:
         manifest.remove_own(f"{path[: -len(run.plan.suffix)]}.json", path)
     return [manifest.file_record(path, run.plan.target, file.sha256), manifest.file_record(sidecar, run.plan.target)]

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import groups, packs
 from ..errors import StoreError
-from ..store import Store, is_leftover
+from ..store import groups, packs
+from ..store.store import Store, is_leftover
 
 #: Files by path, with their bytes.
 Files = dict[Path, int]

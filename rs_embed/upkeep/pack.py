@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import locks, receipts
-from ..groups import PACKS
-from ..plan import Chunk
-from ..run import Run
-from ..stages.packing import groups_of
-from ..store import Group, Packed, Store
-from .work import Work
+from ..planning.plan import Chunk
+from ..runs.run import Run
+from ..stages.shared.packing import groups_of
+from ..store import locks, receipts
+from ..store.groups import PACKS
+from ..store.store import Group, Packed, Store
+from .work_folder import Work
 
 #: From a number of chunks (or folders) to a context with a function that is told of some that are done.
 Progress = Callable[[int], contextlib.AbstractContextManager]

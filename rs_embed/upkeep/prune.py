@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .. import kept, locks
 from ..errors import RunLockedError, StoreError
 from ..stages.merge import written_folders
-from ..store import TEMP_PREFIX, is_leftover
+from ..store import freed_chips, locks
+from ..store.store import TEMP_PREFIX, is_leftover
 from .contents import Contents, Files, Group, survey
+from .freeable import Going, exceeding, finished, note, remove, remove_empty, write_down
 from .references import References
-from .spare import Going, exceeding, finished, note, remove, remove_empty, write_down
-from .work import RunFolder, Shared, Work, open_work
+from .work_folder import RunFolder, Shared, Work, open_work
 
 
 @dataclass
@@ -126,7 +126,9 @@ def find(work: Work, found: Mapping[Path, Contents]) -> Waste:
         waste.damaged |= contents.damaged
         waste.leftovers |= contents.leftovers
         waste.registrations |= _sizes(shared.gone)
-        waste.records |= _sizes(path for path in kept.of_store(shared.store) if kept.gone(path, shared.store))
+        waste.records |= _sizes(
+            path for path in freed_chips.of_store(shared.store) if freed_chips.gone(path, shared.store)
+        )
         waste.gone += shared.gone.values()
         for group in contents.groups:
             names = references.unreferenced(group)

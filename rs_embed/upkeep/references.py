@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .contents import Group
-from .work import RunFolder
+from .work_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .. import kept, receipts
 from ..errors import StoreError
 from ..formats import manifest
 from ..stages.repair import expected_files
+from ..store import freed_chips, receipts
 from . import prune
 from .contents import Contents, Files, Group, survey, walk
+from .freeable import freed
 from .references import References
-from .spare import freed
-from .work import RunFolder, Shared, Work
+from .work_folder import RunFolder, Shared, Work
 
 STAGES = {"fetch": "parts", "embed": "chunks", "items": "chunks"}
 
@@ -143,7 +143,7 @@ def _store(shared: Shared, found: Contents) -> dict:
             _group(g, references) | ({"collection": bands[g.id].identity.get("collection")} if g.id in bands else {})
             for g in sorted(found.groups, key=lambda g: (g.kind, g.id, g.folder.name))
         ],
-        "kept": [_records(path, shared) for path in kept.of_store(shared.store)],
+        "kept": [_records(path, shared) for path in freed_chips.of_store(shared.store)],
         "damaged": _sum(found.damaged),
         "leftovers": _sum(found.leftovers),
     }
@@ -169,7 +169,7 @@ def _objects(group: Group, names: dict[str, int]) -> dict:
 
 def _records(path: Path, shared: Shared) -> dict:
     """Freed chips that one run's export has."""
-    records = kept.opened(path, shared.store)
+    records = freed_chips.opened(path, shared.store)
     if records is None:
         return {
             "path": str(path),
@@ -182,7 +182,7 @@ def _records(path: Path, shared: Shared) -> dict:
         }
     with records:
         said = {"source": records.source, "bands": list(records.bands), "run": records.run, "chips": records.count}
-    return {"path": str(path), "there": not kept.gone(path, shared.store), "folder": str(records.folder)} | said
+    return {"path": str(path), "there": not freed_chips.gone(path, shared.store), "folder": str(records.folder)} | said
 
 
 def _sum(files: Files | dict[str, int]) -> dict:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import locks, queued
 from ..errors import ModelError, RunLockedError
-from ..fields import nearest
-from .work import NAME, RunFolder, Work
+from ..request.fields import nearest
+from ..runs import cluster_queue
+from ..store import locks
+from .work_folder import NAME, RunFolder, Work
 
 #: Signals, and what a Snakemake has after each to cancel its jobs and end, seconds; and between two looks.
 _WAYS, _PAUSE_S = ((signal.SIGINT, 60), (signal.SIGTERM, 10), (signal.SIGKILL, 10)), 0.1
@@ -126,4 +127,4 @@ def _cancel(entry: RunFolder) -> int:
         return 0  # it has been started again
     with lock:
         locks.mark_stopped(entry.folder)  # it says now who holds it
-        return queued.cancel(entry.folder)
+        return cluster_queue.cancel(entry.folder)

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .. import kept, receipts
 from ..errors import StoreError
 from ..formats import manifest
-from ..run import Run
+from ..planning.units import Source
+from ..runs.run import Run
 from ..stages.repair import expected_files
-from ..units import Source
+from ..store import freed_chips, receipts
 from .contents import Contents, Group, survey
-from .report import Report
-from .spare import freed
-from .work import THREADS, RunFolder, Shared, Work
+from .freeable import freed
+from .problems import Report
+from .work_folder import THREADS, RunFolder, Shared, Work
 
 Task = tuple[int, Callable[[], None]]  # bytes to read, and the reading
 
@@ -246,8 +246,8 @@ class _Lost:
 def _recorded(run: Run) -> str:
     """What of freed chips can be read back, in words. A damaged record mends nobody: its chip is fetched if it is needed."""
     whole = damaged = 0
-    for path in kept.of_run(run.store, run.dir):
-        with kept.opened(path, run.store) or contextlib.nullcontext() as records:
+    for path in freed_chips.of_run(run.store, run.dir):
+        with freed_chips.opened(path, run.store) or contextlib.nullcontext() as records:
             found = [record is not None for record in records or ()]
         whole += sum(found)
         damaged += len(found) - sum(found) + (records is None)

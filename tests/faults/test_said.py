@@ -11,7 +11,7 @@ import pytest
 
 from rs_embed import cli
 from rs_embed.errors import LONGEST, ModelError, StoreError
-from rs_embed.store import replace_file, writing
+from rs_embed.store.store import replace_file, writing
 
 from .kills import SLOW
 from .test_lost_folders import _in_the_middle

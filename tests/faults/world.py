@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from rs_embed.store import verify_object
+from rs_embed.store.store import verify_object
 
 from ..conftest import CHECKOUT, content, places, snakemake_command, times
 

@@ -125,7 +125,7 @@ def test_a_run_goes_on_without_its_caller_and_is_picked_up(site, slurm):
 def test_a_controlling_snakemake_that_is_killed_is_started_again(site, slurm):
     process = site.start("a", environment=SLOW)
     until(lambda: jobs(slurm, site, "embed"), 120)
-    (snakemake,) = (p for p in psutil.Process(process.pid).children() if "rs_embed._run" in p.cmdline())
+    (snakemake,) = (p for p in psutil.Process(process.pid).children() if "rs_embed.launch.child_main" in p.cmdline())
     snakemake.kill()
     assert process.wait(30) == 1
     left = jobs(slurm, site, "embed")

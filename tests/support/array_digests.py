@@ -34,7 +34,8 @@ def exports() -> dict[str, dict]:
         "grid": local | {"output": {"mode": "grid"}, "export": {"input_prep": "tile"}},
         "mercator": local | {"export": {"projection": "web_mercator"}},
         "bf16": local | {"models": MODELS[:4], "export": {"precision": "bf16", "save_inputs": False}},
-        "inputs": local | {"export": {"save_inputs": "model", "save_embeddings": True}},
+        "inputs": local
+        | {"models": [MODELS[0], MODELS[4]], "export": {"save_inputs": "model", "save_embeddings": True}},
     }
     made |= {n: c for n, c in REQUESTS.items() if n.startswith("sample") and "remoteclip" not in json.dumps(c)}
     out = {}

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rs_embed.identity import digest
 from rs_embed.models import describe
-from rs_embed.plan import Plan, make_plan
+from rs_embed.planning.plan import Plan, make_plan
+from rs_embed.planning.units import Generation
 from rs_embed.providers import get_provider
-from rs_embed.request import Request
-from rs_embed.rois import read_rois, roi_id
-from rs_embed.run import open_config
-from rs_embed.units import Generation
+from rs_embed.request.identity import digest
+from rs_embed.request.request import Request
+from rs_embed.request.rois import read_rois, roi_id
+from rs_embed.runs.run import open_config
 
 from .. import rasters
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from rs_embed.devices import decide, gpus_wanted, visible_gpus
+from rs_embed.machine.devices import decide, gpus_wanted, visible_gpus
 from rs_embed.errors import RSEmbedError
-from rs_embed.plan import Chunk, Part
-from rs_embed.gee_settings import gee_share
-from rs_embed.queued import name_jobs
+from rs_embed.planning.plan import Chunk, Part
+from rs_embed.request.gee_settings import gee_share
+from rs_embed.runs.cluster_queue import name_jobs
 from rs_embed.stages.prepare import prepare
-from rs_embed.upkeep.tidy import tidy
-from rs_embed.workflow import (
+from rs_embed.upkeep.free_space import tidy
+from rs_embed.launch.snakefile import (
     divide,
     embed_threads,
     end_soon,

@@ -1,0 +1,1 @@
+"""Runs images through models in batches: tiles, devices, precision, memory. Once for all model families."""

@@ -1,0 +1,1 @@
+"""What model families share: the transformer, input units and sizes, published weights."""

@@ -1,0 +1,1 @@
+"""Google Earth Engine (``backend="gee"``)."""

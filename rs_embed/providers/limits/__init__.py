@@ -1,0 +1,1 @@
+"""What all jobs of a run may ask of a service together."""

@@ -1,0 +1,215 @@
+"""The catalogue of a folder of rasters: a CSV table that says what each file is. Standard library only.
+
+One row a file: ``path`` (relative to the catalogue), ``collection``, ``datetime``; and optionally ``bands`` (in file
+order; the file's own band descriptions otherwise), ``scene`` (rows with one scene id form one image), ``cloud_cover`` (percent),
+``scale`` and ``offset`` (value = number * scale + offset, in the collection's units), ``nodata``, ``orbit``.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...errors import ProviderError
+from ...request.fields import nearest
+
+#: The file that a folder means.
+NAME = "catalogue.csv"
+REQUIRED = ("path", "collection", "datetime")
+COLUMNS = (*REQUIRED, "bands", "scene", "cloud_cover", "scale", "offset", "nodata", "orbit")
+ORBITS = ("ASCENDING", "DESCENDING")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file.
+
+    Attributes:
+        line: line of the table, for messages.
+        path: as the table has it.
+        collection: collection id.
+        datetime: UTC, ``YYYY-MM-DDTHH:MM:SSZ``.
+        bands: names in file order; () where the table leaves them to the file.
+        scene: id of the image the file belongs to; its path where the table has none.
+        cloud_cover: percent, or None where it is not known (then no cloud limit removes it).
+        scale, offset: from the file's numbers to the collection's units.
+        nodata: number that means no data, "nan", or None for what the file says.
+        orbit: pass of a radar image, or None.
+    """
+
+    line: int
+    path: str
+    collection: str
+    datetime: str
+    bands: tuple[str, ...] = ()
+    scene: str = ""
+    cloud_cover: float | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | str | None = None
+    orbit: str | None = None
+
+    @property
+    def date(self) -> str:
+        """ISO date."""
+        return self.datetime[:10]
+
+
+def find(path: str) -> str:
+    """The catalogue that a path means: the file, or ``catalogue.csv`` of the folder.
+
+    Raises:
+        ProviderError: there is none.
+    """
+    found = os.path.join(path, NAME) if os.path.isdir(path) else path
+    if not os.path.isfile(found):
+        raise ProviderError(
+            f"backend: 'local:{path}' has no catalogue (looked for {found}); allowed: a catalogue file, or a folder with a "
+            f"{NAME}, which `rs-embed catalogue {path}` writes"
+        )
+    return found
+
+
+def read(path: str) -> list[Row]:
+    """The rows of a catalogue, in its order.
+
+    Raises:
+        ProviderError: unreadable, empty, or contradictory; one sentence with the line.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = [c.strip() for c in reader.fieldnames or []]
+            _check_header(path, header)
+            reader.fieldnames = header
+            rows = [_row(cells, f"{path} line {reader.line_num}", reader.line_num) for cells in reader]
+    except UnicodeDecodeError as error:
+        raise ProviderError(f"catalogue {path} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise ProviderError(f"catalogue {path} is not a CSV table ({error})") from None
+    except OSError as error:
+        raise ProviderError(f"catalogue {path} cannot be read: {error.strerror}") from None
+    if not rows:
+        raise ProviderError(f"catalogue {path} is empty; allowed: at least one row")
+    _check_scenes(path, rows)
+    return rows
+
+
+def _check_header(path: str, header: Sequence[str]) -> None:
+    missing = [c for c in REQUIRED if c not in header]
+    unknown = [c for c in header if c not in COLUMNS]
+    twice = [c for c in header if header.count(c) > 1]
+    if unknown:
+        what = f"unknown column {unknown[0]!r}{nearest(unknown[0], COLUMNS)}"
+    elif twice:
+        what = f"the column {twice[0]!r} is there twice"
+    elif missing:
+        what = f"the column {missing[0]!r} is missing"
+    else:
+        return
+    raise ProviderError(f"catalogue {path}: {what}; allowed: {', '.join(COLUMNS)} (required: {', '.join(REQUIRED)})")
+
+
+def _row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
+    where = f"catalogue {where}"
+    if None in cells:
+        raise ProviderError(f"{where}: {cells[None]!r} is more cells than columns; allowed: as many as the header has")
+    given = {k: v.strip() for k, v in cells.items() if isinstance(v, str) and v.strip()}
+    for key in REQUIRED:
+        if key not in given:
+            raise ProviderError(f"{where}: {key} is missing; allowed: {', '.join(REQUIRED)} in every row")
+    bands = tuple(given.get("bands", "").split())
+    if len(set(bands)) != len(bands):
+        raise ProviderError(
+            f"{where}: bands: {given['bands']!r} names one twice; allowed: different names in file order"
+        )
+    cloud = _number(given, "cloud_cover", where)
+    if cloud is not None and not 0 <= cloud <= 100:
+        raise ProviderError(f"{where}: cloud_cover: {cloud:g} is not valid; allowed: 0 to 100 percent, or nothing")
+    scale = _number(given, "scale", where)
+    if scale == 0:
+        raise ProviderError(f"{where}: scale: 0 is not valid; allowed: a number other than 0")
+    nodata: float | str | None = "nan" if given.get("nodata", "").lower() == "nan" else _number(given, "nodata", where)
+    orbit = given.get("orbit", "").upper() or None
+    if orbit not in (None, *ORBITS):
+        raise ProviderError(f"{where}: orbit: {given['orbit']!r} is not valid; allowed: {', '.join(ORBITS)} or nothing")
+    return Row(
+        line,
+        given["path"],
+        given["collection"],
+        utc(given["datetime"], where),
+        bands,
+        given.get("scene", given["path"]),
+        cloud,
+        1.0 if scale is None else scale,
+        _number(given, "offset", where) or 0.0,
+        nodata,
+        orbit,
+    )
+
+
+def _number(given: Mapping[str, str], key: str, where: str) -> float | None:
+    if key not in given:
+        return None
+    try:
+        number = float(given[key])
+        if not math.isfinite(number):
+            raise ValueError
+    except ValueError:
+        raise ProviderError(f"{where}: {key}: {given[key]!r} is not valid; allowed: a number, or nothing") from None
+    return number
+
+
+def utc(text: str, where: str) -> str:
+    """A date or date-time as UTC text of one form, whose order is that of time; without an offset it is UTC."""
+    try:
+        time = dt.datetime.fromisoformat(text)
+        if time.tzinfo is not None:
+            time = time.astimezone(dt.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        raise ProviderError(
+            f"{where}: datetime: {text!r} is not valid; allowed: a date YYYY-MM-DD or a date-time YYYY-MM-DDTHH:MM:SS"
+        ) from None
+    return time.isoformat(timespec="seconds") + "Z"
+
+
+def _check_scenes(path: str, rows: Iterable[Row]) -> None:
+    """Refuse rows that contradict each other."""
+    files: dict[tuple[str, str], Row] = {}
+    scenes: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        known = files.setdefault((os.path.normpath(row.path), row.collection), row)
+        if known is not row:
+            raise ProviderError(
+                f"catalogue {path}: lines {known.line} and {row.line} are the same file {row.path!r}; allowed: one row a file"
+            )
+        first = scenes.setdefault((row.collection, row.scene), row)
+        for key in ("date", "cloud_cover", "orbit"):
+            if getattr(first, key) != getattr(row, key):
+                raise ProviderError(
+                    f"catalogue {path}: lines {first.line} and {row.line} are of one scene {row.scene!r} with different "
+                    f"{key} ({getattr(first, key)} and {getattr(row, key)}); allowed: one {key} in a scene"
+                )
+
+
+def write(path: str, rows: Sequence[Row]) -> None:
+    """Write a catalogue that :func:`read` reads back; columns that say nothing are left out."""
+    cells = [_cells(row) for row in rows]
+    columns = [c for c in COLUMNS if c in REQUIRED or any(c in row for row in cells)]
+    with open(path, "x", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cells)
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    default = replace(Row(0, row.path, row.collection, row.datetime), scene=row.path)
+    cells = {c: getattr(row, c) for c in COLUMNS if c in REQUIRED or getattr(row, c) != getattr(default, c)}
+    if row.datetime.endswith("T00:00:00Z"):
+        cells["datetime"] = row.date
+    return cells | ({"bands": " ".join(row.bands)} if row.bands else {})

@@ -1,0 +1,1 @@
+"""STAC APIs and static catalogues (``backend="stac"``)."""

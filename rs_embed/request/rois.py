@@ -1,0 +1,231 @@
+"""ROI tables: ``.csv`` files, a few rows inline in the config, and whatever ``vectors`` and ``frames`` turn into rows.
+
+Columns: ``name`` (optional) with ``lon, lat, buffer_m`` for points or ``minlon, minlat, maxlon, maxlat`` for boxes;
+a table may hold both kinds, the cells of the other kind empty. ``start, end`` (optional) is a window of a ROI's own. The
+table of a run (``rois_text`` with ids) has an ``id`` column besides, so that a job can plan without validating ten
+thousand rows again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import SpecError
+from . import dataframes, vector_features
+from .identity import digest
+from .specs import BBox, PointBuffer, SpatialSpec, TemporalSpec
+
+POINT = ("lon", "lat", "buffer_m")
+BOX = ("minlon", "minlat", "maxlon", "maxlat")
+WINDOW = ("start", "end")
+COLUMNS = ("name", *POINT, *BOX, *WINDOW)
+
+
+class RoiTable(NamedTuple):
+    """ROIs in table order.
+
+    Attributes:
+        spatials: geometries.
+        names: one per ROI, or None where the table names none.
+        windows: a window for each ROI that has its own, None for the others; None where no ROI has one.
+    """
+
+    spatials: list[SpatialSpec]
+    names: list[str] | None = None
+    windows: list[TemporalSpec | None] | None = None
+
+
+def roi_id(spatial: SpatialSpec, temporal: TemporalSpec | None) -> str:
+    """Identity of a place in a window: 32 hex characters, independent of name, order and spelling of the window."""
+    keys = POINT if isinstance(spatial, PointBuffer) else BOX
+    window = None if temporal is None else [temporal.start, temporal.end]
+    return digest({"geometry": {k: getattr(spatial, k) for k in keys}, "window": window})
+
+
+_ALLOWED = "a .csv, .geojson, .json or .gpkg table, or a list of rows"
+
+
+def read_rois(given: Any, base: str) -> RoiTable:
+    """The ROIs of a config's ``rois`` value, or of ``export_batch(rois=...)``: a path (relative to ``base``), a list of
+    mappings, a DataFrame or a GeoDataFrame.
+
+    Raises:
+        SpecError: no such table, an unknown column, or a row that is no ROI (with its line).
+    """
+    inline = False
+    if isinstance(given, (str, os.PathLike)):
+        rows, where = _read_file(os.fspath(given), base)
+    elif dataframes.is_frame(given):
+        rows, where = dataframes.read(given, COLUMNS)
+    elif isinstance(given, Sequence) and not isinstance(given, bytes):
+        inline = True
+        rows, where = list(given), [f"rois[{i}]" for i in range(len(given))]
+    else:
+        said = repr(given) if isinstance(given, (bool, int, float)) else f"a {type(given).__name__}"
+        raise SpecError(f"rois: {said} is not valid; allowed: {_ALLOWED}, or a DataFrame or GeoDataFrame in Python")
+    if not rows and not inline:
+        said = repr(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else "the table"
+        raise SpecError(f"rois: {said} is empty; allowed: a table with at least one row")
+    spatials = [spatial(row, at) for row, at in zip(rows, where)]
+    if inline:
+        _refuse_blanks(rows, where)
+    named = [_cell(row, "name") not in (None, "") for row in rows]
+    if any(named) and not all(named):
+        raise SpecError(f"{where[named.index(False)]}: the name is missing; allowed: a name in every row, or in none")
+    windows = [window(row, at) for row, at in zip(rows, where)]
+    return RoiTable(
+        spatials,
+        [str(row["name"]).strip() for row in rows] if rows and all(named) else None,
+        windows if any(windows) else None,
+    )
+
+
+def _read_file(given: str, base: str) -> tuple[list[dict], list[str]]:
+    """Rows of a table's file, and where each comes from."""
+    path = os.path.join(base, os.path.expanduser(given))
+    if not path.lower().endswith(".csv") and not vector_features.is_vector(path):
+        raise SpecError(f"rois: {given!r} is not valid; allowed: {_ALLOWED}")
+    if not os.path.isfile(path):
+        raise SpecError(f"rois: {given!r} does not exist (looked for {path}); allowed: {_ALLOWED}")
+    if vector_features.is_vector(path):
+        return vector_features.read(path, given)
+    numbered = list(read_table(path))
+    return [row for _, row in numbered], [f"rois: {given} line {n}" for n, _ in numbered]
+
+
+def _refuse_blanks(rows: Sequence[Mapping], where: Sequence[str]) -> None:
+    """An empty cell of a table is nothing; an empty text in a config was typed."""
+    for at, row in zip(where, rows):
+        for key in ("name", *WINDOW):
+            if row.get(key) == "":
+                what = "a name" if key == "name" else "a date YYYY-MM-DD"
+                raise SpecError(f"{at}: {key}: '' is not valid; allowed: {what}, or no key {key!r}")
+
+
+def read_table(path: str) -> Iterable[tuple[int, dict[str, str]]]:
+    """Rows of a CSV table as (line number, mapping), blank lines skipped."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = [c.strip() for c in reader.fieldnames or []]
+            _check_header(path, header)
+            reader.fieldnames = header
+            for row in reader:
+                if None in row:
+                    raise SpecError(
+                        f"rois: {path} line {reader.line_num}: {row[None]!r} is more cells than columns; "
+                        f"allowed: {len(header)} cells"
+                    )
+                yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise SpecError(f"rois: {path} is not UTF-8 ({error.reason} at byte {error.start}); allowed: UTF-8") from None
+    except OSError as error:
+        raise SpecError(f"rois: {path} cannot be read: {error.strerror}; allowed: a table that can be read") from None
+    except csv.Error as error:
+        raise SpecError(f"rois: {path} is not a CSV table ({error}); allowed: comma-separated values") from None
+
+
+def _check_header(path: str, header: list[str]) -> None:
+    unknown = [c for c in header if c not in (*COLUMNS, "id")]
+    twice = [c for c in header if header.count(c) > 1]
+    if unknown:
+        what = f"unknown column {unknown[0]!r}"
+    elif twice:
+        what = f"the column {twice[0]!r} is there twice"
+    elif not (set(POINT) <= set(header) or set(BOX) <= set(header)):
+        what = f"the columns {', '.join(header) or '(none)'} are not enough"
+    else:
+        return
+    raise SpecError(
+        f"rois: {path}: {what}; allowed: name, {', '.join(POINT)} or name, {', '.join(BOX)}, and start, end"
+    )
+
+
+def _cell(row: Mapping, key: str) -> Any:
+    value = row.get(key) if isinstance(row, Mapping) else None
+    return value.strip() if isinstance(value, str) else value
+
+
+def spatial(row: Any, where: str) -> SpatialSpec:
+    """The ROI of one row; :class:`SpecError` begins with ``where``."""
+    if not isinstance(row, Mapping):
+        raise SpecError(
+            f"{where}: {row!r} is not valid; allowed: a mapping with {', '.join(POINT)} or {', '.join(BOX)}"
+        )
+    unknown = [k for k in row if k not in (*COLUMNS, "id")]
+    if unknown:
+        raise SpecError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(COLUMNS)}")
+    given = {k: _cell(row, k) for k in (*POINT, *BOX) if _cell(row, k) not in (None, "")}
+    for cls, keys in ((PointBuffer, POINT), (BBox, BOX)):
+        if set(given) == set(keys):
+            numbers = {k: _number(given[k], f"{where}: {k}") for k in keys}
+            try:
+                return cls(**numbers)
+            except SpecError as error:
+                raise SpecError(f"{where}: {error}") from None
+    raise SpecError(f"{where}: {given or 'nothing'} is not a ROI; allowed: {', '.join(POINT)} or {', '.join(BOX)}")
+
+
+def window(row: Mapping, where: str) -> TemporalSpec | None:
+    """The window of one row, None where it has none; :class:`SpecError` begins with ``where``."""
+    given = {k: _cell(row, k) for k in WINDOW}
+    missing = [k for k in WINDOW if given[k] in (None, "")]
+    if len(missing) == 2:
+        return None
+    if missing:
+        raise SpecError(f"{where}: {missing[0]} is missing; allowed: start and end together, or neither")
+    try:
+        return TemporalSpec.range(**given)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def windows(rows: Sequence[Mapping]) -> tuple[TemporalSpec | None, ...] | None:
+    """The windows of a table that was validated already, None where no row has one; each different one is made once."""
+    said = [(row.get("start"), row.get("end")) for row in rows]
+    made = {pair: window(dict(zip(WINDOW, pair)), "rois") for pair in set(said)}
+    return tuple(made[pair] for pair in said) if any(made.values()) else None
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise SpecError(f"{where}: {value!r} is not valid; allowed: a number") from None
+
+
+def row(spatial: SpatialSpec) -> dict[str, float]:
+    """The cells of a ROI, without its name."""
+    return {k: getattr(spatial, k) for k in (POINT if isinstance(spatial, PointBuffer) else BOX)}
+
+
+def rois_text(
+    spatials: Sequence[SpatialSpec],
+    names: Sequence[str],
+    ids: Sequence[str] | None = None,
+    windows: Sequence[TemporalSpec | None] | None = None,
+) -> str:
+    """A table as text that :func:`read_rois` reads back exactly; floats by their shortest exact form."""
+    kinds = {type(s) for s in spatials}
+    columns = [
+        "name",
+        *(POINT if PointBuffer in kinds else ()),
+        *(BOX if BBox in kinds else ()),
+        *(WINDOW if windows else ()),
+        *(["id"] if ids else []),
+    ]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    for i, (place, name) in enumerate(zip(spatials, names)):
+        cells = {"name": name, **row(place)} | ({"id": ids[i]} if ids else {})
+        if windows and windows[i]:
+            cells |= {k: getattr(windows[i], k) for k in WINDOW}
+        writer.writerow(cells)
+    return file.getvalue()

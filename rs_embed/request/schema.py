@@ -1,0 +1,147 @@
+"""The JSON schema of the config file, generated from the dataclasses it is read into.
+
+``rs-embed schema > workflow/schemas/config.schema.yaml`` (``make schema``); a test fails when the file is out of date.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import stac_settings
+from .config import LABEL, LAYOUTS, NAME, ExportConfig
+from .fields import json_schema
+from .gee_settings import GeeSettings
+from .request import DEVICES, REQUIRED
+from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec
+
+_TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}
+_LABEL_OR_NULL = {"type": ["string", "null"], "pattern": f"^{LABEL.pattern}$"}
+#: sensor and fetch of one level exclude each other
+_NOT_BOTH = {
+    "not": {
+        "required": ["sensor", "fetch"],
+        "properties": {"sensor": {"type": "object"}, "fetch": {"type": "object"}},
+    }
+}
+_DATE = {"description": "ISO date", "type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
+
+
+def _nullable(schema: dict) -> dict:
+    return {"oneOf": [{"type": "null"}, schema]}
+
+
+def _row(cls: type) -> dict:
+    schema = json_schema(cls)
+    del schema["properties"]["crs"]
+    name = {"type": ["string", "integer"], "pattern": f"^{NAME.pattern}$"}
+    schema["properties"] = {"name": name} | schema["properties"] | {"start": _DATE, "end": _DATE}
+    return schema | {"dependentRequired": {"start": ["end"], "end": ["start"]}}
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema (2020-12) of a config file."""
+    overrides = {"sensor": _nullable(json_schema(SensorSpec)), "fetch": _nullable(json_schema(FetchSpec))}
+    options = {
+        "description": "options of the model; see `rs-embed models <id>`",
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+    }
+    model = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["name"],
+        "properties": {
+            "name": {"description": "model id or alias", "type": "string", "minLength": 1},
+            "label": {"description": "name of the arrays; default the model id", **_LABEL_OR_NULL},
+            "modality": _TEXT_OR_NULL,
+            "model_config": options,
+            **overrides,
+        },
+        **_NOT_BOTH,
+    }
+    year = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["year"],
+        "properties": {"year": {"type": "integer", "minimum": 1, "maximum": 9998}},
+    }
+    window = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["start", "end"],
+        "properties": {"start": _DATE, "end": _DATE},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rs_embed export request",
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(REQUIRED),
+        "properties": {
+            "rois": {
+                "description": "ROI table (.csv, .geojson, .json or .gpkg), or a few rows inline",
+                "oneOf": [
+                    {"type": "string", "minLength": 1},
+                    {"type": "array", "minItems": 1, "items": {"oneOf": [_row(PointBuffer), _row(BBox)]}},
+                ],
+            },
+            "temporal": {
+                "description": "window, half-open: the end is excluded",
+                "oneOf": [{"type": "null"}, year, window],
+            },
+            "models": {
+                "description": "model ids, or mappings with what one model overrides",
+                "type": "array",
+                "minItems": 1,
+                "items": {"oneOf": [{"type": "string", "minLength": 1}, model]},
+            },
+            "target": {
+                "description": "combined: one file; per_item: one file per ROI in a folder",
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["layout", "path"],
+                "properties": {"layout": {"enum": list(LAYOUTS)}, "path": {"type": "string", "minLength": 1}},
+            },
+            "backend": {
+                "description": "where pixels come from",
+                "type": ["string", "null"],
+                "minLength": 1,
+                "default": "auto",
+            },
+            "gee": _nullable(json_schema(GeeSettings)),
+            "device": {"description": "where models run", "enum": [*DEVICES, None], "default": "auto"},
+            "output": _nullable(json_schema(OutputSpec)),
+            **overrides,
+            "modality": _TEXT_OR_NULL,
+            "stac": stac_settings.schema(),
+            "export": _nullable(_export()),
+        },
+        **_NOT_BOTH,
+    }
+
+
+def _export() -> dict:
+    """The options of a run, with what they exclude together."""
+    nothing = {"save_inputs": {"const": False}, "save_embeddings": {"const": False}}
+    refetch = {"required": ["refetch"], "properties": {"refetch": {"const": True}}}
+    again = {"required": ["resume"], "properties": {"resume": {"const": False}}}
+    plain = json_schema(ExportConfig)["properties"]["input_prep"]
+    spec = json_schema(InputPrepSpec)
+    prep = {"description": plain.pop("description"), "default": plain.pop("default"), "oneOf": [plain, spec]}
+    return json_schema(ExportConfig, {"input_prep": prep}) | {
+        "not": {"required": list(nothing), "properties": nothing},
+        "if": refetch,
+        "then": again,
+    }
+
+
+def as_yaml() -> str:
+    """The schema file's text."""
+    import yaml
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    head = "# Generated by `make schema` from rs_embed/request/schema.py; do not edit.\n"
+    return head + yaml.dump(config_schema(), Dumper=Plain, sort_keys=False, width=120)

@@ -1,0 +1,1 @@
+"""What manifests and array files say beside the numbers."""

@@ -1,0 +1,57 @@
+"""The records of a chunk: everything that manifests say of its ROIs, in a file of its own beside the write receipt.
+
+The receipt is read at every start and stays small; the records (grids, dates, provenance, digests of every ROI and model) are
+read by the merge alone, a line at a time. The receipt vouches for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import StoreError
+from ...formats import manifest
+from ...planning.plan import Chunk
+from ...runs.run import Run
+from ...store import receipts
+from ...store.store import replace_file, set_aside
+
+
+def _path(chunk: Chunk) -> str:
+    return f"items/{chunk.name}.jsonl"
+
+
+def write(chunk: Chunk, rows: list[dict]) -> dict:
+    """Write the records; returns what the receipt keeps of the file."""
+    lines = (json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n" for row in rows)
+    replace_file(_path(chunk), "".join(lines).encode())
+    return manifest.file_record(_path(chunk))
+
+
+def whole(run: Run, receipt: dict) -> bool:
+    """The records that a receipt vouches for are there and unchanged."""
+    return "records" in receipt and not manifest.damaged(receipt["records"], str(run.dir))
+
+
+def read(run: Run) -> Iterator[dict]:
+    """The records of all ROIs, in order.
+
+    Raises:
+        StoreError: they are damaged, and were moved aside; the next start writes the chunk again.
+    """
+    for chunk in run.plan.chunks:
+        said = receipts.read(f"items/{chunk.name}.json", run.plan.items_key(chunk))["records"]
+        sha = hashlib.sha256()
+        try:
+            with open(_path(chunk), "rb") as file:
+                for line in file:
+                    sha.update(line)
+                    yield json.loads(line)
+        except (FileNotFoundError, ValueError):
+            sha = hashlib.sha256()
+        if sha.hexdigest() != said["sha256"]:
+            if Path(_path(chunk)).exists():
+                set_aside(Path(_path(chunk)))
+            raise StoreError(f"the file of records {_path(chunk)} is damaged or gone; run again to make it anew")
