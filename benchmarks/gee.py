@@ -1,5 +1,5 @@
 """`make bench-gee`: what a patch of 12 bands and 224 x 224 pixels costs the client, as computePixels in npy and as the numbers of
-sampleRectangle in JSON. One loopback Earth Engine (tests/earth_engine.py, in a process of its own) answers both. Writes its table
+sampleRectangle in JSON. One loopback Earth Engine (tests/support/earth_engine.py, in a process of its own) answers both. Writes its table
 into docs/gee.md, and fails if npy is not at least five times cheaper or the pixels differ."""
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ N, SIDE, BANDS = 30, 224, tuple(f"b{i}" for i in range(12))
 
 def serve(folder: Path, address: Connection) -> None:
     """A service with one image, until this process is ended."""
-    from tests.earth_engine import served
-    from tests.ee_graph import Scene
-    from tests.rasters import noise, write
+    from tests.support.earth_engine import served
+    from tests.support.ee_graph import Scene
+    from tests.support.rasters import noise, write
 
     path = write(folder / "a.tif", noise(0, (len(BANDS), 300, 300)))
     with served(collections={"X": [Scene("a", path, "2022-07-01", BANDS)]}) as service:
@@ -50,7 +50,7 @@ def main() -> None:
     from rs_embed.request.geometry import make_grid
     from rs_embed.request.request import Request
     from rs_embed.runs.run import open_run
-    from tests.rasters import at, request
+    from tests.support.rasters import at, request
 
     here, there = multiprocessing.Pipe()
     with tempfile.TemporaryDirectory() as name:

@@ -16,7 +16,7 @@ import yaml
 import rs_embed
 from rs_embed.cli import main
 
-from .conftest import CHECKOUT, python
+from .support.exports import CHECKOUT, python
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .conftest import CHECKOUT
-from .tables import DOCUMENT, written
+from .support.exports import CHECKOUT
+from .support.reliability_tables import DOCUMENT, written
 
 
 def test_the_document_has_the_tables_of_the_tests():
     text = DOCUMENT.read_text()
-    assert written(text) == text, "run: python -m tests.tables"
+    assert written(text) == text, "run: python -m tests.support.reliability_tables"
 
 
 def test_the_files_it_names_are_there():

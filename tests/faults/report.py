@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ..tables import DOCUMENT, row, table
+from ..support.reliability_tables import DOCUMENT, row, table
 
 HEAD, TAIL = "<!-- written by make test-faults: begin -->", "<!-- end -->"
 WHERE = ("before the jobs", "fetch", "embed", "write", "repair", "merge", "between jobs")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import run_folder, steps
+from ..support.exports import run_folder, steps
 from .kills import SLOW
 from .ledger import note
 from .test_lost_folders import _in_the_middle

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from ..conftest import content
+from ..support.exports import content
 from .disks import small_disk
 from .ledger import note
 from .watch import Watcher

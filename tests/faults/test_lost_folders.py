@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import content
+from ..support.exports import content
 from .kills import SLOW
 from .ledger import note
 from .watch import Watcher

@@ -15,7 +15,7 @@ import psutil
 
 from rs_embed.store.store import verify_object
 
-from ..conftest import CHECKOUT, content, places, snakemake_command, times
+from ..support.exports import CHECKOUT, content, places, snakemake_command, times
 
 N, CHUNK = 6, 3  # two chunks of three places
 STEPS = ("fetch", "embed", "write", "repair", "merge")
@@ -36,7 +36,7 @@ PYTHON = """
 import json, sys
 from pathlib import Path
 from rs_embed import ExportModelRequest, ExportTarget
-from tests.conftest import combined, export
+from tests.support.exports import combined, export
 from tests.faults.world import spots
 
 layout, folder, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

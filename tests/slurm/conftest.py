@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ..conftest import CHECKOUT
+from ..support.exports import CHECKOUT
 from . import cluster
 
 #: Where `make test-slurm` puts the executor plugin. Not among the other packages: with SLURM's clients installed and no
@@ -22,7 +22,7 @@ PLUGIN = Path(sys.prefix) / "slurm"
 REQUEST = """
 import json, sys
 from pathlib import Path
-from tests.conftest import combined, export, places
+from tests.support.exports import combined, export, places
 from rs_embed import ExportModelRequest
 
 folder, n, more = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
@@ -62,7 +62,7 @@ class Site:
         profile = self.folder / "site"
         profile.mkdir(exist_ok=True)
         (profile / "config.yaml").write_text(yaml.safe_dump(self.said))
-        paths = [PLUGIN, CHECKOUT / "tests" / "slow_disk", CHECKOUT]
+        paths = [PLUGIN, CHECKOUT / "tests" / "support" / "slow_disk", CHECKOUT]
         keep = {k: v for k, v in os.environ.items() if not k.startswith("RS_EMBED")}
         return keep | {"SNAKEMAKE_PROFILE": str(profile), "PYTHONPATH": os.pathsep.join(map(str, paths))} | more
 

@@ -11,10 +11,10 @@ import time
 import psutil
 import pytest
 
-from ..conftest import CHECKOUT, combined, content, export, places, snakemake_command, times
-from ..conftest import jobs as jobs_of
-from ..gee_runs import Archive
-from ..rasters import at, noise
+from ..support.exports import CHECKOUT, combined, content, export, places, snakemake_command, times
+from ..support.exports import jobs as jobs_of
+from ..support.gee_runs import Archive
+from ..support.rasters import at, noise
 
 pytestmark = pytest.mark.slurm
 

@@ -22,7 +22,7 @@ from rs_embed.request.request import Request
 from rs_embed.request.rois import read_rois, roi_id
 from rs_embed.runs.run import open_config
 
-from .. import rasters
+from . import rasters
 
 RECORDED = Path(__file__).resolve().parents[1] / "planning" / "identities.json"
 #: Modification time of local files, seconds.

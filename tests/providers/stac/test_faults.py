@@ -1,0 +1,349 @@
+"""STAC services that fail, and what a run asks of them: retries, tokens, bytes, nothing twice, nothing secret."""
+
+from __future__ import annotations
+
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rs_embed import ProviderError, SensorSpec, load_export
+from rs_embed.providers.stac import remote_rasters, search, signing
+from rs_embed.runs.run import load_run
+from rs_embed.stages.fetch import fetch
+
+from ...support.exports import combined, export, log_of, run_folder, steps
+from ...support.rasters import WINDOW, at, noise
+from ...support.stac_server import Fault
+from ...support.stac_world import SETTINGS, a_world
+from .test_provider import at_loopback, planned
+
+PLACE = at(30, 30)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    quick = {"GDAL_HTTP_RETRY_DELAY": "0.05", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "1"}
+    monkeypatch.setattr(remote_rasters, "ENVIRONMENT", remote_rasters.ENVIRONMENT | quick)
+    with a_world(tmp_path) as made:
+        yield made
+
+
+def ready(world, place=PLACE, **changes):
+    """(provider, fetch of the only ROI) of a planned run."""
+    made = planned(world, [place], **changes)
+    source, roi = made.plan.sources[0], made.roi(0)
+    return made.provider, lambda: made.provider.fetch(source, source.bands, roi, made.grid(source, roi))
+
+
+# files -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "502", "503", "504"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_file_that_fails_once_is_asked_again(world, kind, after):
+    pixels = noise(0, (1, 300, 300))
+    world.scene("a", pixels, bands=("B2",))
+    _, chip = ready(world, bands=("B2",))
+    world.stac.faults = [Fault(kind, times=1, after=after)]
+    assert np.array_equal(chip().pixels, pixels[:, 20:40, 20:40])
+    assert world.stac.faults[0].times == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"), [(k, a) for k in ("429", "503", "drop", "cut") for a in range(3)] + [("slow", 1)]
+)
+def test_a_file_that_keeps_failing_can_be_had_later(world, kind, after):
+    pixels = noise(0, (1, 300, 300))
+    world.scene("a", pixels, bands=("B2",))
+    _, chip = ready(world, bands=("B2",))
+    world.stac.faults = [Fault(kind, after=after)]
+    if kind == "cut" and after == 0:
+        world.stac.faults[0].ranged = True  # a HEAD has no body
+    try:
+        got = chip()
+    except ProviderError as error:
+        assert error.retryable
+        assert "\n" not in str(error)
+        assert f"{world.stac.files}/a_B2.tif cannot be read" in str(error)
+        if kind.isdigit():
+            assert f"HTTP {kind}" in str(error)
+        world.stac.faults.clear()
+        got = chip()
+    else:
+        assert kind == "cut", "half of the header was enough, or GDAL asked for the rest"
+    assert np.array_equal(got.pixels, pixels[:, 20:40, 20:40]), "never made of half an answer"
+
+
+@pytest.mark.parametrize("profile", [{"compress": "none"}, {"compress": "lzw", "blocksize": 256}])
+def test_blocks_that_are_cut_off_are_never_pixels(world, profile):
+    pixels = noise(0, (1, 300, 300))
+    world.scene("a", pixels, bands=("B2",), profile=profile)
+    _, chip = ready(world, at(118, 118), bands=("B2",))  # the lower end of a block
+    world.stac.faults = [Fault("cut", ranged=True, after=1)]
+    try:
+        got = chip()
+    except ProviderError as error:
+        assert error.retryable
+        world.stac.faults.clear()
+        got = chip()
+    assert np.array_equal(got.pixels, pixels[:, 108:128, 108:128])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("404", "there is no such file"), ("403", "no permission"), ("410", "no such")]
+)
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_file_that_is_not_there_is_not_asked_for_again(world, kind, said, after):
+    world.scene("a", noise(0), bands=("B2",))
+    _, chip = ready(world, bands=("B2",))
+    world.stac.faults = [Fault(kind, after=after)]
+    with pytest.raises(ProviderError) as found:
+        chip()
+    assert not found.value.retryable
+    assert f"HTTP {kind}" in str(found.value)
+    assert said in str(found.value)
+    assert world.stac.count("/files/") <= after + 2
+
+
+@pytest.mark.filterwarnings("ignore:.*:rasterio.errors.NotGeoreferencedWarning")
+def test_a_file_that_is_no_raster_or_on_no_grid_says_so(world):
+    import rasterio
+
+    world.scene("a", noise(0), bands=("B2",))
+    with rasterio.open(world.root / "a_B2.tif", "w", driver="GTiff", count=1, height=9, width=9, dtype="uint8") as file:
+        file.gcps = ([rasterio.control.GroundControlPoint(0, 0, 9, 57)], "EPSG:4326")
+        file.write(np.ones((1, 9, 9), "uint8"))
+    _, chip = ready(world, bands=("B2",))
+    with pytest.raises(ProviderError, match="has no CRS"):
+        chip()
+
+
+# searches --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    from urllib3 import Retry
+
+    monkeypatch.setattr(Retry, "get_backoff_time", lambda self: 0)
+    monkeypatch.setattr(search, "TIMEOUT", (1, 1))
+
+
+@pytest.mark.parametrize("path", ["/search", ""])
+@pytest.mark.parametrize(
+    "fault", [Fault("429", headers={"Retry_After": 1}), Fault("503"), Fault("drop"), Fault("slow")]
+)
+def test_a_search_that_fails_is_repeated(world, hasty, fault, path):
+    world.scene("a", noise(0))
+    world.stac.faults = [Fault(fault.kind, path, times=2, headers=fault.headers)]
+    _, chip = ready(world)
+    assert chip().valid == 1
+
+
+def test_a_search_that_keeps_failing_says_so(world, hasty):
+    world.scene("a", noise(0))
+    for kind, retryable in (("503", True), ("drop", True), ("cut", True), ("400", False), ("404", False)):
+        world.stac.faults = [Fault(kind, "/search")]
+        world.stac.asked.clear()
+        with pytest.raises(ProviderError) as found:
+            planned(world, [PLACE])
+        assert found.value.retryable == retryable
+        assert world.stac.address in str(found.value)
+        assert "\n" not in str(found.value)
+        assert (world.stac.count("/search") == 1) == (not retryable or kind == "cut")
+    with pytest.raises(ProviderError) as found:
+        planned(world, [PLACE], backend="stac:http://127.0.0.1:9/stac")
+    assert found.value.retryable
+
+
+# tokens ----------------------------------------------------------------------------------------------------------------
+
+
+def sentinel_2(world, count: int = 1) -> dict:
+    kind = ("COPERNICUS/S2_SR_HARMONIZED", "sentinel-2-l2a")
+    for i in range(count):
+        item = world.scene(
+            f"s{i}", noise(i), day=f"2022-07-0{i + 1}", collection=kind, **{"s2:processing_baseline": "03.00"}
+        )
+        item["assets"] = {{"blue": "B02", "green": "B03"}[n]: a for n, a in item["assets"].items()}
+    return {"collection": kind[0], "stac": None}
+
+
+def test_a_token_is_asked_for_once_and_renewed_before_it_expires(world, monkeypatch):
+    asked = sentinel_2(world, 4)
+    world.stac.signed = True
+    backend = at_loopback(monkeypatch, world, "planetary-computer")
+    provider, chip = ready(world, backend=backend, **asked)
+    assert world.stac.tokens == 0, "a start needs none"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: chip(), range(4)))
+    assert world.stac.tokens == 1, "one for all files and threads"
+    assert [a.path for a in world.stac.asked if "token" in a.path] == ["/token/sentinel-2-l2a"]
+    world.stac.lifetime = signing.EARLY - 5
+    provider._signer._tokens.clear()
+    before = world.stac.tokens
+    href = f"{world.stac.files}/s0_B2.tif"
+    first = provider._signer.token(href, "sentinel-2-l2a")
+    world.stac.lifetime = 3600
+    second = provider._signer.token(href, "sentinel-2-l2a")
+    assert (world.stac.tokens - before, first != second) == (2, True), "it was about to expire"
+    assert provider._signer.token(href, "sentinel-2-l2a") == second
+    assert provider._signer.token("https://elsewhere.org/a.tif", "sentinel-2-l2a") is None
+
+
+def test_a_token_that_is_refused_early_is_replaced_once(world, monkeypatch):
+    asked = sentinel_2(world)
+    world.stac.signed = True
+    _, chip = ready(world, backend=at_loopback(monkeypatch, world, "planetary-computer"), **asked)
+    assert chip().valid == 1
+    world.stac.good.clear()  # expired, whatever it said
+    world.scene("more", noise(5))
+    remote_reads = world.stac.tokens
+    provider, chip = ready(world, backend="stac:planetary-computer", **asked)
+    monkeypatch.setattr(remote_rasters, "_failures", {f"{world.stac.files}/s0_{b}.tif": 7 for b in ("B2", "B3")})
+    provider._signer._tokens["sentinel-2-l2a"] = ("sig=OLD", signing.dt.datetime.max.replace(tzinfo=signing.dt.UTC))
+    assert chip().valid == 1
+    assert world.stac.tokens == remote_reads + 1
+    world.stac.faults = [Fault("403")]
+    monkeypatch.setattr(remote_rasters, "_failures", {f"{world.stac.files}/s0_{b}.tif": 70 for b in ("B2", "B3")})
+    with pytest.raises(ProviderError) as found:
+        chip()
+    assert not found.value.retryable
+    assert "SECRET" not in str(found.value)
+
+
+@pytest.mark.parametrize(("kind", "retryable"), [("429", True), ("503", True), ("drop", True), ("401", False)])
+def test_a_token_that_is_not_to_be_had(world, monkeypatch, kind, retryable):
+    asked = sentinel_2(world)
+    world.stac.signed = True
+    monkeypatch.setenv(signing.KEY, "MYKEY")
+    _, chip = ready(world, backend=at_loopback(monkeypatch, world, "planetary-computer"), **asked)
+    world.stac.faults = [Fault(kind, "/token/")]
+    with pytest.raises(ProviderError) as found:
+        chip()
+    assert found.value.retryable == retryable
+    assert "MYKEY" not in str(found.value)
+    assert retryable or signing.KEY in str(found.value)
+    world.stac.faults.clear()
+    assert chip().valid == 1
+
+
+def test_nothing_secret_is_written_or_said(world, monkeypatch, caplog):
+    asked = sentinel_2(world)
+    world.stac.items[0]["assets"]["B02"]["href"] += "?st=1&sig=ITEMSECRET"
+    world.stac.signed = True
+    made = planned(world, [PLACE], backend=at_loopback(monkeypatch, world, "planetary-computer"), **asked)
+    made.freeze()
+    run = load_run(made.dir)
+    source = run.plan.sources[0]
+    world.stac.faults = [Fault("503", times=1)]
+    with caplog.at_level(logging.DEBUG, logger="rasterio"):
+        monkeypatch.chdir(run.dir)
+        fetch(run, source.id, next(iter(run.plan.parts)))
+    assert world.stac.tokens == 1
+    assert "SECRET" not in caplog.text
+    for path in (world.root / "out").rglob("*"):
+        if path.is_file():
+            assert b"SECRET" not in path.read_bytes(), path
+
+
+# bytes and requests ------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_blocks_of_a_place_are_read(world):
+    size = {"blocksize": 256, "compress": "none"}
+    world.scene("a", noise(0, (1, 2048, 2048)), bands=("B2",), profile=size)
+    _, chip = ready(world, bands=("B2",))
+    world.stac.asked.clear()
+    assert chip().valid == 1
+    whole, block = (world.root / "a_B2.tif").stat().st_size, 256 * 256 * 2
+    assert world.stac.sent() <= block + 32768 + 16384 < whole / 40
+    assert world.stac.count("/files/") == 3, "its size, its header, one block"
+    assert chip().valid == 1
+    assert world.stac.count("/files/") == 3, "remembered"
+
+
+def test_jobs_ask_for_nothing_that_is_there(world):
+    for i in range(3):
+        world.scene(f"s{i}", noise(i, (2, 300, 300)), day=f"2022-07-0{i + 1}")
+    places = [at(25, 25), at(150, 150), at(275, 275)]
+    made = planned(world, places)
+    made.freeze()
+    run = load_run(made.dir)
+    source, part = run.plan.sources[0], next(iter(run.plan.parts))
+    world.stac.asked.clear()
+    assert fetch_in(run, source.id, part)["fetched"] == 3
+    assert set(world.stac.kinds) == {"files"}, "a job searches nothing"
+    first = world.stac.count("/files/")
+    assert first <= 3 * 6 * 3, "for each place and file at most its size, its header and the blocks"
+    world.stac.asked.clear()
+    assert fetch_in(load_run(made.dir), source.id, part) | {"seconds": 0} == {
+        "fetched": 0,
+        "restored": 0,
+        "reused": 3,
+        "failed": 0,
+        "seconds": 0,
+    }
+    assert world.stac.asked == []
+    planned(world, places)
+    assert world.stac.kinds == {"landing": 1, "search": 1}
+    world.scene("new", noise(7, (2, 100, 100)), day="2022-07-09")  # of the upper left corner
+    again = planned(world, places).plan.objects(source.id)
+    assert [a != b for a, b in zip(again, made.plan.objects(source.id))] == [True, False, False]
+
+
+def fetch_in(run, source: str, part: str) -> dict:
+    import os
+
+    before = os.getcwd()
+    os.chdir(run.dir)
+    try:
+        return fetch(run, source, part)
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.heavy
+def test_an_export_through_snakemake_grows_with_the_catalogue_and_asks_for_nothing_twice(world):
+    for i, corner in enumerate(((0, 0), (5000, 0))):
+        world.scene(f"s{i}", noise(i), corner=(550000 + corner[0], 6350000))
+    places = [at(20, 20), at(40, 40), at(520, 20)]
+    given = {"backend": f"stac:{world.stac.address}", "stac": SETTINGS, "sensor": SensorSpec("S2", ("B2", "B3"))}
+    target = world.root / "out" / "run"
+
+    def again() -> dict:
+        world.stac.asked.clear()
+        return export(combined(target), places, temporal=WINDOW, keep_work="all", **given)
+
+    world.stac.faults = [Fault("503", times=2), Fault("429", "/search", times=1)]
+    manifest = again()
+    assert manifest["status"] == "ok"
+    assert manifest["backend"] == f"stac:{world.stac.address}"
+    first = load_export(target.with_suffix(".npz")).models["mosaiks"].raw_inputs()
+    assert np.array_equal(first[0], noise(0)[:, 10:30, 10:30])
+    again()
+    assert set(world.stac.kinds) == {"landing", "search"}, "everything is there"
+    world.scene("new", noise(5), day="2022-07-05", corner=(555000, 6350000))
+    again()
+    assert {a.path.rsplit("/", 1)[1] for a in world.stac.asked if "/files/" in a.path} == {
+        f"{s}_{b}.tif" for s in ("s1", "new") for b in ("B2", "B3")
+    }
+    (world.root / "out" / "run.npz").unlink()
+    world.stac.faults = [Fault("503", "/files/")]
+    assert again()["status"] == "ok"
+    local = export(
+        combined(world.root / "other" / "run"),
+        places,
+        temporal=WINDOW,
+        backend=f"local:{world.root}",
+        sensor=given["sensor"],
+    )
+    assert local["status"] == "ok"
+    both = [load_export(p.with_suffix(".npz")) for p in (target, world.root / "other" / "run")]
+    assert np.array_equal(*(b.embedding("mosaiks") for b in both))
+    assert np.array_equal(*(b.models["mosaiks"].raw_inputs() for b in both))
+    assert not re.search(r"[?]sig|token=", log_of(run_folder(target)))
+    assert "fetch" not in steps(run_folder(target))

@@ -1,0 +1,148 @@
+"""The sample provider against the scene itself and against pyproj, pixel by pixel."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from pyproj import Transformer
+
+from rs_embed import BBox, ExportTarget, ModelError, PointBuffer, ProviderError, SpecError, TemporalSpec
+from rs_embed.providers import Roi, get_provider
+from rs_embed.request.config import ExportConfig, ExportModelRequest
+from rs_embed.request.geometry import make_grid
+from rs_embed.request.request import Request
+from rs_embed.request.specs import FetchSpec, SensorSpec
+from rs_embed.runs.run import open_run
+from rs_embed.stages.prepare import check
+
+from ..support.exports import WINDOW, places
+
+SCENE = np.array(json.loads(files("spyndex").joinpath("data/S2_10m.json").read_text()))
+ORIGIN = (318000.0, 5693000.0)
+
+
+def run_of(tmp_path, spatials, *, models=("mosaiks",), temporal=WINDOW, **keywords):
+    request = Request.build(
+        spatials=spatials,
+        temporal=temporal,
+        models=list(models),
+        target=ExportTarget.combined("run"),
+        backend="sample",
+        **keywords,
+    )
+    return open_run(request, str(tmp_path))
+
+
+def fetch(run, index=0):
+    (source,), roi = run.plan.sources, run.roi(index)
+    grid = make_grid(roi.spatial, source.identity["projection"], source.scale_m)
+    return run.provider.fetch(source, source.bands, roi, grid), grid
+
+
+def test_utm_chips_are_slices_of_the_scene(tmp_path):
+    run = run_of(tmp_path, places(6))
+    check(run)
+    for i in range(6):
+        chip, grid = fetch(run, i)
+        column, row = round((grid.affine[2] - ORIGIN[0]) / 10), round((ORIGIN[1] - grid.affine[5]) / 10)
+        assert chip.pixels.dtype == np.uint16
+        assert chip.pixels.shape == (4, 32, 32)
+        assert np.array_equal(chip.pixels, SCENE[:, row : row + 32, column : column + 32])
+        assert chip.dates == ("2022-07-15",)
+        assert "nominal" in chip.provenance["note"]
+
+
+@pytest.mark.parametrize("spatial", [PointBuffer(12.41, 51.345, 700), BBox(12.40, 51.34, 12.412, 51.347)])
+@pytest.mark.parametrize("scale", [10.0, 17.0, 30.0])
+@pytest.mark.parametrize("projection", ["utm", "web_mercator"])
+def test_every_pixel_is_the_scene_pixel_under_its_centre(tmp_path, spatial, scale, projection):
+    run = run_of(tmp_path, [spatial], fetch=FetchSpec(scale_m=scale), config=ExportConfig(projection=projection))
+    check(run)
+    chip, grid = fetch(run)
+    assert chip.pixels.shape == (4, grid.height, grid.width)
+    to = Transformer.from_crs(grid.crs, "EPSG:32633", always_xy=True)
+    a, _, c, _, e, f = grid.affine
+    rng = np.random.default_rng(0)
+    for row, column in zip(rng.integers(0, grid.height, 40), rng.integers(0, grid.width, 40)):
+        x, y = to.transform(c + a * (column + 0.5), f + e * (row + 0.5))
+        expected = SCENE[:, int((ORIGIN[1] - y) // 10), int((x - ORIGIN[0]) // 10)]
+        assert np.array_equal(chip.pixels[:, row, column], expected)
+
+
+def test_bands_come_in_the_order_of_the_request(tmp_path):
+    sensor = SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B8", "B2"))
+    chip, _ = fetch(run_of(tmp_path, places(1), sensor=sensor))
+    whole, _ = fetch(run_of(tmp_path, places(1)))
+    assert np.array_equal(chip.pixels, whole.pixels[[3, 0]])
+
+
+@pytest.mark.parametrize(
+    "spatial",
+    [
+        PointBuffer(12.41, 51.345, 2600),
+        PointBuffer(0.0, 0.0, 100),
+        PointBuffer(-170.0, -45.0, 100),
+        PointBuffer(12.3875, 51.345, 200),
+        BBox(12.38, 51.34, 12.40, 51.35),
+    ],
+)
+@pytest.mark.parametrize("projection", ["utm", "web_mercator"])
+def test_a_roi_outside_the_scene_is_refused_by_name(tmp_path, spatial, projection):
+    target = ExportTarget.per_item("items", names=["inside", "far-away"])
+    request = Request.build(
+        spatials=[*places(1), spatial],
+        temporal=WINDOW,
+        models=["mosaiks"],
+        target=target,
+        backend="sample",
+        config=ExportConfig(projection=projection),
+    )
+    with pytest.raises(
+        SpecError, match=r"ROI 'far-away': .* is not inside the sample scene; allowed: footprints within"
+    ):
+        check(open_run(request, str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"temporal": TemporalSpec.year(2020)}, "temporal: 2020-01-01..2021-01-01 has no image"),
+        ({"temporal": TemporalSpec.range("2022-07-01", "2022-07-15")}, "nominal date 2022-07-15"),
+        ({"sensor": SensorSpec("LANDSAT/LC08/C02/T1_L2", ("SR_B2",))}, "sensor.collection: 'LANDSAT/LC08/C02/T1_L2'"),
+        (
+            {
+                "models": [
+                    ExportModelRequest("mosaiks", sensor=SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B2", "B11")))
+                ]
+            },
+            "sensor.bands: 'B11' is not in the sample scene; allowed: B2, B3, B4, B8",
+        ),
+    ],
+)
+def test_what_the_scene_does_not_have_is_refused_before_anything_runs(tmp_path, keywords, message):
+    with pytest.raises(ProviderError, match=message):
+        check(run_of(tmp_path, places(1), **keywords))
+
+
+def test_the_end_of_the_window_is_excluded_and_none_is_allowed(tmp_path):
+    check(run_of(tmp_path, places(1), temporal=TemporalSpec.range("2022-07-15", "2022-07-16")))
+    check(run_of(tmp_path, places(1), temporal=None))
+
+
+def test_backends_name_what_there_is():
+    with pytest.raises(ModelError, match=r"backend: 'sampel' is not supported \(did you mean 'sample'\?\)"):
+        get_provider("sampel", ".")
+    with pytest.raises(ModelError, match=r"backend: 'sample:x' is not valid; allowed: 'sample'"):
+        get_provider("sample:x", ".")
+    assert get_provider("auto", ".").name == "gee"
+
+
+def test_a_fetch_outside_the_scene_is_an_error_not_garbage(tmp_path):
+    run = run_of(tmp_path, places(1))
+    outside = Roi(0, "x", "out", PointBuffer(12.30, 51.345, 100), WINDOW)
+    with pytest.raises(ProviderError, match="'out' is not inside"):
+        run.provider.fetch(run.plan.sources[0], ("B2",), outside, make_grid(outside.spatial, "utm", 10.0))
