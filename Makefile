@@ -11,7 +11,7 @@ help:
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
 	@echo "make test-faults    kills, full disks, lost folders, failing providers, clocks; writes its tables into docs/reliability.md (45 minutes)"
 	@echo "make test-slurm  exports on a real SLURM, which it installs and starts (as root, on Debian)"
-	@echo "make lint    ruff, snakefmt, snakemake --lint"
+	@echo "make lint    ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests, bench-outputs, bench-compare, bench-large, bench-chunks: other pages; bench-rates, bench-threads print)"
 
 # The interpreter's folder is remembered, so that another PYTHON makes a new environment.
@@ -46,6 +46,7 @@ test-faults: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
