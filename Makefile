@@ -1,4 +1,4 @@
-# Everything sets itself up in .venv inside the checkout. `make demo` and `make test` are all a newcomer needs.
+# All targets set up .venv inside the checkout. New users need only `make demo` and `make test`.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,14 +7,14 @@ STAMP  := $(VENV)/.installed
 .PHONY: help demo test test-fast test-faults test-slurm lint format schema bench bench-models bench-noop bench-gee bench-manifests bench-outputs bench-compare bench-large bench-chunks bench-rates bench-threads clean
 
 help:
-	@echo "make demo    run the main job on the sample scene, twice, and say what it wrote"
+	@echo "make demo    run an export of the sample scene, twice, and print what it wrote"
 	@echo "make test    run all tests (make test-fast: without the heavy ones)"
 	@echo "make test-faults    kills, full disks, lost folders, failing providers, clocks; writes its tables into docs/reliability.md (45 minutes)"
 	@echo "make test-slurm  exports on a real SLURM, which it installs and starts (as root, on Debian)"
 	@echo "make lint    ruff, mypy, snakefmt, snakemake --lint"
 	@echo "make bench   measure, and write docs/benchmarks.md (make bench-models, bench-noop, bench-gee, bench-manifests, bench-outputs, bench-compare, bench-large, bench-chunks: other pages; bench-rates, bench-threads print)"
 
-# The interpreter's folder is remembered, so that another PYTHON makes a new environment.
+# The stamp depends on the requirements, so that a change of them installs again.
 $(STAMP): pyproject.toml envs/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rs_embed needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,14 +30,14 @@ test-fast: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m "not slurm and not faults"
 
-# The plugin lies apart: with SLURM's clients installed and no SLURM running, it makes every start of Snakemake wait.
+# The plugin is in a separate folder: with SLURM's clients installed and no SLURM running, it delays every start of Snakemake.
 test-slurm: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt --no-deps --upgrade --target $(VENV)/slurm \
 		snakemake-executor-plugin-slurm snakemake-executor-plugin-slurm-jobstep throttler
 	$(BIN)/python -m tests.slurm.cluster start
 	$(BIN)/python -m pytest -q -n 3 -m slurm tests/slurm; status=$$?; $(BIN)/python -m tests.slurm.cluster stop; exit $$status
 
-# A failure says its seed: pytest -m "" tests/faults -k "kills and seed-7"
+# A failure prints its seed: pytest -m "" tests/faults -k "kills and seed-7"
 test-faults: $(STAMP)
 	rm -f .faults.jsonl
 	RS_EMBED_FAULT_LEDGER=.faults.jsonl $(BIN)/python -m pytest -q -m "" tests/faults
@@ -76,7 +76,7 @@ bench-manifests: $(STAMP)
 bench-outputs: $(STAMP)
 	$(BIN)/python benchmarks/outputs.py
 
-# 80 minutes; makes an environment of its own for the published library
+# 80 minutes; creates a separate environment for the published library
 bench-compare: $(STAMP)
 	$(BIN)/python benchmarks/compare.py
 

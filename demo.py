@@ -1,4 +1,5 @@
-"""`make demo`: 16 places of the sample scene, embedded once, exported combined and again as one file per place."""
+"""`make demo`: embeds 16 ROIs of the sample scene once, and exports them combined and as one file
+per ROI."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ OUT = HERE / "exports" / "demo"
 
 
 def main() -> int:
-    """Run both exports, read them back, say what was written."""
+    """Run both exports, read them back, and print what was written."""
     spatials, names, _ = read_rois("config/rois.csv", str(HERE))
     request = {
         "spatials": spatials,
@@ -26,9 +27,9 @@ def main() -> int:
         "backend": "sample",
     }
     started = time.monotonic()
-    print(f"1. Embedding {len(spatials)} places with mosaiks, all in one file ...", flush=True)
+    print(f"1. Embedding {len(spatials)} ROIs with mosaiks, all in one file ...", flush=True)
     combined = rs_embed.export_batch(target=rs_embed.ExportTarget.combined(str(OUT / "all"), names=names), **request)
-    print("2. The same request, a file per place; nothing is fetched or embedded again ...", flush=True)
+    print("2. The same request, one file per ROI; nothing is fetched or embedded again ...", flush=True)
     target = rs_embed.ExportTarget.per_item(str(OUT / "places"), names=names)
     items = rs_embed.export_batch(target=target, **request)
 
@@ -45,8 +46,8 @@ def main() -> int:
 Wrote in {time.monotonic() - started:.0f} s:
   {folder}/all.npz, all.json   embeddings {vectors.shape} {vectors.dtype}, the pixels, and the manifest ({combined["status"]})
   {folder}/places/             {len(items)} files with their manifests, and the index manifest.json
-  {folder}/.rs_embed/          the work folder: what is there is never made twice
-The second export embedded {again} places again; both read back {"equal" if equal else "DIFFERENT"}.
+  {folder}/.rs_embed/          the work folder: its objects are never made twice
+The second export embedded {again} ROIs again; both read back {"equal" if equal else "DIFFERENT"}.
 
 Load it:
   import rs_embed

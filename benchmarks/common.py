@@ -1,4 +1,5 @@
-"""What the benchmarks share: places on the sample scene, a measured `snakemake`, the machine's name."""
+"""Shared by the benchmarks: ROIs on the sample scene, a measured `snakemake`, the name of the
+CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import time
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-#: Pixels of a side where models are measured, and which: model, modality, options.
+#: Width and height of images in pixels, and the models that are measured: model, modality,
+#: options.
 SIDE = 224
 FOUNDATION = [
     ("remoteclip", "s2", {}),
@@ -23,29 +25,30 @@ FOUNDATION = [
 ]
 
 
-def rois(path: Path, n: int, buffer_m: float) -> None:
-    """A table of n squares spread over the scene."""
+def write_rois(path: Path, n: int, buffer_m: float) -> None:
+    """Write a ROI table of n squares spread over the scene."""
     from rs_embed import PointBuffer
     from rs_embed.providers.sample import SCENE
-    from rs_embed.request.geometry import transformer
-    from rs_embed.request.rois import rois_text
+    from rs_embed.request.geometry import get_transformer
+    from rs_embed.request.rois import format_rois
 
-    to = transformer(SCENE.crs, "EPSG:4326")
+    to = get_transformer(SCENE.crs, "EPSG:4326")
     left, bottom, right, top = SCENE.bounds
     side, edge = int(n**0.5) + 1, buffer_m + 10
     steps = [(i % side / side, i // side / side) for i in range(n)]
-    places = [
+    squares = [
         PointBuffer(
             *to.transform(left + edge + (right - left - 2 * edge) * u, top - edge - (top - bottom - 2 * edge) * v),
             buffer_m,
         )
         for u, v in steps
     ]
-    path.write_text(rois_text(places, [f"p{i:05d}" for i in range(n)]))
+    path.write_text(format_rois(squares, [f"p{i:05d}" for i in range(n)]))
 
 
-def run(folder: Path, *arguments: str) -> tuple[float, float, float]:
-    """One `snakemake` with config.yaml of a folder: wall seconds, CPU seconds of all processes, peak memory of the largest one, MB."""
+def run_snakemake(folder: Path, *arguments: str) -> tuple[float, float, float]:
+    """Run `snakemake` with the config.yaml of a folder; returns wall seconds, CPU seconds of all
+    processes, and peak memory of the largest process, MB."""
     command = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(CHECKOUT / "Snakefile")]
     command += [*arguments, "--configfile", "config.yaml"]
     with open(folder / "log", "w") as log:
@@ -58,7 +61,7 @@ def run(folder: Path, *arguments: str) -> tuple[float, float, float]:
     return time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
-def processor() -> str:
+def cpu_name() -> str:
     """The model of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -68,20 +71,20 @@ def processor() -> str:
 
 
 def write_table(page: str, name: str, text: str) -> None:
-    """Replace a table of ``docs/<page>``: what stands between the marks of ``benchmarks/<name>``."""
+    """Replace the table of ``docs/<page>`` between the marks of ``benchmarks/<name>``."""
     path = CHECKOUT / "docs" / page
     head, tail, before = f"<!-- written by benchmarks/{name}: begin -->", "<!-- end -->", path.read_text()
     begin = before.index(head)
     path.write_text(before[:begin] + f"{head}\n{text}\n{tail}" + before[before.index(tail, begin) + len(tail) :])
 
 
-#: Makes a provider answer late in every Python process that has this file as ``sitecustomize``: a stand-in for a service, which
-#: keeps no core busy.
-_LATE = """
+#: Delays a provider in every Python process that has this file as ``sitecustomize``: it replaces a
+#: service, which keeps no core busy.
+_DELAY = """
 import importlib.util, sys, time
 from importlib.abc import MetaPathFinder
 
-class Late(MetaPathFinder):
+class Delay(MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name != "rs_embed.providers.{module}":
             return None
@@ -91,22 +94,23 @@ class Late(MetaPathFinder):
         def load(module):
             run(module)
             provider = module.{provider}
-            own = provider.fetch
+            original = provider.fetch
             def fetch(self, *arguments):
                 time.sleep({seconds})
-                return own(self, *arguments)
+                return original(self, *arguments)
             provider.fetch, provider.cores = fetch, 0
         spec.loader.exec_module = load
         return spec
 
-sys.meta_path.insert(0, Late())
+sys.meta_path.insert(0, Delay())
 """
 
 
-def late(folder: Path, provider: str, seconds: float) -> dict[str, str]:
-    """The environment of processes whose provider ``sample`` or ``local`` takes so much longer for each chip."""
+def delay_provider(folder: Path, provider: str, seconds: float) -> dict[str, str]:
+    """The environment of processes whose provider ``sample`` or ``local`` sleeps before each
+    chip."""
     folder.mkdir(parents=True, exist_ok=True)
     module = {"local": "rasters.local"}.get(provider, provider)
-    text = _LATE.format(module=module, provider=f"{provider.title()}Provider", seconds=seconds)
+    text = _DELAY.format(module=module, provider=f"{provider.title()}Provider", seconds=seconds)
     (folder / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": str(folder)}

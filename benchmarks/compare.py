@@ -1,11 +1,14 @@
-"""`make bench-compare`: this project and the published `rs-embed` 0.3.1 on the same places, pixels, weights and settings.
+"""`make bench-compare`: this project and the published `rs-embed` 0.3.1 on the same ROIs, pixels,
+weights and settings.
 
-Both are started as a Python process that calls `export_batch` (Snakemake's start, jobs and loading of models included), in
-turns, each run in a new folder. The reference has an environment of its own (`.venv/compare`; it declares Python 3.12 and runs
-on 3.11). A service's latency is slept once for each request: the reference asks for each model, this project once for both.
-Measured: wall; CPU seconds of all processes; the largest sum of the processes' memory (PSS, sampled); what was written.
-The *forward* is the CPU of the networks alone, two threads with one torch thread each, in the same run. After each pair the
-embeddings are compared. Writes docs/benchmarks-compare.md (`--print`: only to the terminal).
+Both are started as a Python process that calls `export_batch` (including Snakemake's start, jobs
+and the loading of models), in turns, each run in a new folder. The reference has its own
+environment (`.venv/compare`; it declares Python 3.12 and runs on 3.11). The latency of a service
+is one sleep per request: the reference sends a request for each model, this project one for both.
+Measured: wall time; CPU seconds of all processes; the largest sum of the memory of the processes
+(PSS, sampled); bytes written. The *forward* is the CPU time of the networks alone, two threads
+with one torch thread each, in the same run. After each pair the embeddings are compared. Writes
+docs/benchmarks-compare.md (`--print`: only to the terminal).
 """
 
 from __future__ import annotations
@@ -27,35 +30,37 @@ from importlib.metadata import version
 from pathlib import Path
 
 import compare_side as side
-from common import CHECKOUT, late, processor, write_table
+from common import CHECKOUT, cpu_name, delay_provider, write_table
 
 ENVIRONMENT = CHECKOUT / ".venv" / "compare"
-#: Without their own requirements: the reference asks for a newer Python, its models' packages for more than is used here.
-ALONE = ["rs-embed==0.3.1", "torchvision==0.28.0", "timm==1.0.15", "open_clip_torch==3.3.0", "rshf==0.2.2"]
-BESIDE = "torch==2.13.0 numpy xarray netCDF4 pandas pyproj rasterio huggingface_hub einops pillow ftfy regex tqdm safetensors transformers"
+#: Installed without dependencies: the reference requires a newer Python, and the packages of its
+#: models more than they use.
+PACKAGES = ["rs-embed==0.3.1", "torchvision==0.28.0", "timm==1.0.15", "open_clip_torch==3.3.0", "rshf==0.2.2"]
+DEPENDENCIES = "torch==2.13.0 numpy xarray netCDF4 pandas pyproj rasterio huggingface_hub einops pillow ftfy regex tqdm safetensors transformers"
 SIZES, LATENCIES = (16, 64, 256), (0.0, 0.2)
 
 
-def reference_python() -> Path:
-    """The interpreter of the reference's environment, which is made where it is missing."""
+def prepare_reference_python() -> Path:
+    """The interpreter of the reference's environment, which is created if it is missing."""
     python = ENVIRONMENT / "bin" / "python"
     if not (ENVIRONMENT / "done").exists():
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--no-deps", "--ignore-requires-python", *ALONE], check=True)
-        subprocess.run([*pip, *BESIDE.split()], check=True)
+        subprocess.run([*pip, "--no-deps", "--ignore-requires-python", *PACKAGES], check=True)
+        subprocess.run([*pip, *DEPENDENCIES.split()], check=True)
         (ENVIRONMENT / "done").touch()
     return python
 
 
-def scene(folder: Path, n: int) -> None:
-    """A raster of n neighbouring chips near the equator, on the grid of both, its catalogue and the places."""
+def write_scene(folder: Path, n: int) -> None:
+    """Write a raster of n adjacent chips near the equator, on the grid of both projects, its
+    catalogue and the coordinates of the ROIs."""
     import numpy as np
     import rasterio
     from rasterio.enums import Resampling
 
-    from rs_embed.request.geometry import transformer
+    from rs_embed.request.geometry import get_transformer
 
     across = int(np.ceil(n**0.5))
     size, left, top = across * side.SIDE, 1_000_000.0, 30_000.0
@@ -73,13 +78,13 @@ def scene(folder: Path, n: int) -> None:
             file.write((200 + 4000 * smooth + random.integers(0, 400, (size, size))).astype("uint16"), band)
     row = f"s2.tif,{side.COLLECTION},2022-07-10,{' '.join(side.BANDS)}\n"
     (folder / "catalogue.csv").write_text("path,collection,datetime,bands\n" + row)
-    to, step = transformer("EPSG:3857", "EPSG:4326"), side.SIDE * side.SCALE
+    to, step = get_transformer("EPSG:3857", "EPSG:4326"), side.SIDE * side.SCALE
     centres = [(left + step * (i % across + 0.5), top - step * (i // across + 0.5)) for i in range(n)]
-    (folder / "places.json").write_text(json.dumps([to.transform(x, y) for x, y in centres]))
+    (folder / "rois.json").write_text(json.dumps([to.transform(x, y) for x, y in centres]))
 
 
-def measured(python: Path, arguments: list[str], environment: dict) -> dict:
-    """Run a process to its end and measure it and all its descendants."""
+def run_measured(python: Path, arguments: list[str], environment: dict) -> dict:
+    """Run a process and measure it with all its descendants."""
     import psutil
 
     with tempfile.TemporaryFile() as log:
@@ -90,16 +95,16 @@ def measured(python: Path, arguments: list[str], environment: dict) -> dict:
 
         def sample() -> None:
             nonlocal peak
-            me = psutil.Process(child.pid)
+            root = psutil.Process(child.pid)
             while not done.wait(0.3):
                 total = 0
                 try:
-                    family = [me, *me.children(recursive=True)]
+                    processes = [root, *root.children(recursive=True)]
                 except psutil.Error:
                     return
-                for one in family:
+                for process in processes:
                     try:
-                        total += one.memory_full_info().pss
+                        total += process.memory_full_info().pss
                     except psutil.Error:  # it has just ended
                         continue
                 peak = max(peak, total)
@@ -118,65 +123,66 @@ def measured(python: Path, arguments: list[str], environment: dict) -> dict:
     return {"wall": wall, "cpu": cpu, "peak": peak / 1e6, "written": used.ru_oublock * 512 / 1e6}
 
 
-def run(folder: Path, case: dict, python: Path) -> dict:
-    """One export, measured, with the bytes of its final files; its folder is left in ``folder / case["side"]``."""
+def run_export(folder: Path, case: dict, python: Path) -> dict:
+    """Run and measure one export, with the bytes of its final files; they stay in
+    ``folder / case["side"]``."""
     out = folder / case["side"]
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     path = folder / "case.json"
     path.write_text(json.dumps(case | {"out": str(out)}))
     more = {}
-    if case["side"] == "ours" and case["latency"]:
-        more = late(folder / f"late-{case['latency']}", "local", case["latency"])
-    found = measured(python, ["export", str(folder), str(path)], os.environ | more)
+    if case["side"] == "project" and case["latency"]:
+        more = delay_provider(folder / f"late-{case['latency']}", "local", case["latency"])
+    found = run_measured(python, ["export", str(folder), str(path)], os.environ | more)
     found["final"] = sum(p.stat().st_size for p in (*out.glob("*"), *out.glob("items/*")) if p.is_file()) / 1e6
     return found
 
 
-def difference(folder: Path, case: dict) -> float:
-    """The largest difference of the embeddings of both, relative to their largest number."""
+def max_difference(folder: Path, case: dict) -> float:
+    """The largest difference of the embeddings of both, relative to their largest value."""
     import numpy as np
 
     from rs_embed import load_export
 
     found = {}
-    for name in ("ours", "reference"):
-        where = folder / name
+    for name in ("project", "reference"):
+        out = folder / name
         suffix = ".npz" if case["format"] == "npz" else ".nc"
-        result = load_export(str(where / (f"run{suffix}" if case["layout"] == "combined" else "items")))
+        result = load_export(str(out / (f"run{suffix}" if case["layout"] == "combined" else "items")))
         found[name] = [np.asarray(result.embedding(m)) for m in ("remoteclip", "terrafm")]
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(*found.values()))
 
 
-def text(rows: list[dict], about: str) -> str:
+def format_table(rows: list[dict], machine: str) -> str:
     """The table."""
-    said = [
+    columns = [
         "N",
         "layout",
         "format",
         "inputs",
-        "ours in",
+        "precision of this project",
         "latency, s",
         "wall, s: reference",
-        "ours",
+        "this project",
         "ratio",
         "CPU, s: forward",
     ]
-    said += [
+    columns += [
         "reference",
-        "ours",
-        "ours / forward",
+        "this project",
+        "this project / forward",
         "peak MB: reference",
-        "ours",
+        "this project",
         "final MB: reference",
-        "ours",
+        "this project",
         "runs",
         "embeddings differ by",
     ]
-    head = f"| {' | '.join(said)} |"
+    head = f"| {' | '.join(columns)} |"
     lines = [head, "|" + "---|" * (head.count("|") - 1)]
     for row in rows:
-        case, (a, b) = row["case"], (row["reference"], row["ours"])
+        case, (a, b) = row["case"], (row["reference"], row["project"])
         mid = {k: (statistics.median(x[k] for x in a), statistics.median(x[k] for x in b)) for k in a[0]}
         ratios = sorted(y["wall"] / x["wall"] for x, y in zip(a, b))
         spread = f" ({ratios[0]:.2f}-{ratios[-1]:.2f})" if len(ratios) > 1 else ""
@@ -188,18 +194,18 @@ def text(rows: list[dict], about: str) -> str:
         cells += [f"{v:.0f}" for v in (*mid["peak"], *mid["final"])]
         cells += [len(a), f"{row['difference']:.0e}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([about, "", *lines])
+    return "\n".join([machine, "", *lines])
 
 
-def together(rows: Iterable[dict]) -> list[dict]:
-    """Runs of the same case, of several starts, in one row."""
+def merge_rows(rows: Iterable[dict]) -> list[dict]:
+    """Merge the runs of each case, from several starts, into one row."""
     found: dict[str, dict] = {}
     for row in rows:
         known = found.setdefault(
-            json.dumps([row["case"], row["precision"]]), row | {"reference": [], "ours": [], "forwards": []}
+            json.dumps([row["case"], row["precision"]]), row | {"reference": [], "project": [], "forwards": []}
         )
         known["reference"] += row["reference"]
-        known["ours"] += row["ours"]
+        known["project"] += row["project"]
         known["forwards"].append(row["forward"])
         known["forward"] = statistics.median(known["forwards"])
         known["difference"] = max(known["difference"], row["difference"])
@@ -219,20 +225,21 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for scene, weights and results; used again by the next start")
     parser.add_argument("--print", action="store_true")
     args = parser.parse_args()
-    # the reference was compiled when it was installed; a checkout is when it is used first, unless this forbids it
+    # the reference was compiled at installation; a checkout is compiled at its first use, unless
+    # this variable is set
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    there = reference_python()
-    with tempfile.TemporaryDirectory() as name:
-        folder = (args.keep or Path(name)).absolute()
+    reference_python = prepare_reference_python()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (args.keep or Path(temporary)).absolute()
         folder.mkdir(exist_ok=True)
-        if not (folder / "places.json").exists():
-            scene(folder, max(*args.n, *SIZES))
-            measured(there, ["weights", str(folder)], dict(os.environ))
+        if not (folder / "rois.json").exists():
+            write_scene(folder, max(*args.n, *SIZES))
+            run_measured(reference_python, ["weights", str(folder)], dict(os.environ))
         rows = []
         grid = itertools.product(args.n, args.layouts, args.formats, args.inputs, args.latencies)
         for n, layout, kind, inputs, latency in grid:
             case = {"n": n, "layout": layout, "format": kind, "inputs": bool(inputs), "latency": latency}
-            row = {"case": case, "reference": [], "ours": []}
+            row = {"case": case, "reference": [], "project": []}
             forward = subprocess.run(
                 [sys.executable, side.__file__, "forward", str(folder), "32", args.precision],
                 capture_output=True,
@@ -241,22 +248,22 @@ def main() -> None:
             )
             row["forward"] = n * sum(json.loads(forward.stdout.splitlines()[-1]).values())
             for _ in range(args.repeat):
-                for who, python in (("reference", there), ("ours", Path(sys.executable))):
-                    row[who].append(run(folder, case | {"side": who, "precision": args.precision}, python))
-            row |= {"difference": difference(folder, case), "precision": args.precision}
+                for name, python in (("reference", reference_python), ("project", Path(sys.executable))):
+                    row[name].append(run_export(folder, case | {"side": name, "precision": args.precision}, python))
+            row |= {"difference": max_difference(folder, case), "precision": args.precision}
             rows.append(row)
             with open(folder / "results.jsonl", "a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(text([row], "").splitlines()[-1], f"difference {row['difference']:.1e}", flush=True)
-        if args.keep:  # the page has what earlier starts on this folder measured, too
+            print(format_table([row], "").splitlines()[-1], f"difference {row['difference']:.1e}", flush=True)
+        if args.keep:  # the page includes the results of earlier starts with this folder
             lines = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
-            rows = together(lines)
+            rows = merge_rows(lines)
             rows.sort(
                 key=lambda r: (r["precision"] != "fp32", *map(str, (f"{r['case']['n']:06d}", *r["case"].values())))
             )
-    about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}, torch {version('torch')}, Snakemake {version('snakemake')}."
+    machine = f"{os.cpu_count()} x {cpu_name()}, Python {platform.python_version()}, torch {version('torch')}, Snakemake {version('snakemake')}."
     if not args.print:
-        write_table("benchmarks-compare.md", "compare.py", text(rows, about))
+        write_table("benchmarks-compare.md", "compare.py", format_table(rows, machine))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""`make bench-models`: what embedding costs beyond the network itself, and what bfloat16 gains.
+"""`make bench-models`: cost of embedding in addition to the network itself, and gain of bfloat16.
 
-The *floor* of a model is the plain loop of its forward passes over ready tensors, in the batches and the precision of the
-embed stage. The *stage* is the embed stage as a job runs it: reading chips, checks, preprocessing, forward, pooling,
-writing; without loading the model, which has its own column. Both in one process with one torch thread, in CPU seconds of
-the process, one after the other and twice, the smaller number of each: ratios of one run hold on a busy machine. Random
-weights (they cost what trained ones cost). Cosines compare the stored embeddings of both precisions.
+The *baseline* of a model is the plain loop of its forward passes over prepared tensors, in the
+batches and the precision of the embed stage. The *stage* is the embed stage as a job runs it:
+reading chips, checks, preprocessing, forward, pooling, writing; without loading the model, which
+has its own column. Both run in one process with one torch thread, one after the other and twice.
+Numbers are CPU seconds of the process, the smaller of the two: ratios of one run are valid on a
+busy machine. The weights are random (they cost the same as trained ones). Cosines compare the
+stored embeddings of both precisions.
 
-With ``--device cuda`` it measures wall seconds on the GPU instead, for several batch sizes, TF32 off and on, and 4,096
-images. Writes docs/benchmarks-models.md (``--print``: only to the terminal).
+With ``--device cuda`` it measures wall seconds on the GPU instead, for several batch sizes, TF32
+off and on, and 4,096 images. Writes docs/benchmarks-models.md (``--print``: only to the terminal).
 """
 
 from __future__ import annotations
@@ -22,22 +24,28 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common import CHECKOUT, FOUNDATION, SIDE, processor
+from common import CHECKOUT, FOUNDATION, SIDE, cpu_name
 
-#: Of the images, every so many are enough on a CPU where one takes seconds.
+if TYPE_CHECKING:
+    from rs_embed.engine.engine import Engine
+    from rs_embed.runs.run import Run
+
+#: Divisors of the number of images on a CPU, for models that need seconds per image.
 FEWER = {"thor base s2": 8}
 S2 = "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B11 B12"
 
 
-def imagery(folder: Path, n: int) -> list:
-    """Rasters of n places and their catalogue: smooth fields with noise, every chip another part. Returns the places."""
+def write_imagery(folder: Path, n: int) -> list:
+    """Write rasters for n ROIs and their catalogue: smooth fields with noise, a separate part for
+    every chip. Returns the ROIs."""
     import numpy as np
     import rasterio
     import torch
 
     from rs_embed import PointBuffer
-    from rs_embed.request.geometry import transformer
+    from rs_embed.request.geometry import get_transformer
 
     across = int(np.ceil(n**0.5))
     size, left, top = across * SIDE, 500_000.0, 5_800_000.0
@@ -61,28 +69,30 @@ def imagery(folder: Path, n: int) -> list:
                 file.write(field(low, high).astype(kind), band)
         rows.append(f"{name}.tif,{collection},2022-07-10,{bands}\n")
     (folder / "catalogue.csv").write_text("path,collection,datetime,bands\n" + "".join(rows))
-    to = transformer("EPSG:32633", "EPSG:4326")
+    to = get_transformer("EPSG:32633", "EPSG:4326")
     half = SIDE * 5
     centres = [(left + half * (2 * (i % across) + 1), top - half * (2 * (i // across) + 1)) for i in range(n)]
     return [PointBuffer(*to.transform(x, y), half) for x, y in centres]
 
 
-def opened(folder: Path, n: int, case: tuple, precision: str, device: str, batch: int | None, tag: str):  # noqa: ANN201
-    """A run of one model over the places, fetched."""
+def prepare_run(folder: Path, n: int, case: tuple, precision: str, device: str, batch: int | None, tag: str) -> Run:
+    """A run of one model over the ROIs, with fetched chips."""
     from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, FetchSpec, TemporalSpec
     from rs_embed.request.request import Request
-    from rs_embed.runs.run import load_run, open_run
+    from rs_embed.runs.freeze_run import freeze_run
+    from rs_embed.runs.load_run import load_run
+    from rs_embed.runs.open_run import open_run
     from rs_embed.stages.fetch import fetch
 
     model, modality, options = case
     if not (folder / "catalogue.csv").exists():
-        (folder / "places.json").write_text(json.dumps([[p.lon, p.lat, p.buffer_m] for p in imagery(folder, n)]))
+        (folder / "rois.json").write_text(json.dumps([[p.lon, p.lat, p.buffer_m] for p in write_imagery(folder, n)]))
     from rs_embed import PointBuffer
 
-    places = [PointBuffer(*row) for row in json.loads((folder / "places.json").read_text())][:n]
+    rois = [PointBuffer(*row) for row in json.loads((folder / "rois.json").read_text())][:n]
     config = {"precision": precision, "infer_batch_size": batch, "chunk_size": n, "num_workers": 2}
     request = Request.build(
-        spatials=places,
+        spatials=rois,
         temporal=TemporalSpec.range("2022-07-01", "2022-08-01"),
         models=[ExportModelRequest(model, modality=modality, model_config=options | {"weights": "random"})],
         target=ExportTarget.combined(f"out/{model}-{modality}-{precision}-{tag}"),
@@ -92,7 +102,7 @@ def opened(folder: Path, n: int, case: tuple, precision: str, device: str, batch
         device=device,
     )
     run = open_run(request, str(folder))
-    run.freeze()
+    freeze_run(run)
     os.chdir(run.dir)
     run = load_run(".")
     for part in run.plan.parts:
@@ -100,28 +110,34 @@ def opened(folder: Path, n: int, case: tuple, precision: str, device: str, batch
     return run
 
 
-def tensors(run, engine) -> list[dict]:  # noqa: ANN001
-    """The network's inputs of all places, in the engine's batches, on its device."""
-    from rs_embed.engine import torch_device as on
-    from rs_embed.stages.shared.model_images import image_of
+def make_batches(run: Run, engine: Engine) -> list[dict]:
+    """The inputs of the network for all ROIs, in the batches of the engine, on its device."""
+    from rs_embed.engine import torch_device
+    from rs_embed.stages.shared.model_images import make_image
 
-    unit, size = run.plan.units[0], engine.how.batch
-    made = [
-        engine.adapter.preprocess(image_of(run, unit, run.roi(i), {}), unit.options) for i in range(len(run.plan.names))
+    unit, size = run.plan.units[0], engine.settings.batch
+    inputs = [
+        engine.adapter.preprocess(make_image(run, unit, run.roi(i), {}), unit.options)
+        for i in range(len(run.plan.names))
     ]
-    groups = [made[i : i + size] for i in range(0, len(made), size)]
-    return [{name: on.placed([m[name] for m in group], engine.how.device) for name in group[0]} for group in groups]
+    groups = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+    return [
+        {name: torch_device.stack_on_device([m[name] for m in group], engine.settings.device) for name in group[0]}
+        for group in groups
+    ]
 
 
-def one(folder: Path, n: int, case: tuple, precision: str, device: str, batch: int | None, tf32: bool) -> dict:
-    """Measure one model in one precision: runs in a process of its own."""
+def measure_model(
+    folder: Path, n: int, case: tuple, precision: str, device: str, batch: int | None, tf32: bool
+) -> dict:
+    """Measure one model in one precision; runs in a new process."""
     import resource
 
     import numpy as np
     import torch
 
     from rs_embed.engine import engine as engines
-    from rs_embed.machine.cores import Share
+    from rs_embed.machine.cores import CoreShare
     from rs_embed.models import get_adapter
     from rs_embed.stages.embed import embed
     from rs_embed.store.store import read_object
@@ -129,57 +145,67 @@ def one(folder: Path, n: int, case: tuple, precision: str, device: str, batch: i
     torch.backends.cuda.matmul.allow_tf32 = tf32
     clock = time.process_time if device == "cpu" else time.perf_counter
     loading: list[float] = []
-    own = engines.Engine.__init__
+    original = engines.Engine.__init__
 
     def timed(self, *arguments, **keywords):  # noqa: ANN001, ANN002, ANN003, ANN202
         started = clock()
-        own(self, *arguments, **keywords)
+        original(self, *arguments, **keywords)
         loading.append(clock() - started)
 
     engines.Engine.__init__ = timed
     tag = f"{batch}-{tf32}"
-    run = opened(folder, n, case, precision, device, batch, tag)
+    run = prepare_run(folder, n, case, precision, device, batch, tag)
     unit, chunk = run.plan.units[0], run.plan.chunks[0].name
     threads = 1 if device == "cpu" else len(os.sched_getaffinity(0))
-    how = engines.settings(get_adapter(unit.model), device, batch, threads)
+    settings = engines.resolve_settings(get_adapter(unit.model), device, batch, CoreShare(threads))
     engine = engines.Engine(
-        get_adapter(unit.model), unit.options, unit.modality, unit.sensor.bands, run.request.output, how,
+        get_adapter(unit.model), unit.options, unit.modality, unit.sensor.bands, run.request.output, settings,
         run.checkpoint(unit), unit.prep, precision,
     )  # fmt: skip
-    batches = tensors(run, engine) if device == "cpu" else tensors(run, engine)[:8]
+    batches = make_batches(run, engine) if device == "cpu" else make_batches(run, engine)[:8]
     images = sum(len(next(iter(b.values()))) for b in batches)
 
-    def floor() -> float:
+    def measure_baseline() -> float:
         with torch.inference_mode():
             started = clock()
             for ready in batches:
-                rows = engine._asked(engine.network, ready, "own")
+                rows = engine.run_network(engine.network, ready, "pooled")
             rows.float().cpu()
             return (clock() - started) / images
 
-    def stage(again: int) -> float:
+    def measure_stage() -> float:
         for path in (run.store.root / "embeddings").rglob("*.npy"):
             path.unlink()
         loading.clear()
         started = clock()
-        embed(run, unit.id, chunk, Share(threads))
+        embed(run, unit.id, chunk, CoreShare(threads))
         return (clock() - started - loading[0]) / n
 
     with torch.inference_mode():
-        engine._asked(engine.network, batches[0], "own")  # warm
-    floors, stages = [], []
-    for again in range(2):
-        floors.append(floor())
-        stages.append(stage(again))
+        engine.run_network(engine.network, batches[0], "pooled")  # warm
+    baselines, stages = [], []
+    for _ in range(2):
+        baselines.append(measure_baseline())
+        stages.append(measure_stage())
     load = loading[0]
-    vectors = [read_object(run.store.embedding(unit.id, name)).array for name in run.plan.objects(unit.source)]
+    vectors = [
+        read_object(run.store.embedding_path(unit.id, name)).array for name in run.plan.object_names(unit.source)
+    ]
     np.save(folder / f"{case[0]}-{case[1]}-{precision}.npy", np.stack(vectors))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"floor": min(floors), "stage": min(stages), "load": load, "batch": how.batch, "peak": peak}
+    return {"baseline": min(baselines), "stage": min(stages), "load": load, "batch": settings.batch, "peak": peak}
 
 
-def child(folder: Path, n: int, case: tuple, precision: str, args: argparse.Namespace, batch=None, tf32=False) -> dict:  # noqa: ANN001
-    """:func:`one` in a new process."""
+def run_child(
+    folder: Path,
+    n: int,
+    case: tuple,
+    precision: str,
+    args: argparse.Namespace,
+    batch: int | None = None,
+    tf32: bool = False,
+) -> dict:
+    """Run :func:`measure_model` in a new process."""
     given = json.dumps([str(folder), n, case, precision, args.device, batch, tf32])
     command = [sys.executable, __file__, "--one", given]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -188,7 +214,7 @@ def child(folder: Path, n: int, case: tuple, precision: str, args: argparse.Name
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def cosine(folder: Path, case: tuple) -> float:
+def min_cosine(folder: Path, case: tuple) -> float:
     """The smallest cosine of the embeddings of both precisions."""
     import numpy as np
 
@@ -196,52 +222,55 @@ def cosine(folder: Path, case: tuple) -> float:
     return float((np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def name_of(case: tuple) -> str:
-    """A case for a table."""
+def format_case(case: tuple) -> str:
+    """The name of a case in tables."""
     return f"{case[0]} {' '.join(str(v) for v in case[2].values())} {case[1]}".replace("  ", " ")
 
 
-def on_cpu(folder: Path, args: argparse.Namespace) -> list[str]:
+def measure_cpu(folder: Path, args: argparse.Namespace) -> list[str]:
     """The table of the CPU."""
     lines = [
-        "| model | batch | load, s | fp32 floor, ms an image | stage | ratio | bf16 floor | stage | ratio | bf16 gain | smallest cosine |",
+        "| model | batch | load, s | fp32 baseline, ms per image | stage | ratio | bf16 baseline | stage | ratio | bf16 gain | smallest cosine |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in args.cases:
-        n = max(1, args.n // FEWER.get(name_of(case), 1))
-        full, low = (child(folder, n, case, precision, args) for precision in ("fp32", "bf16"))
-        cells = [name_of(case), str(full["batch"]), f"{full['load']:.2f}"]
+        n = max(1, args.n // FEWER.get(format_case(case), 1))
+        full, low = (run_child(folder, n, case, precision, args) for precision in ("fp32", "bf16"))
+        cells = [format_case(case), str(full["batch"]), f"{full['load']:.2f}"]
         for found in (full, low):
             cells += [
-                f"{1000 * found['floor']:.1f}",
+                f"{1000 * found['baseline']:.1f}",
                 f"{1000 * found['stage']:.1f}",
-                f"{found['stage'] / found['floor']:.3f}",
+                f"{found['stage'] / found['baseline']:.3f}",
             ]
-        cells += [f"{full['stage'] / low['stage']:.2f}x", f"{cosine(folder, case):.5f}"]
+        cells += [f"{full['stage'] / low['stage']:.2f}x", f"{min_cosine(folder, case):.5f}"]
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines
 
 
-def on_gpu(folder: Path, args: argparse.Namespace) -> list[str]:
-    """The table of a GPU: images a second, end to end as a share of the floor."""
-    lines = ["| model | precision | batch | floor, images/s | stage, images/s | share |", "|---|---|---|---|---|---|"]
+def measure_gpu(folder: Path, args: argparse.Namespace) -> list[str]:
+    """The table of a GPU: images per second, end to end as a share of the baseline."""
+    lines = [
+        "| model | precision | batch | baseline, images/s | stage, images/s | share |",
+        "|---|---|---|---|---|---|",
+    ]
     for case in args.cases:
         for precision, tf32 in (("fp32", False), ("fp32", True), ("bf16", False)):
             for batch in args.batches:
-                found = child(folder, args.n, case, precision, args, batch, tf32)
+                found = run_child(folder, args.n, case, precision, args, batch, tf32)
                 word = f"{precision}{' TF32' if tf32 else ''}"
-                rates = [f"{1 / found[k]:,.0f}" for k in ("floor", "stage")]
+                rates = [f"{1 / found[k]:,.0f}" for k in ("baseline", "stage")]
                 lines.append(
-                    f"| {name_of(case)} | {word} | {batch} | {' | '.join(rates)} | {found['floor'] / found['stage']:.2f} |"
+                    f"| {format_case(case)} | {word} | {batch} | {' | '.join(rates)} | {found['baseline'] / found['stage']:.2f} |"
                 )
                 print(lines[-1], flush=True)
     return lines
 
 
-def memory(args: argparse.Namespace) -> list[str]:
-    """Peak memory of an embed job over the number of places."""
-    lines = ["| places in the job | peak memory of the process, MB |", "|---|---|"]
+def measure_memory(args: argparse.Namespace) -> list[str]:
+    """Peak memory of an embed job over the number of ROIs."""
+    lines = ["| ROIs in the job | peak memory of the process, MB |", "|---|---|"]
     for n in (16, 64, 256):
         with tempfile.TemporaryDirectory() as name:
             command = [sys.executable, __file__, "--peak", json.dumps([name, n])]
@@ -253,17 +282,17 @@ def memory(args: argparse.Namespace) -> list[str]:
     return lines
 
 
-def peak(folder: str, n: int) -> float:
-    """Peak memory of one embed stage of remoteclip, MB; runs in a process of its own."""
+def measure_peak(folder: str, n: int) -> float:
+    """Peak memory of one embed stage of remoteclip, MB; runs in a new process."""
     pid = os.fork()
-    if pid == 0:  # fetching is another job's memory
-        opened(Path(folder), n, FOUNDATION[0], "fp32", "cpu", None, "peak")
+    if pid == 0:  # fetching is another job, with its own memory
+        prepare_run(Path(folder), n, FOUNDATION[0], "fp32", "cpu", None, "peak")
         os._exit(0)
     if os.waitpid(pid, 0)[1]:
         sys.exit("fetching failed")
     import resource
 
-    from rs_embed.runs.run import load_run
+    from rs_embed.runs.load_run import load_run
     from rs_embed.stages.embed import embed
 
     (config,) = Path(folder).glob("work/runs/*/config.yaml")
@@ -286,24 +315,24 @@ def main() -> None:
     args = parser.parse_args()
     if args.one:
         folder, *rest = json.loads(args.one)
-        print(json.dumps(one(Path(folder), *rest)))
+        print(json.dumps(measure_model(Path(folder), *rest)))
         return
     if args.peak:
-        print(peak(*json.loads(args.peak)))
+        print(measure_peak(*json.loads(args.peak)))
         return
-    args.cases = [c for c in FOUNDATION if not args.only or args.only in name_of(c)]
+    args.cases = [c for c in FOUNDATION if not args.only or args.only in format_case(c)]
     args.n = args.n or (64 if args.device == "cpu" else 4096)
     with tempfile.TemporaryDirectory() as name:
-        lines = (on_cpu if args.device == "cpu" else on_gpu)(Path(name), args)
+        lines = (measure_cpu if args.device == "cpu" else measure_gpu)(Path(name), args)
     if args.device == "cpu" and not args.only:
         lines += [
             "",
-            "Peak memory of an embed job (remoteclip, float32), which must not grow with the places:",
+            "Peak memory of an embed job (remoteclip, float32), which must not grow with the number of ROIs:",
             "",
-            *memory(args),
+            *measure_memory(args),
         ]
     if not args.print:
-        about = f"{os.cpu_count()} x {processor()}, Python {platform.python_version()}, torch {version('torch')}"
+        machine = f"{os.cpu_count()} x {cpu_name()}, Python {platform.python_version()}, torch {version('torch')}"
         page = CHECKOUT / "docs" / "benchmarks-models.md"
         head = [
             "# Benchmarks of the models",
@@ -316,7 +345,8 @@ def main() -> None:
                 [
                     *head,
                     "",
-                    f"{args.n} images of {SIDE} x {SIDE} pixels (thor base: {args.n // 8}, so that what a job costs once weighs more) on {about}.",
+                    f"{args.n} images of {SIDE} x {SIDE} pixels (thor base: {args.n // 8}, so that the fixed cost of a job has more "
+                    f"weight) on {machine}.",
                     "",
                     *lines,
                 ]

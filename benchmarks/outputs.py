@@ -1,9 +1,11 @@
-"""`make bench-outputs`: bytes against CPU of what files are written with, and of what `rs-embed` 0.3.1 writes by default.
+"""`make bench-outputs`: size and CPU time of files in several formats and compressions, also of
+those that `rs-embed` 0.3.1 writes by default.
 
-Real pixels (the sample scene's four Sentinel-2 bands, 16 chips of 150 x 150, uint16) and vectors (256 x 768 float32 of noise,
-which no compressor can shorten much: the worst case), through this project's own writers with other settings, CPU
-seconds of the process, the best of five. Reading is the whole array by this project's own reader, opening included. Writes its table into
-docs/outputs.md.
+Real pixels (four Sentinel-2 bands of the sample scene, 16 chips of 150 x 150, uint16) and vectors
+(256 x 768 float32 of noise, which no compressor can shorten much: the worst case) pass through the
+writers of this project with other settings; CPU seconds of the process, the best of five. Reading
+means opening the file and reading the whole array with the reader of this project. Writes its
+table into docs/outputs.md.
 """
 
 from __future__ import annotations
@@ -12,29 +14,33 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common import processor, write_table
+from common import cpu_name, write_table
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KEYS = {"input": "inputs_bchw__m", "embedding": "embeddings__m"}
 
 
-def pixels():  # noqa: ANN201
+def read_pixels() -> np.ndarray:
     """(16, 4, 150, 150) uint16."""
     import numpy as np
 
-    from rs_embed.providers.sample import scene
+    from rs_embed.providers.sample import read_scene
 
-    cuts = [scene()[:, y : y + 150, x : x + 150] for y in (0, 50, 100, 150) for x in (0, 50, 100, 150)]
+    cuts = [read_scene()[:, y : y + 150, x : x + 150] for y in (0, 50, 100, 150) for x in (0, 50, 100, 150)]
     return np.stack(cuts)
 
 
-def best(work: Callable[[], object]) -> float:
-    """CPU seconds."""
+def measure_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds, the best of five."""
     found = []
     for _ in range(5):
         started = time.process_time()
@@ -44,69 +50,70 @@ def best(work: Callable[[], object]) -> float:
 
 
 @contextmanager
-def zlib_npz(level: int):  # noqa: ANN201
+def zlib_npz(level: int) -> Iterator[None]:
     """The npz writer with zlib instead of ISA-L."""
     import zlib
 
     from isal import isal_zlib
 
-    own = isal_zlib.compressobj
+    original = isal_zlib.compressobj
     isal_zlib.compressobj = lambda _, method, bits: zlib.compressobj(level, method, bits)
     try:
         yield
     finally:
-        isal_zlib.compressobj = own
+        isal_zlib.compressobj = original
 
 
 @contextmanager
-def zlib_netcdf(level: int):  # noqa: ANN201
-    """The NetCDF writer with its library's own filter, which is zlib."""
+def zlib_netcdf(level: int) -> Iterator[None]:
+    """The NetCDF writer with the filter of the netCDF library, which is zlib."""
     from rs_embed.formats.netcdf import hdf5, variables
 
-    own, hdf5.WORTH = hdf5.WORTH, 1 << 60
-    before = variables.DEFLATED["complevel"]
-    variables.DEFLATED["complevel"] = level
+    min_bytes, hdf5.MIN_BYTES = hdf5.MIN_BYTES, 1 << 60
+    original = variables.COMPRESSION["complevel"]
+    variables.COMPRESSION["complevel"] = level
     try:
         yield
     finally:
-        hdf5.WORTH, variables.DEFLATED["complevel"] = own, before
+        hdf5.MIN_BYTES, variables.COMPRESSION["complevel"] = min_bytes, original
 
 
 @contextmanager
-def isal(name: str, level: int):  # noqa: ANN201
-    """ISA-L with another level, in every array however small; ``name`` is the module that calls it."""
+def isal(name: str, level: int) -> Iterator[None]:
+    """ISA-L with another level for arrays of any size; ``name`` is the module that calls it."""
     from importlib import import_module
 
     from rs_embed.formats.netcdf import hdf5
 
-    called = import_module(f"rs_embed.formats.{name}")
-    own, called.LEVEL = called.LEVEL, level
-    worth, hdf5.WORTH = hdf5.WORTH, 0
+    module = import_module(f"rs_embed.formats.{name}")
+    original, module.LEVEL = module.LEVEL, level
+    min_bytes, hdf5.MIN_BYTES = hdf5.MIN_BYTES, 0
     try:
         yield
     finally:
-        called.LEVEL, hdf5.WORTH = own, worth
+        module.LEVEL, hdf5.MIN_BYTES = original, min_bytes
 
 
-def ours(path: Path, kind: str, array) -> None:  # noqa: ANN001
-    """One array by the project's own writer."""
+def write_array(path: Path, kind: str, array: np.ndarray) -> None:
+    """Write one array with the writer of this project."""
     import numpy as np
 
-    from rs_embed.formats import module
-    from rs_embed.formats.arrays import About, Array, Places, Row
+    from rs_embed.formats import format_module
+    from rs_embed.formats.arrays import ArrayMetadata, FileMetadata, RoiCoordinates, Row
 
     n = len(array)
     names = [f"p{i}" for i in range(n)]
-    places = Places(names, names, np.zeros((n, 2)), np.zeros((n, 4)), [None] * n)
+    rois = RoiCoordinates(names, names, np.zeros((n, 2)), np.zeros((n, 4)), [None] * n)
     format_ = "npz" if path.suffix == ".npz" else "netcdf"
     more = {"bands": tuple(f"B{i}" for i in range(array.shape[1])), "units": "DN"} if kind == "input" else {}
-    about = About(places, False, {"title": "t"})
-    with module(format_).Writer(path, lambda: about) as file:
-        file.add(Array(KEYS[kind], kind, "m", "m", None, **more), array.shape, array.dtype, map(Row, array))
+    metadata = FileMetadata(rois, False, {"title": "t"})
+    with format_module(format_).Writer(path, lambda: metadata) as file:
+        file.add(ArrayMetadata(KEYS[kind], kind, "m", "m", None, **more), array.shape, array.dtype, map(Row, array))
 
 
-def reference(path: Path, kind: str, array) -> None:  # noqa: ANN001
-    """What the published library does with an array, by default: float32, zlib's level 6 or no compression."""
+def write_reference(path: Path, kind: str, array: np.ndarray) -> None:
+    """Write one array as the published library does by default: float32, zlib level 6 or no
+    compression."""
     import numpy as np
     import xarray
 
@@ -117,50 +124,52 @@ def reference(path: Path, kind: str, array) -> None:  # noqa: ANN001
         xarray.Dataset({KEYS[kind]: (tuple("abcd"[: array.ndim]), as_float)}).to_netcdf(path, engine="netcdf4")
 
 
-def within(setting: Callable[[], object], path: Path, kind: str, array) -> None:  # noqa: ANN001
-    """Our writer with another setting."""
+def write_with(setting: Callable[[], AbstractContextManager[None]], path: Path, kind: str, array: np.ndarray) -> None:
+    """Write one array with the writer of this project and another setting."""
     with setting():
-        ours(path, kind, array)
+        write_array(path, kind, array)
 
 
-def tries(kind: str) -> list[tuple[str, str, Callable]]:
-    """(suffix, what it is, what writes it)."""
+def list_variants(kind: str) -> list[tuple[str, str, Callable]]:
+    """(suffix, description, function that writes it)."""
     out: list[tuple[str, str, Callable]] = [
-        (".npz", "rs-embed 0.3.1, npz: float32, zlib 6", reference),
-        (".nc", "rs-embed 0.3.1, NetCDF: float32, not compressed", reference),
+        (".npz", "rs-embed 0.3.1, npz: float32, zlib 6", write_reference),
+        (".nc", "rs-embed 0.3.1, NetCDF: float32, not compressed", write_reference),
     ]
     if kind == "input":
-        out.append((".npz", "**npz: ISA-L 2**", ours))
+        out.append((".npz", "**npz: ISA-L 2**", write_array))
         for level in (0, 1, 3):
-            out.append((".npz", f"npz: ISA-L {level}", partial(within, partial(isal, "npz", level))))
+            out.append((".npz", f"npz: ISA-L {level}", partial(write_with, partial(isal, "npz", level))))
         for level in (1, 6):
-            out.append((".npz", f"npz: zlib {level}", partial(within, partial(zlib_npz, level))))
+            out.append((".npz", f"npz: zlib {level}", partial(write_with, partial(zlib_npz, level))))
     else:
-        out.append((".npz", "**npz: stored**", ours))
-    out.append((".nc", "**NetCDF: ISA-L 2, shuffle**", partial(within, partial(isal, "netcdf.hdf5", 2))))
+        out.append((".npz", "**npz: stored**", write_array))
+    out.append((".nc", "**NetCDF: ISA-L 2, shuffle**", partial(write_with, partial(isal, "netcdf.hdf5", 2))))
     for level in (0, 1, 3):
-        out.append((".nc", f"NetCDF: ISA-L {level}, shuffle", partial(within, partial(isal, "netcdf.hdf5", level))))
+        out.append((".nc", f"NetCDF: ISA-L {level}, shuffle", partial(write_with, partial(isal, "netcdf.hdf5", level))))
     for level in (1, 4, 6):
-        out.append((".nc", f"NetCDF: zlib {level}, shuffle", partial(within, partial(zlib_netcdf, level))))
+        out.append((".nc", f"NetCDF: zlib {level}, shuffle", partial(write_with, partial(zlib_netcdf, level))))
     return out
 
 
-def line(folder: Path, what: str, kind: str, array, suffix: str, label: str, write: Callable) -> str:  # noqa: ANN001
-    """Measure one way."""
+def measure_variant(
+    folder: Path, what: str, kind: str, array: np.ndarray, suffix: str, label: str, write: Callable
+) -> str:
+    """A row of the table."""
     import numpy as np
 
     from rs_embed.formats import open_arrays
 
     path, raw = folder / f"a{suffix}", array.nbytes / 1e6
-    seconds = best(partial(write, path, kind, array))
+    seconds = measure_seconds(partial(write, path, kind, array))
 
     def read() -> np.ndarray:
-        with open_arrays(path) as file:  # anew: HDF5 keeps what it has unpacked
+        with open_arrays(path) as file:  # opened each time: HDF5 caches what it has inflated
             return file.read(KEYS[kind])
 
     if not np.array_equal(read(), array):
         raise SystemExit(f"{label}: other numbers")
-    reading = best(read)
+    reading = measure_seconds(read)
     share = path.stat().st_size / array.nbytes
     return f"| {what} | {label} | {share:.2f} | {raw / seconds:.0f} | {raw / reading:.0f} |"
 
@@ -172,13 +181,13 @@ def main() -> None:
     vectors = np.random.default_rng(0).standard_normal((256, 768), np.float32)
     lines = ["| what | written as | share of the raw bytes | write, MB/s | read, MB/s |", "|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as name:
-        for what, kind, array in (("pixels", "input", pixels()), ("vectors", "embedding", vectors)):
-            for suffix, label, write in tries(kind):
-                lines.append(line(Path(name), what, kind, array, suffix, label, write))
+        for what, kind, array in (("pixels", "input", read_pixels()), ("vectors", "embedding", vectors)):
+            for suffix, label, write in list_variants(kind):
+                lines.append(measure_variant(Path(name), what, kind, array, suffix, label, write))
                 print(lines[-1], flush=True)
     software = f"Python {platform.python_version()}, netCDF4 {version('netCDF4')}, h5py {version('h5py')}, isal {version('isal')}"
-    text = f"""{os.cpu_count()} x {processor()}, {software}; one core; MB are of the array as it is (uint16, float32), digests
-included. What is used is bold.
+    text = f"""{os.cpu_count()} x {cpu_name()}, {software}; one core; MB are of the raw array (uint16, float32), digests
+included. The formats in use are bold.
 
 {chr(10).join(lines)}"""
     write_table("outputs.md", "outputs.py", text)

@@ -1,4 +1,5 @@
-"""``export_batch``: the request as a Python call. It validates, freezes the request, runs the workflow, reads the manifest."""
+"""``export_batch`` and ``plan_batch``: validate a request, run its workflow or estimate its cost,
+and return the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
 from .request.config import ExportConfig, ExportModelRequest, ExportTarget
-from .request.fields import nearest
+from .request.fields import suggest_nearest
 from .request.gee_settings import GeeSettings
 from .request.request import Request
 from .request.rois import RoiTable, read_rois
@@ -46,38 +47,44 @@ def export_batch(
 
     Args:
         spatials: ROIs, one or many ``PointBuffer`` or ``BBox`` (WGS 84 degrees, metres).
-        rois: instead of ``spatials``, a table: the path of a .csv, .geojson, .json or .gpkg file, a pandas DataFrame with the
-            columns of a .csv table, a geopandas GeoDataFrame, or a list of rows; see docs/configuration.md. Names come from its
-            column ``name``.
-        temporal: the window, half-open, of all ROIs without one of their own (``start`` and ``end`` of ``rois``); None only
-            where every ROI has its own, or for models that need none.
-        models: ids, or :class:`ExportModelRequest` where one model differs.
-        target: ``ExportTarget.combined(path)`` or ``ExportTarget.per_item(dir, names=...)``; relative to the working directory.
-        config: run options; instead, single options may be given as keywords (``chunk_size=64``).
-        backend: where pixels come from: ``"gee"`` or ``"gee:<project>"`` (Earth Engine; what ``"auto"`` means), ``"local:<folder>"``, ``"sample"``.
+        rois: instead of ``spatials``, a table: the path of a .csv, .geojson, .json or .gpkg file,
+            a pandas DataFrame with the columns of a .csv table, a geopandas GeoDataFrame, or a
+            list of rows; see docs/configuration.md. The column ``name`` has the names.
+        temporal: the half-open window of all ROIs without a window in ``rois`` (columns ``start``
+            and ``end``); None only if every ROI has a window, or for models that need none.
+        models: ids, or an :class:`ExportModelRequest` for a model with other settings.
+        target: ``ExportTarget.combined(path)`` or ``ExportTarget.per_item(dir, names=...)``;
+            relative to the working directory.
+        config: run options; single options may be given as keywords instead (``chunk_size=64``).
+        backend: source of the pixels: ``"gee"`` or ``"gee:<project>"`` (Earth Engine; the meaning
+            of ``"auto"``), ``"local:<folder>"``, ``"stac"``, ``"stac:<api>"`` or ``"sample"``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         output: pooled vectors (D,) or grids (D, h, w), float32.
-        sensor, fetch: replace, or change, the imagery request of all models; not both.
+        sensor, fetch: replace, or change, the imagery request of all models; at most one of them.
         modality: input modality of all models.
-        input_prep: shorthand for the option of that name.
+        input_prep: shorthand for the option ``input_prep``.
         gee: settings of Earth Engine, for example ``{"project": "my-project"}``; see docs/gee.md.
-        stac: what collections are called in a STAC API that is not known (``{"collections": {...}}``, docs/stac.md).
+        stac: names of the collections in a STAC API that this package does not know
+            (``{"collections": {...}}``, docs/stac.md).
+        options: single options of :class:`ExportConfig`.
 
     Returns:
-        The manifest (a dict) of a combined export, or the list of the ROIs' manifests, in ROI order, of a per_item one.
+        The manifest (a dict) of a combined export; the manifests of the ROIs (a list of dicts in
+        ROI order) of a per_item export.
 
     Raises:
         SpecError, ModelError, ProviderError: the request is invalid; nothing was run or written.
-        RunLockedError: another process works on this target.
-        ExportError: a job failed; what was finished is kept, and the same call goes on from there.
+        RunLockedError: another process is working on this target.
+        StoreError: a file of the work folder is damaged or cannot be used.
+        ExportError: a job failed; finished work is kept, and the same call continues from there.
     """
     from .launch.child import Child
-    from .launch.launcher import execute
-    from .runs.run import open_run
-    from .stages.prepare import check, find_weights
-    from .store.locks import Waited
+    from .launch.launcher import run_workflow
+    from .runs.open_run import open_run
+    from .stages.prepare import check_target, find_weights
+    from .store.locks import PreviousRunEnded
 
-    request = _request(
+    request = _build_request(
         spatials=spatials,
         rois=rois,
         temporal=temporal,
@@ -98,47 +105,53 @@ def export_batch(
     while True:
         with Child() as child:
             run = open_run(request, os.getcwd())
-            check(run)
-            # else the start of the workflow looks for them, and the model's rows say what is missing
+            check_target(run)
+            # with continue_on_error the workflow looks for them, and missing weights fail the rows
+            # of that model only
             if not run.request.config.continue_on_error:
                 find_weights(run)
             try:
-                execute(run, child)
-            except Waited as waited:
-                if waited.fresh:  # what it made anew is what a call without resume asks for
+                run_workflow(run, child)
+            except PreviousRunEnded as waited:
+                if waited.fresh:  # the run that ended had resume=False, too: reuse its results
                     request = replace(request, config=replace(request.config, resume=True, refetch=False))
                 continue
-        return _manifests(run)
+        return _read_manifests(run)
 
 
 def plan_batch(*, gpus: int | None = None, gpu: str | None = None, **arguments: Any) -> Estimate:
-    """What :func:`export_batch` would do with the same arguments, and what that takes. Runs, downloads and writes nothing; the
-    provider is asked what a start asks it.
+    """Estimate what :func:`export_batch` would do with the same arguments: jobs, requests, bytes
+    and hours.
+
+    Runs, downloads and writes nothing. The provider gets the same look-ups as at the start of a
+    run.
 
     Args:
         arguments: those of :func:`export_batch`.
-        gpus: GPUs that will work at a time; None: those of this machine.
-        gpu: which GPUs, for example ``"A100"``; None: this machine's. With either, hours are those of GPUs where ``device`` is
-            ``"auto"``.
+        gpus: number of GPUs used at the same time; None: those of this machine.
+        gpu: model of the GPUs, for example ``"A100"``; None: that of this machine. With ``gpus``
+            or ``gpu``, and ``device="auto"``, hours are GPU hours.
 
     Returns:
-        An :class:`~rs_embed.estimate.Estimate`: ``print`` it; ``.jobs``, ``.bytes``, ``.gpu_hours``, ``.to_dict()``.
+        An :class:`~rs_embed.Estimate`: ``print`` it, or use ``.jobs``, ``.bytes``, ``.gpu_hours``,
+        ``.to_dict()``.
 
     Raises:
         SpecError, ModelError, ProviderError: the request is invalid.
+        StoreError: a file of the work folder is damaged or cannot be used.
     """
     from .estimate import estimate
-    from .runs.run import open_run
-    from .stages.prepare import check
+    from .runs.open_run import open_run
+    from .stages.prepare import check_target
 
     bound = inspect.signature(export_batch).bind(**arguments)
     bound.apply_defaults()
-    run = open_run(_request(**bound.arguments, here=False), os.getcwd(), gpu=True if gpus or gpu else None)
-    check(run)
+    run = open_run(_build_request(**bound.arguments, here=False), os.getcwd(), gpu=True if gpus or gpu else None)
+    check_target(run)
     return estimate(run, gpus=gpus, gpu=gpu)
 
 
-def _request(
+def _build_request(
     *,
     spatials: Any,
     rois: Any,
@@ -149,14 +162,15 @@ def _request(
     here: bool = True,
     **others: Any,
 ) -> Request:
-    """The arguments of :func:`export_batch`, all of them, as a request; ``here``: to be run on this machine."""
+    """The request of all arguments of :func:`export_batch`; ``here``: it will run on this
+    machine."""
     from .launch.launcher import workflow_folder
     from .runs.profiles import find_profile
 
     if input_prep is not None:
         if config is not None:
             raise ModelError(
-                f"input_prep: {input_prep!r} is given beside config; allowed: ExportConfig(input_prep=...)"
+                f"input_prep: {input_prep!r} is given together with config; allowed: ExportConfig(input_prep=...)"
             )
         options["input_prep"] = input_prep
     if (spatials is None) == (rois is None):
@@ -168,19 +182,20 @@ def _request(
         names=table.names,
         windows=table.windows,
         target=target,
-        config=_fold(config, options),
+        config=_merge_options(config, options),
         **others,
     )
     find_profile(request.config.profile, os.getcwd(), workflow_folder(), here=here)
     return request
 
 
-def _fold(config: ExportConfig | None, options: dict) -> ExportConfig | None:
-    """Single options into an ``ExportConfig``; beside a config they are refused, unknown ones are a TypeError."""
+def _merge_options(config: ExportConfig | None, options: dict) -> ExportConfig | None:
+    """An ``ExportConfig`` of single options; options together with a config are refused, unknown
+    ones are a TypeError."""
     for key in options:
         if key not in ExportConfig.keywords():
             raise TypeError(
-                f"export_batch() got an unexpected keyword argument {key!r}{nearest(key, ExportConfig.keywords())}"
+                f"export_batch() got an unexpected keyword argument {key!r}{suggest_nearest(key, ExportConfig.keywords())}"
             )
     if config is not None and not isinstance(config, ExportConfig):
         raise ModelError(f"config: {config!r} is not valid; allowed: an ExportConfig or None")
@@ -189,21 +204,23 @@ def _fold(config: ExportConfig | None, options: dict) -> ExportConfig | None:
     return ExportConfig(**options) if options else config
 
 
-#: Manifests parsed at a time: the parser keeps one copy of a key for all of them, and thousands of ROIs need half the memory.
-_TOGETHER = 256
+#: Manifests parsed at a time: the parser keeps one copy of each key for all of them, which halves
+#: the memory of many ROIs.
+_BATCH = 256
 
 
-def _manifests(run: Run) -> Any:
+def _read_manifests(run: Run) -> dict | list[dict]:
+    """The manifest of a combined run, or the manifests of all ROIs of a per_item run."""
     plan = run.plan
     if plan.layout == "combined":
-        return _read([run.dir / plan.manifest])[0]
+        return _parse_manifests([run.dir / plan.manifest])[0]
     paths = [run.dir / plan.item_manifest(i) for i in range(len(plan.roi_ids))]
-    return [m for start in range(0, len(paths), _TOGETHER) for m in _read(paths[start : start + _TOGETHER])]
+    return [m for start in range(0, len(paths), _BATCH) for m in _parse_manifests(paths[start : start + _BATCH])]
 
 
-def _read(paths: Sequence[Path]) -> list[dict]:
-    """Manifests with the paths in them made absolute."""
-    manifests = json.loads(f"[{','.join(p.read_text(encoding='utf-8') for p in paths)}]")
+def _parse_manifests(paths: Sequence[Path]) -> list[dict]:
+    """The parsed manifests, with absolute paths in them."""
+    manifests: list[dict] = json.loads(f"[{','.join(p.read_text(encoding='utf-8') for p in paths)}]")
     for path, manifest in zip(paths, manifests):
         for key in ("npz_path", "nc_path", "manifest_path"):
             if key in manifest:

@@ -1,25 +1,25 @@
-"""The errors of the package: one root, so that ``except RSEmbedError`` catches every refusal and failure of ours.
+"""The errors of the package. All have one base class, so ``except RSEmbedError`` catches every
+error that it raises on purpose.
 
-RSEmbedError
-├── SpecError       a ROI, window, sensor, output or name that cannot be used
-├── ModelError      a model, option, configuration or combination that is not supported; a model that failed
-├── ProviderError   imagery that could not be had (``retryable`` says whether asking again can help)
-├── StoreError      a file of the work folder that is damaged or cannot be read
-├── RunLockedError  another process is working on the same target
-└── ExportError     the workflow stopped; the message names ROI, model and stage of the first failure
+RSEmbedError ├── SpecError       an invalid ROI, window, sensor, output or name ├── ModelError
+an unsupported model, option, configuration or combination; a model that failed ├── ProviderError
+imagery could not be fetched (``retryable``: whether a repetition can succeed) ├── StoreError
+a file of the work folder is damaged or cannot be read ├── RunLockedError  another process is
+working on the same target └── ExportError     the workflow stopped; the message names ROI, model
+and stage of the first failure
 """
 
 from __future__ import annotations
 
-#: Characters of a message, at most: one that repeats what was given must stay readable whatever that was.
+#: Most characters of a message: one that repeats a long value must stay readable.
 LONGEST = 4000
 
 
 class RSEmbedError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
     def __init__(self, message: str = "", *more: object) -> None:
-        if isinstance(message, str) and len(message) > LONGEST:  # the end says what is allowed
+        if isinstance(message, str) and len(message) > LONGEST:  # the end lists what is allowed
             message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 3 :]}"
         super().__init__(message, *more)
 
@@ -29,15 +29,16 @@ class SpecError(RSEmbedError, ValueError):
 
 
 class ModelError(RSEmbedError):
-    """A model, its options, or the configuration of an export is invalid, or a model failed on an image."""
+    """A model, its options, or the configuration of an export is invalid, or a model failed on an
+    image."""
 
 
 class ProviderError(RSEmbedError):
-    """Imagery could not be had.
+    """Imagery could not be fetched.
 
     Attributes:
-        retryable: True when the same request can succeed later (time-out, quota, dropped connection),
-            False when it is deterministic (unknown band, no permission).
+        retryable: True when the same request can succeed later (time-out, quota, dropped
+            connection), False when it is deterministic (unknown band, no permission).
         retry_after: seconds that the service asks to wait first, or None.
     """
 
@@ -48,11 +49,12 @@ class ProviderError(RSEmbedError):
 
 
 class StoreError(RSEmbedError):
-    """A file of the work folder is damaged, or is not what its path says."""
+    """A file of the work folder is damaged, or its content does not belong to its path."""
 
 
 def can_pass(error: BaseException) -> bool:
-    """Whether the same work can succeed later: not for what a request asks wrongly, nor for a provider's final no."""
+    """Whether the same work can succeed later: false for an invalid request and for a final error
+    of a provider."""
     if isinstance(error, ProviderError):
         return error.retryable
     return not isinstance(error, (SpecError, ModelError))
@@ -63,7 +65,8 @@ class RunLockedError(RSEmbedError):
 
 
 class ExportError(RSEmbedError):
-    """The workflow stopped before the export was complete; what was finished is kept and is reused by the next call.
+    """The workflow stopped before the export was complete; finished work is kept, and the next
+    call reuses it.
 
     Attributes:
         log: path of Snakemake's log of the run, or None.

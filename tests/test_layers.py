@@ -24,7 +24,7 @@ LAYERS = (
     ("providers", "weights", "formats"),
     ("planning", "store", "machine"),
     ("request",),
-    ("errors",),
+    ("errors", "version"),
 )
 #: The same inside packages that have sub-packages; modules of the package that are not named are on no line, and may be
 #: imported by all of them.

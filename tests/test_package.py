@@ -1,10 +1,14 @@
-"""What travels with the package: the wheel from an empty folder, and files that have to agree."""
+"""The public names, the wheel, and files of the checkout that must agree."""
 
 from __future__ import annotations
 
+import ast
+import builtins
+import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +18,7 @@ import pytest
 import yaml
 
 import rs_embed
+from rs_embed import errors, version
 from rs_embed.cli import main
 
 from .support.exports import CHECKOUT, python
@@ -56,15 +61,87 @@ for name, given in {
     assert (site / "rs_embed" / "formats" / "manifest.schema.json").exists()
 
 
-def test_everything_public_is_importable_from_the_top():
-    names = (
-        "BBox PointBuffer TemporalSpec SensorSpec FetchSpec OutputSpec InputPrepSpec ExportTarget ExportConfig "
-        "ExportModelRequest export_batch plan_batch load_export RSEmbedError SpecError ProviderError ModelError"
-    )
-    for name in names.split():
-        assert name in rs_embed.__all__
+def test_the_public_names_are_sorted_documented_and_importable():
+    assert rs_embed.__all__ == sorted(set(rs_embed.__all__))
+    assert set(rs_embed.__all__) <= set(dir(rs_embed))
+    for name in rs_embed.__all__:
         assert getattr(rs_embed, name).__doc__
-    assert rs_embed.__all__ == sorted(rs_embed.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'export_bach'"):
+        rs_embed.export_bach  # noqa: B018
+
+
+def _documented_members() -> dict[str, tuple[list[str], str]]:
+    """Annotations and docstring of every public function, and of every public field, method and
+    property of the classes."""
+    members = {}
+    for name in rs_embed.__all__:
+        value = getattr(rs_embed, name)
+        if inspect.isfunction(value):
+            members[name] = ([*map(str, value.__annotations__.values())], value.__doc__)
+        if not inspect.isclass(value):
+            continue
+        fields = [str(kind) for field, kind in inspect.get_annotations(value).items() if not field.startswith("_")]
+        members[name] = (fields, value.__doc__)
+        for member, kind in vars(value).items():
+            function = getattr(kind, "fget", None) or getattr(kind, "func", None) or getattr(kind, "__func__", kind)
+            if inspect.isfunction(function) and not member.startswith("_"):
+                annotations = [*map(str, function.__annotations__.values())]
+                members[f"{name}.{member}"] = (annotations, function.__doc__ or "")
+    return members
+
+
+def test_classes_and_errors_of_public_functions_are_public():
+    sources = [path.read_text() for path in (CHECKOUT / "rs_embed").rglob("*.py")]
+    defined = {name for source in sources for name in re.findall(r"^class ([A-Z]\w+)", source, re.MULTILINE)}
+    known = {*rs_embed.__all__, "Records"}  # of ModelResult.meta: to users a sequence
+    members = _documented_members()
+    assert {"plan_batch", "load_export", "ExportTarget.combined", "ExportResult.to_xarray", "Estimate"} <= set(members)
+    for member, (kinds, text) in members.items():
+        used = {word for kind in kinds for word in re.findall(r"\w+", kind)} & defined
+        raised = {word for word in re.findall(r"\b[A-Z]\w*Error\b", text) if not hasattr(builtins, word)}
+        assert used | raised <= known, member
+
+
+def test_all_errors_are_public():
+    own = [error for error in vars(errors).values() if inspect.isclass(error) and issubclass(error, Exception)]
+    assert {error.__name__ for error in own} <= set(rs_embed.__all__)
+
+
+def test_importing_the_package_imports_no_large_library(tmp_path):
+    heavy = ["torch", "numpy", "snakemake", "pandas", "rasterio", "ee", "rs_embed.estimate", "rs_embed.engine"]
+    code = f"import sys, rs_embed; print([m for m in {heavy} if m in sys.modules])"
+    assert python(code, tmp_path).stdout == "[]\n"
+    code = "import sys; from rs_embed import *; print(Estimate.__name__, 'torch' in sys.modules)"
+    assert python(code, tmp_path).stdout == "Estimate False\n"
+
+
+def test_type_checkers_see_every_public_name():
+    tree = ast.parse((CHECKOUT / "rs_embed" / "__init__.py").read_text())
+    imported = {a.asname or a.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
+    declared = {node.target.id for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)}
+    assert set(rs_embed.__all__) <= imported | declared
+    assert (CHECKOUT / "rs_embed" / "py.typed").exists()
+
+
+def test_the_version_is_that_of_the_distribution(tmp_path, capsys):
+    assert rs_embed.__version__ == PROJECT["version"]
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == f"{PROJECT['name']} {PROJECT['version']}\n"
+    assert PROJECT["name"] == version.DISTRIBUTION
+
+
+def test_the_version_without_metadata_is_that_of_the_checkout_or_unknown(tmp_path):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import rs_embed; print(rs_embed.__version__)"
+    link, copy = tmp_path / "link", tmp_path / "copy"
+    link.mkdir()
+    (link / "rs_embed").symlink_to(CHECKOUT / "rs_embed")
+    shutil.copytree(CHECKOUT / "rs_embed", copy / "rs_embed", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder, expected in ((link, PROJECT["version"]), (copy, version.UNKNOWN)):
+        # -S: without the site-packages, which have the metadata
+        done = subprocess.run([sys.executable, "-S", "-c", code, str(folder)], capture_output=True, text=True)
+        assert done.stdout == f"{expected}\n", done.stderr
 
 
 def _names(requirements: list[str]) -> set[str]:

@@ -14,5 +14,5 @@ def test_the_document_has_the_tables_of_the_tests():
 def test_the_files_it_names_are_there():
     text = DOCUMENT.read_text()
     for name in ("test_kill.py", "test_damage.py", "test_change.py"):
-        assert f"tests/{name}" in text
-        assert (CHECKOUT / "tests" / name).exists()
+        assert f"tests/workflow/{name}" in text
+        assert (CHECKOUT / "tests" / "workflow" / name).exists()

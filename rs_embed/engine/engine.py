@@ -1,8 +1,9 @@
-"""The engine: images through an adapter in batches, once for all models; tiles, crops, devices and precision are here.
+"""Runs images through a model in batches, on one device, for all model families.
 
-Reproducible by construction: every forward pass has the same number of images (the last batch is padded), each worker
-uses one intra-op thread, and images meet only images of their own shape. So an embedding's bits do not depend on the
-chunk, the order, the number of workers or of cores; only on the batch size (within 1e-5) and the device.
+Results are reproducible by construction. Every forward pass has the same number of inputs (the
+last batch is padded), each worker uses one intra-op thread, and a batch contains inputs of one
+shape only. So the bits of an embedding do not depend on the chunk, the order, or the number of
+workers or cores. They depend on the batch size (within 1e-5) and the device.
 """
 
 from __future__ import annotations
@@ -10,68 +11,75 @@ from __future__ import annotations
 import collections
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..machine.cores import Share, Turn
-from ..machine.devices import resolve
+from ..machine.cores import CoreShare, ThreadLimit
+from ..machine.devices import resolve_device
 from ..models.base import Adapter, Image
 from ..planning.model_info import Prep
 from ..request.specs import OutputSpec
 from ..weights.checkpoints import Checkpoint
-from . import torch_device as on
-from .preprocessing import Input, inputs
-from .tiled_image import Embedding, Pieces, pieces_of
+from . import torch_device
+from .preprocessing import NetworkInput, preprocess_images
+from .tiled_image import Embedding, TiledImage, tile_image
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
-#: Inputs of one shape wait for a full batch; when this many batches' worth of inputs wait in all, the shape that has
-#: waited longest is run padded. Bounds memory for ROIs of many shapes.
+#: Inputs of one shape wait for a full batch. When this many batches' worth of inputs wait in all,
+#: the shape that has waited longest runs padded. Bounds memory for ROIs of many shapes.
 _WAITING_BATCHES = 8
-#: Threads that read and preprocess, at most; on a CPU it is one for so many forward passes at a time, and one at least.
-_READERS, _CORES_A_READER = 8, 4
+#: Largest number of threads that read and preprocess; cores per such thread on a CPU.
+_MAX_READERS, _CORES_PER_READER = 8, 4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a unit is run: none of it is in an identity.
+    """How a unit runs; none of it is in an identity.
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``mps``.
-        batch: images per forward pass.
-        workers: threads over whole batches, and how many may be at work; two on an accelerator, so that one prepares while the
-            other computes.
+        batch: inputs per forward pass.
+        workers: threads over whole batches, and how many may run at a time; two on an accelerator,
+            so that one prepares a batch while the other computes.
         readers: threads that read and preprocess images ahead of them.
     """
 
     device: str
     batch: int
-    workers: Share
+    workers: CoreShare
     readers: int = 1
 
 
-def settings(adapter: Adapter, device: str, batch: int | None, threads: Share) -> Settings:
-    """Settings of a job: device resolved with torch, batch from the request or the model's default for the device."""
-    kind = resolve(device)
-    batch = batch or adapter.info.batch.get(kind, 1)
-    if kind == "cpu":
-        return Settings(kind, batch, threads, max(1, min(threads.own // _CORES_A_READER, _READERS)))
-    return Settings(kind, batch, Share(2), max(1, min(threads.own, _READERS)))
+def resolve_settings(adapter: Adapter, device: str, batch: int | None, threads: CoreShare) -> Settings:
+    """Settings of a job: device resolved with torch, batch from the request or the model's default
+    for the device."""
+    device = resolve_device(device)
+    batch = batch or adapter.info.batch.get(device, 1)
+    if device == "cpu":
+        return Settings(device, batch, threads, max(1, min(threads.assigned // _CORES_PER_READER, _MAX_READERS)))
+    return Settings(device, batch, CoreShare(2), max(1, min(threads.assigned, _MAX_READERS)))
 
 
 class Engine:
     """A loaded model. Use as a context manager: its weights are released at the end.
 
     Args:
-        adapter, options, modality, bands, output: the unit.
-        how: device, batch and threads.
-        weights: where its weights are, None for a model without.
+        adapter, options, modality, bands, output: of the unit.
+        settings: device, batch and threads.
+        weights: file of the weights; None for a model without weights.
         prep: the large-image policy.
         precision: ``"fp32"`` or ``"bf16"``.
+
+    Attributes:
+        weights_record: what manifests contain about the weights, from
+            :meth:`Adapter.describe_weights`.
+        thread_limit: limits the forward passes that run at a time.
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class Engine:
         modality: str,
         bands: tuple[str, ...],
         output: OutputSpec,
-        how: Settings,
+        settings: Settings,
         weights: Checkpoint | None = None,
         prep: Prep = Prep("native"),
         precision: str = "fp32",
@@ -93,116 +101,129 @@ class Engine:
         torch.backends.cudnn.deterministic = True
         # convolutions in float32 mean float32, as matrix products do by default
         torch.backends.cudnn.allow_tf32 = False
-        self.adapter, self.options, self.output, self.how, self.prep = adapter, options, output, how, prep
+        self.adapter, self.options, self.output, self.settings, self.prep = adapter, options, output, settings, prep
         network = adapter.load(options, modality, bands, weights)
-        self.said = adapter.record(network, options)
-        self._exact = None  # what the first image is compared with
+        self.weights_record = adapter.describe_weights(network, options)
+        self._float32_reference: Any = None  # the first image is compared with it in bfloat16
         if precision == "bf16":
-            self._exact = on.shortened(network).to(how.device)
-            network = on.lowered(network)
-        self.network = network.to(how.device)
-        self._size = how.batch
-        self._lock, self.turn = threading.Lock(), Turn(how.workers)
+            self._float32_reference = torch_device.keep_first_block(network).to(settings.device)
+            network = torch_device.to_bfloat16(network)
+        self.network = network.to(settings.device)
+        self._batch_size = settings.batch
+        self._lock, self.thread_limit = threading.Lock(), ThreadLimit(settings.workers)
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.network = self._exact = None
-        on.release(self.how.device)
+        self.network = self._float32_reference = None
+        torch_device.release_memory(self.settings.device)
 
     def run(
         self, items: Iterable[tuple[Any, Image | Callable[[], Image]]]
     ) -> Iterator[tuple[Any, Embedding | Exception]]:
-        """Embed images, or what reads them when called; yields (key, embedding) or (key, error) in the order batches finish.
+        """Embed images; yields (key, embedding) or (key, error) as batches finish.
 
-        An error of one image's reading or preprocessing is its own; an error of a forward pass is that of every image in
-        it. What tiles and squares come to is said in :mod:`rs_embed.engine.tiled_image`.
+        An error in reading or preprocessing concerns one image; an error in a forward pass
+        concerns every image of the batch. :mod:`rs_embed.engine.tiled_image` describes how tiles
+        and squares become embeddings.
+
+        Args:
+            items: keys and images, or functions that read them.
         """
-        waiting: dict[tuple, list[Input]] = collections.OrderedDict()
+        waiting: collections.OrderedDict[tuple, list[NetworkInput]] = collections.OrderedDict()
         running: set[Future] = set()
-        batch, workers, names = self.how.batch, self.how.workers, {"thread_name_prefix": "forward"}
-        with ThreadPoolExecutor(self.how.readers) as readers, ThreadPoolExecutor(workers.most, **names) as pool:
-            ahead = {"images": 2 * self.how.readers, "pieces": max(batch, 2 * self.how.readers)}
-            for key, found in inputs(items, self._cut, self._preprocess, readers, **ahead):
-                if isinstance(found, Exception):
-                    yield key, found
+        batch, workers, ahead = self.settings.batch, self.settings.workers, 2 * self.settings.readers
+        with (
+            ThreadPoolExecutor(self.settings.readers) as readers,
+            ThreadPoolExecutor(workers.maximum, thread_name_prefix="forward") as pool,
+        ):
+            limits = {"images_ahead": ahead, "tiles_ahead": max(batch, ahead)}
+            for key, result in preprocess_images(items, self._tile, self._preprocess, readers, **limits):
+                if isinstance(result, Exception):
+                    yield key, result
                     continue
-                waiting.setdefault(found.shape, []).append(found)
-                if len(waiting[found.shape]) == batch:
-                    running.add(pool.submit(self._forward, waiting.pop(found.shape)))
+                waiting.setdefault(result.shape, []).append(result)
+                if len(waiting[result.shape]) == batch:
+                    running.add(pool.submit(self._forward, waiting.pop(result.shape)))
                 elif sum(map(len, waiting.values())) >= _WAITING_BATCHES * batch:
                     running.add(pool.submit(self._forward, waiting.pop(next(iter(waiting)))))
-                while len(running) > 2 * workers.now():
+                while len(running) > 2 * workers.available():
                     running = yield from _collect(running)
-            running |= {pool.submit(self._forward, rest) for rest in waiting.values()}
+            running |= {pool.submit(self._forward, inputs) for inputs in waiting.values()}
             while running:
                 running = yield from _collect(running)
 
-    def _cut(self, key: Any, image: Image) -> Pieces:
-        return pieces_of(self.adapter, self.options, self.prep, self.output, key, image)
+    def _tile(self, key: Any, image: Image) -> TiledImage:
+        return tile_image(self.adapter, self.options, self.prep, self.output, key, image)
 
     def _preprocess(self, image: Image) -> dict[str, np.ndarray]:
         return self.adapter.preprocess(image, self.options)
 
-    # forward passes --------------------------------------------------------------------------------------------
+    def _forward(self, batch: list[NetworkInput]) -> list[tuple[NetworkInput, np.ndarray | Exception]]:
+        """Results of inputs of one shape. Waits for a free worker. Out of memory halves the batch
+        size permanently."""
+        with self.thread_limit:
+            return self._compute_results(batch)
 
-    def _forward(self, batch: list[Input]) -> list[tuple[Input, np.ndarray | Exception]]:
-        """Results of inputs of one shape, when a worker may. Where the memory does not suffice the batch is halved, for good."""
-        with self.turn:
-            return self._results(batch)
-
-    def _results(self, batch: list[Input]) -> list[tuple[Input, np.ndarray | Exception]]:
+    def _compute_results(self, batch: list[NetworkInput]) -> list[tuple[NetworkInput, np.ndarray | Exception]]:
         while True:
-            size = self._size
+            size = self._batch_size
             try:
-                parts = (batch[start : start + size] for start in range(0, len(batch), size))
-                rows = [_finite(row) for part in parts for row in self._rows(part, size)]
+                slices = (batch[start : start + size] for start in range(0, len(batch), size))
+                rows = [_check_finite(row) for inputs in slices for row in self._compute_rows(inputs, size)]
                 for one in batch:
-                    one.pieces.batch = size
+                    one.image.batch = size
                 return list(zip(batch, rows, strict=True))
             except Exception as error:
-                if not (on.out_of_memory(error) and size > 1):
+                if not (torch_device.is_out_of_memory(error) and size > 1):
                     return [(one, error) for one in batch]
-            self._halve(size)
+            self._halve_batch_size(size)
 
-    def _halve(self, size: int) -> None:
+    def _halve_batch_size(self, size: int) -> None:
         with self._lock:
-            if self._size == size:  # unless another worker has
-                self._size = size // 2
-                text = f"{self.adapter.info.id}: out of memory with {size} images a batch, going on with {self._size}"
-                print(f"rs-embed: {text} (infer_batch_size={self._size} spares the attempt)", file=sys.stderr)
-        on.release(self.how.device)
+            if self._batch_size == size:  # unless another worker has halved it
+                self._batch_size = size // 2
+                text = f"out of memory with {size} images per batch, continuing with {size // 2}"
+                hint = f"infer_batch_size={size // 2} avoids this attempt"
+                print(f"rs-embed: {self.adapter.info.id}: {text} ({hint})", file=sys.stderr)
+        torch_device.release_memory(self.settings.device)
 
-    def _rows(self, batch: list[Input], size: int) -> np.ndarray:
-        """One forward pass of exactly ``size`` images; missing ones repeat the first. (len(batch), ...) float32."""
+    def _compute_rows(self, batch: list[NetworkInput], size: int) -> np.ndarray:
+        """One forward pass of exactly ``size`` inputs; copies of the first one pad the batch.
+        (len(batch), ...) float32."""
         import torch
 
         padded = [one.arrays for one in batch] + [batch[0].arrays] * (size - len(batch))
+        device, output_kind = self.settings.device, batch[0].image.output_kind
         with torch.inference_mode():
-            tensors = {n: on.placed([arrays[n] for arrays in padded], self.how.device) for n in padded[0]}
-            made = self._asked(self.network, tensors, batch[0].pieces.kind)
-            if self._exact is not None:
-                self._check({n: t[:1] for n, t in tensors.items()}, batch[0].pieces.kind)
-            return made[: len(batch)].float().cpu().numpy()
+            tensors = {n: torch_device.stack_on_device([arrays[n] for arrays in padded], device) for n in padded[0]}
+            result = self.run_network(self.network, tensors, output_kind)
+            if self._float32_reference is not None:
+                self._check_precision({n: t[:1] for n, t in tensors.items()}, output_kind)
+            return result[: len(batch)].float().cpu().numpy()
 
-    def _asked(self, network: Any, tensors: dict, kind: str) -> Any:
+    def run_network(self, network: Any, tensors: dict[str, torch.Tensor], output_kind: str) -> torch.Tensor:
+        """Vectors (B, D) of a batch of inputs where ``output_kind`` is ``"pooled"``, else grids
+        (B, D, h, w)."""
         tokens = self.adapter.forward(network, tensors, self.options)
-        if kind == "own":
+        if output_kind == "pooled":
             return self.adapter.pooled(tokens, self.output, self.options)
         return self.adapter.grid(tokens, OutputSpec.grid(self.output.pooling), self.options)
 
-    def _check(self, first: dict, kind: str) -> None:
-        """Once: the first image through the first block, in both precisions."""
+    def _check_precision(self, first: dict[str, torch.Tensor], output_kind: str) -> None:
+        """Once: compare the first input after the first block in bfloat16 and float32."""
         with self._lock:
-            if self._exact is not None:
-                found, wanted = (self._asked(n, first, kind) for n in (on.shortened(self.network), self._exact))
-                on.check(found, wanted, self.how.device)
-                self._exact = None
+            if self._float32_reference is not None:
+                networks = torch_device.keep_first_block(self.network), self._float32_reference
+                bfloat16, float32 = (self.run_network(network, first, output_kind) for network in networks)
+                torch_device.check_precision(bfloat16, float32, self.settings.device)
+                self._float32_reference = None
 
 
-def _finite(row: np.ndarray) -> np.ndarray | Exception:
-    """A result, or the error of one that is no embedding: NaN stands for what is not there."""
+def _check_finite(row: np.ndarray) -> np.ndarray | Exception:
+    """A result, or the error of one with values that are not finite: in exports NaN means no
+    data."""
     import numpy as np
 
     if np.isfinite(row).all():
@@ -212,15 +233,16 @@ def _finite(row: np.ndarray) -> np.ndarray | Exception:
     )
 
 
-def _collect(running: set[Future]) -> Iterator[tuple[Any, Embedding | Exception]]:
-    """Wait for a batch; gives the images that are complete with it, and returns the batches that still run."""
-    done, rest = wait(running, return_when=FIRST_COMPLETED)
+def _collect(running: set[Future]) -> Generator[tuple[Any, Embedding | Exception], None, set[Future]]:
+    """Wait for a batch; yields the images that it completes, and returns the batches that still
+    run."""
+    done, still_running = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
         for one, row in future.result():
             if isinstance(row, Exception):
-                if not one.pieces.failed:
-                    one.pieces.failed = True
-                    yield one.pieces.key, row
-            elif (whole := one.pieces.add(one.number, row)) is not None:
-                yield one.pieces.key, whole
-    return rest  # type: ignore[return-value]
+                if not one.image.failed:
+                    one.image.failed = True
+                    yield one.image.key, row
+            elif (embedding := one.image.add_result(one.number, row)) is not None:
+                yield one.image.key, embedding
+    return still_running

@@ -1,76 +1,79 @@
-"""What one image takes: pictures through the network, operations, numbers in and out."""
+"""The cost of embedding one image: forward passes, operations, numbers in and out, seconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..errors import ModelError
-from ..models import describe
-from ..planning.flops import Picture
+from ..models import get_model_info
+from ..planning.flops import InputShape
 from ..planning.units import Source, Unit
 from . import tile_layout
 
-
-def frames_of(source: Source) -> int:
-    """Most frames of a chip."""
-    return 1 if source.frames.mode == "composite" else source.frames.count
-
-
-#: What a core of a CPU computes, GFLOP/s, and what reading and preprocessing an image takes a thread, seconds: ``make bench-rates`` on
-#: an Intel Xeon with AVX-512, and docs/benchmarks-models.md.
+#: Rate of a core of a CPU, GFLOP/s, and time of a thread to read and preprocess an image, seconds:
+#: ``make bench-rates`` on an Intel Xeon with AVX-512, and docs/benchmarks-models.md.
 CORE_GFLOPS, READ_S = 150.0, 0.01
-#: What a GPU computes, GFLOP/s: 60 % of the 19.5 TFLOP/s (float32) of NVIDIA's data sheet of the A100, assumed; and threads that read
-#: for it.
+#: Rate of a GPU, GFLOP/s: 60 % (assumed) of the 19.5 TFLOP/s (float32) in NVIDIA's data sheet of
+#: the A100; and the number of threads that read for it.
 GPU_GFLOPS, GPU_READERS = 11_700.0, 4
 
 
 @dataclass(frozen=True)
-class Image:
-    """What one image of a unit takes.
+class ImageCost:
+    """What one image of a unit costs.
 
     Attributes:
-        passes: pictures through the network. flops: of all of them. numbers: that enter the network.
-        embedding: numbers of its embedding, at most (of a box, the cells of the square that it lies in).
+        passes: tiles that pass through the network. flops: operations of all passes.
+        input_values: numbers that enter the network.
+        embedding_values: numbers of its embedding, at most (for a box, the cells of its enclosing
+            square).
     """
 
     passes: int
     flops: int
-    numbers: int
-    embedding: int
+    input_values: int
+    embedding_values: int
 
 
-def image(unit: Unit, output: str, shape: tuple[int, int], frames: int) -> Image | None:
-    """One image of (height, width) pixels; None where the model does not say. An image that the model refuses takes nothing."""
-    info = describe(unit.model)
+def max_frames(source: Source) -> int:
+    """Most frames of a chip."""
+    return 1 if source.frames.mode == "composite" else source.frames.count
+
+
+def compute_image_cost(unit: Unit, output: str, shape: tuple[int, int], frames: int) -> ImageCost | None:
+    """The cost of one image of (height, width) pixels; 0 of an image that the model refuses, None
+    where the cost of the model is unknown."""
+    info = get_model_info(unit.model)
     if info.cost is None:
         return None
     height, width = shape
     if min(shape) < info.smallest(unit.options):
-        return Image(0, 0, 0, 0)
+        return ImageCost(0, 0, 0, 0)
     try:
-        layout = tile_layout.layout(height, width, unit.prep, output)
-        count, cut = 1, False
+        layout = tile_layout.compute_layout(height, width, unit.prep, output)
+        count, is_tile = 1, False
         if layout is not None:
-            count, cut = len(layout.spans), unit.prep.mode == "tile" or len(layout.spans) > 1
-            height, width = (layout.tile, layout.tile) if count > 1 else (layout.height, layout.width)
-        picture = Picture(height, width, frames, len(unit.sensor.bands), unit.sensor.scale_m, cut)
-        one = info.cost(unit.options, unit.modality, picture)
+            count = len(layout.tiles)
+            is_tile = unit.prep.mode == "tile" or count > 1
+            height, width = (layout.tile_size, layout.tile_size) if count > 1 else (layout.height, layout.width)
+        size = InputShape(height, width, frames, len(unit.sensor.bands), unit.sensor.scale_m, is_tile)
+        cost = info.cost(unit.options, unit.modality, size)
     except ModelError:
-        return Image(0, 0, 0, 0)
-    depth, rows, columns = one.grid
-    if count > 1:
-        rows, columns = layout.joined(rows, columns)
-    numbers = depth * rows * columns if output == "grid" else info.dim(unit.options)
-    return Image(count, count * one.flops, count * one.numbers, numbers)
+        return ImageCost(0, 0, 0, 0)
+    depth, rows, columns = cost.grid
+    if layout is not None and count > 1:
+        rows, columns = layout.joined_shape(rows, columns)
+    embedding_values = depth * rows * columns if output == "grid" else info.dim(unit.options)
+    return ImageCost(count, count * cost.flops, count * cost.input_values, embedding_values)
 
 
-def seconds(unit: Unit, source: Source, output: str, shape: tuple[int, int], *, gpu: bool) -> float:
-    """What an image of (height, width) pixels takes one core or one GPU, in float32, within a factor of three; 1 where nothing is
-    known, or the model refuses such an image."""
-    found = image(unit, output, shape, frames_of(source))
-    if found is None or not found.passes:
+def estimate_seconds(unit: Unit, source: Source, output: str, shape: tuple[int, int], *, gpu: bool) -> float:
+    """Time of one core or one GPU for an image of (height, width) pixels in float32, within a
+    factor of three; 1 where the cost is unknown, or the model refuses the image."""
+    cost = compute_image_cost(unit, output, shape, max_frames(source))
+    if cost is None or not cost.passes:
         return 1.0
     if gpu:
-        computing = found.flops / (GPU_GFLOPS * 1e9 * describe(unit.model).pace)
-        return max(found.passes * READ_S / GPU_READERS, computing)
-    return found.passes * READ_S + found.flops / (CORE_GFLOPS * 1e9)
+        computing = cost.flops / (GPU_GFLOPS * 1e9 * get_model_info(unit.model).pace)
+        return max(cost.passes * READ_S / GPU_READERS, computing)
+    return cost.passes * READ_S + cost.flops / (CORE_GFLOPS * 1e9)

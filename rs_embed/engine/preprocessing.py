@@ -1,4 +1,4 @@
-"""Images into the inputs of a network, made ahead of the forward passes by a few threads, in order, a bounded number at a time."""
+"""Turns images into inputs of a network ahead of the forward passes, in threads and in order."""
 
 from __future__ import annotations
 
@@ -7,91 +7,103 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..models.base import Image
-from .tiled_image import Pieces
+from .tiled_image import TiledImage
 
 if TYPE_CHECKING:
     import numpy as np
 
+_Tag = TypeVar("_Tag")
+_Result = TypeVar("_Result")
+
 
 @dataclass(frozen=True)
-class Input:
-    """One piece of an image, preprocessed."""
+class NetworkInput:
+    """One tile of an image, preprocessed."""
 
-    pieces: Pieces
+    image: TiledImage
     number: int
     arrays: dict[str, np.ndarray]
 
     @property
     def shape(self) -> tuple:
-        """What inputs must have in common to be in one batch."""
+        """What inputs of one batch have in common."""
         arrays = sorted(self.arrays.items())
-        return (self.pieces.kind, *((name, a.shape, a.dtype.str) for name, a in arrays))
+        return (self.image.output_kind, *((name, a.shape, a.dtype.str) for name, a in arrays))
 
 
-def inputs(
+def preprocess_images(
     items: Iterable[tuple[Any, Image | Callable[[], Image]]],
-    cut: Callable[[Any, Image], Pieces],
+    tile: Callable[[Any, Image], TiledImage],
     preprocess: Callable[[Image], dict[str, np.ndarray]],
     readers: ThreadPoolExecutor,
     *,
-    images: int,
-    pieces: int,
-) -> Iterator[tuple[Any, Input | Exception]]:
+    images_ahead: int,
+    tiles_ahead: int,
+) -> Iterator[tuple[Any, NetworkInput | Exception]]:
     """The inputs of every image, in order.
 
     Args:
-        items: keys and images, or what reads them when called.
-        cut: makes an image's pieces. preprocess: makes a piece's arrays.
-        images, pieces: how many are made ahead.
+        items: keys and images, or functions that read them.
+        tile: cuts an image. preprocess: computes the arrays of a tile.
+        images_ahead, tiles_ahead: how many are read and preprocessed ahead.
 
     Yields:
-        (key, input of one piece), or (key, error): one error for an image, whatever its pieces.
+        (key, input of one tile), or (key, error): one error per image, whatever the
+            number of its tiles.
     """
-    for made, future in _ahead(_pieces(items, cut, preprocess, readers, images), readers, pieces):
-        key, error = made if isinstance(made, tuple) else (made.key, None)
-        if error is None:
-            if made.failed:  # its error was told
-                continue
-            try:
-                yield key, future.result()
-                continue
-            except Exception as raised:
-                made.failed, error = True, raised
-        yield key, error
-
-
-def _pieces(items: Iterable, cut: Callable, preprocess: Callable, readers: ThreadPoolExecutor, images: int) -> Iterator:
-    """(pieces, task that makes one input), or ((key, error), None)."""
-    reading = ((key, item if callable(item) else partial(_same, item)) for key, item in items)
-    for key, future in _ahead(reading, readers, images):
-        try:
-            made = cut(key, future.result())
-        except Exception as error:
-            yield (key, error), None
+    images = _submit_ahead(((key, partial(_read_image, item)) for key, item in items), readers, images_ahead)
+    for (key, image), future in _submit_ahead(_list_tiles(images, tile, preprocess), readers, tiles_ahead):
+        if image is not None and image.failed:  # the error of an image is reported once
             continue
-        for number in range(made.count):
-            yield made, partial(_input, made, number, preprocess)
+        try:
+            result: NetworkInput | Exception = future.result()
+        except Exception as error:
+            result = error
+            if image is not None:
+                image.failed = True
+        yield key, result
 
 
-def _ahead(
-    tasks: Iterable[tuple[Any, Callable | None]], pool: ThreadPoolExecutor, limit: int
-) -> Iterator[tuple[Any, Future | None]]:
-    """Begin tasks in order, at most ``limit`` before the first of them is asked for."""
-    begun: collections.deque[tuple[Any, Future | None]] = collections.deque()
+def _list_tiles(
+    images: Iterable[tuple[Any, Future[Image]]], tile: Callable, preprocess: Callable
+) -> Iterator[tuple[tuple[Any, TiledImage | None], Callable[[], NetworkInput] | Exception]]:
+    """(key, image) and the task that preprocesses a tile; (key, None) and the error of an image
+    that cannot be read or cut."""
+    for key, future in images:
+        try:
+            image = tile(key, future.result())
+        except Exception as error:
+            yield (key, None), error
+            continue
+        for number in range(image.count):
+            yield (key, image), partial(_preprocess_tile, image, number, preprocess)
+
+
+def _submit_ahead(
+    tasks: Iterable[tuple[_Tag, Callable[[], _Result] | Exception]], pool: ThreadPoolExecutor, limit: int
+) -> Iterator[tuple[_Tag, Future[_Result]]]:
+    """Start tasks in order, at most ``limit`` before the result of the first one is used. An error
+    counts as a failed task."""
+    started: collections.deque[tuple[_Tag, Future[_Result]]] = collections.deque()
     for tag, task in tasks:
-        begun.append((tag, None if task is None else pool.submit(task)))
-        if len(begun) > limit:
-            yield begun.popleft()
-    while begun:
-        yield begun.popleft()
+        if isinstance(task, Exception):
+            future: Future[_Result] = Future()
+            future.set_exception(task)
+        else:
+            future = pool.submit(task)
+        started.append((tag, future))
+        if len(started) > limit:
+            yield started.popleft()
+    while started:
+        yield started.popleft()
 
 
-def _same(image: Image) -> Image:
-    return image
+def _read_image(item: Image | Callable[[], Image]) -> Image:
+    return item() if callable(item) else item
 
 
-def _input(pieces: Pieces, number: int, preprocess: Callable[[Image], dict[str, np.ndarray]]) -> Input:
-    return Input(pieces, number, preprocess(pieces.image(number)))
+def _preprocess_tile(image: TiledImage, number: int, preprocess: Callable) -> NetworkInput:
+    return NetworkInput(image, number, preprocess(image.tile(number)))

@@ -1,12 +1,15 @@
-"""One image and what becomes of it: its pieces (tiles, or itself) going in, one embedding coming out.
+"""One image as tiles, and one embedding from their results. A tile is a cut of an image, or the
+whole image where it is not cut.
 
-What the network is asked for, and how the answers become the embedding:
+The network returns its own vector or a grid of cells for each tile. They become the embedding as
+follows:
 
-- grid: the cells of every piece, joined; of an image that was enlarged to a square, those that the ROI touches;
-- vector of an image: the model's own; of tiles, the mean (or maximum) of their own vectors, weighted with the pixels
-  that each tile owns in the ROI;
-- vector of a ROI in a square, in one piece: mean (or maximum) of the cells that the ROI touches, or the model's own
-  vector of the square (``ModelInfo.of_rectangle``).
+- grid: the cells of all tiles, joined; of an image that was enlarged to a square, the cells that
+  the ROI touches;
+- vector of an uncut image: the model's own; of several tiles, the mean (or maximum) of their own
+  vectors, weighted with the pixels in the ROI that each tile owns;
+- vector of a ROI in an uncut square: mean (or maximum) of the cells that the ROI touches, or the
+  model's own vector of the square (``ModelInfo.rectangle_pooling``).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelError
 from ..models.base import Adapter, Image
 from ..planning.model_info import Prep
-from ..request.geometry import centre_of, crop
+from ..request.geometry import centre_of_window, crop_slices
 from ..request.specs import OutputSpec
 from . import tile_layout
 
@@ -27,23 +30,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What an image became.
+    """The embedding of an image.
 
     Attributes:
         array: (D,) or (D, h, w) float32.
-        said: ``input_prep`` (what was done to a large image), ``batch`` (images of its forward pass) and, of a grid, its
-            shape ``grid`` and ``cells``, the share of the image that it covers: (y0, y1, x0, x1).
+        metadata: ``input_prep`` (how a large image was prepared), ``batch`` (inputs of its forward
+            pass) and, for a grid, its shape ``grid`` and ``cells``, the share of the image that it
+            covers: (y0, y1, x0, x1).
     """
 
     array: np.ndarray
-    said: dict = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
 
 
-class Pieces:
-    """The pieces of one image; not shared between threads except for :meth:`image`.
+class TiledImage:
+    """The tiles of one image and their results; not shared between threads except for
+    :meth:`tile`.
+
+    Attributes:
+        count: number of tiles.
+        output_kind: result of the network for a tile: ``"grid"``, or ``"pooled"`` for its own
+            vector.
+        failed: an error of this image was reported.
+        batch: inputs of its forward pass, the last one where there were several.
 
     Raises:
-        ModelError: the image is smaller than the model can say something of, or would be cut into too many tiles.
+        ModelError: the image is smaller than the model accepts, or would be cut into too many
+            tiles.
     """
 
     def __init__(
@@ -53,100 +66,100 @@ class Pieces:
         prep: Prep,
         output: OutputSpec,
         *,
-        of_rectangle: str = "cells",
+        rectangle_pooling: str = "cells",
         smallest: int = 1,
         limits: tuple[float, float] | None = None,
     ) -> None:
         height, width = image.pixels.shape[-2:]
         if min(height, width) < smallest:
-            raise ModelError(too_small(height, width, smallest))
+            raise ModelError(format_too_small(height, width, smallest))
         self.key, self.output = key, output
-        layout = tile_layout.layout(height, width, prep, output.mode)
-        self.said: dict = {"mode": "resize" if prep.mode == "auto" else prep.mode}
+        layout = tile_layout.compute_layout(height, width, prep, output.mode)
+        self._input_prep: dict = {"mode": "resize" if prep.mode == "auto" else prep.mode}
+        self._layout = None
         if layout is not None:
-            cut = prep.mode == "tile" or len(layout.spans) > 1
-            image = replace(image, pixels=_scaled(image.pixels, layout.height, layout.width, limits), tile=cut)
-            if cut:
-                self.said = {"mode": "tile", "tile_size": layout.tile, "tiles": len(layout.spans)}
+            tiles = len(layout.tiles)
+            is_tile = prep.mode == "tile" or tiles > 1
+            pixels = _scale_down(image.pixels, layout.height, layout.width, limits)
+            image = replace(image, pixels=pixels, is_tile=is_tile)
+            if is_tile:
+                self._input_prep = {"mode": "tile", "tile_size": layout.tile_size, "tiles": tiles}
             if (layout.height, layout.width) != (height, width):
-                self.said["scaled_to"] = [layout.height, layout.width]
-        self._layout = layout if layout is not None and len(layout.spans) > 1 else None
-        if self._layout:
-            from ..models.shared.inputs import spread
+                self._input_prep["scaled_to"] = [layout.height, layout.width]
+            if tiles > 1:
+                from ..models.shared.inputs import compute_value_range
 
-            image = replace(image, whole=spread(image.pixels))
-        self._whole, self._roi = image, image.roi
-        self.count = len(self._layout.spans) if self._layout else 1
-        cells = output.mode == "grid" or (image.roi is not None and not self._layout and of_rectangle == "cells")
-        #: what the network is asked for: ``"grid"`` or its ``"own"`` vector
-        self.kind = "grid" if cells else "own"
-        self._rows: dict[int, np.ndarray] = {}
-        self.failed = False
-        self.batch = 0  # images of its forward pass, the last one where there were several
+                self._layout = layout
+                image = replace(image, whole_range=compute_value_range(image.pixels))
+        self._image, self._roi = image, image.roi
+        self.count = len(self._layout.tiles) if self._layout else 1
+        pools_cells = image.roi is not None and self._layout is None and rectangle_pooling == "cells"
+        self.output_kind = "grid" if output.mode == "grid" or pools_cells else "pooled"
+        self._results: dict[int, np.ndarray] = {}
+        self.failed, self.batch = False, 0
 
-    def image(self, number: int) -> Image:
-        """One piece, with the centre of its own footprint."""
-        if self._layout is None:
-            return self._whole
-        whole, shares = self._whole, self._layout.shares(number)
-        lon, lat = (whole.lon, whole.lat) if whole.grid is None else centre_of(whole.grid, shares)
-        pixels = self._layout.cut(whole.pixels, number)
-        return replace(whole, pixels=pixels, lon=lon, lat=lat, grid=None, roi=None)
+    def tile(self, number: int) -> Image:
+        """One tile, with the centre of its own footprint."""
+        image, layout = self._image, self._layout
+        if layout is None:
+            return image
+        centre = (image.lon, image.lat)
+        lon, lat = centre_of_window(image.grid, layout.footprint(number)) if image.grid is not None else centre
+        pixels = layout.cut_tile(image.pixels, number)
+        return replace(image, pixels=pixels, lon=lon, lat=lat, grid=None, roi=None)
 
-    def add(self, number: int, row: np.ndarray) -> Embedding | None:
-        """Take a piece's result; the embedding once all are there."""
-        self._rows[number] = row
-        if self.failed or len(self._rows) < self.count:
+    def add_result(self, number: int, result: np.ndarray) -> Embedding | None:
+        """Add the result of a tile, a vector or grid by ``output_kind``; returns the embedding
+        with the last result."""
+        import numpy as np
+
+        self._results[number] = result
+        if self.failed or len(self._results) < self.count:
             return None
-        rows = [self._rows[i] for i in range(self.count)]
-        self._rows.clear()
-        if self.kind == "own":
-            array = (
-                self._layout.vector(_stack(rows), self.output.pooling, self._roi) if self._layout else rows[0].copy()
-            )
-            return Embedding(array, self._said())
-        return self._of_cells(self._layout.grid(rows) if self._layout else rows[0])
+        results = [self._results[i] for i in range(self.count)]
+        self._results.clear()
+        layout, pooling = self._layout, self.output.pooling
+        if self.output_kind == "grid":
+            return self._embed_cells(layout.join_grids(results) if layout else results[0])
+        vector = layout.join_vectors(np.stack(results), pooling, self._roi) if layout else results[0].copy()
+        return Embedding(vector, self._metadata())
 
-    def _said(self) -> dict:
-        return {"input_prep": self.said, "batch": self.batch}
+    def _metadata(self) -> dict:
+        return {"input_prep": self._input_prep, "batch": self.batch}
 
-    def _of_cells(self, grid: np.ndarray) -> Embedding:
+    def _embed_cells(self, grid: np.ndarray) -> Embedding:
+        """The embedding from the cells (D, h, w) of the whole image: cropped to the ROI, and
+        pooled for a vector."""
         height, width = grid.shape[1:]
-        rows, columns = crop((height, width), self._roi) if self._roi else (slice(0, height), slice(0, width))
-        part = grid[:, rows, columns]
+        rows, columns = crop_slices((height, width), self._roi) if self._roi else (slice(0, height), slice(0, width))
+        cells = grid[:, rows, columns]
         if self.output.mode == "pooled":
-            vector = part.max(axis=(1, 2)) if self.output.pooling == "max" else part.mean(axis=(1, 2))
-            return Embedding(vector, self._said())
-        covers = [rows.start / height, rows.stop / height, columns.start / width, columns.stop / width]
-        return Embedding(part.copy(), self._said() | {"cells": covers, "grid": list(part.shape[1:])})
+            vector = cells.max(axis=(1, 2)) if self.output.pooling == "max" else cells.mean(axis=(1, 2))
+            return Embedding(vector, self._metadata())
+        covered = [rows.start / height, rows.stop / height, columns.start / width, columns.stop / width]
+        return Embedding(cells.copy(), self._metadata() | {"cells": covered, "grid": list(cells.shape[1:])})
 
 
-def pieces_of(adapter: Adapter, options: Any, prep: Prep, output: OutputSpec, key: Any, image: Image) -> Pieces:
-    """The pieces of an image for a model; raises like :class:`Pieces`."""
+def tile_image(adapter: Adapter, options: Any, prep: Prep, output: OutputSpec, key: Any, image: Image) -> TiledImage:
+    """The tiles of an image for a model; raises like :class:`TiledImage`."""
     info = adapter.info
-    return Pieces(
+    return TiledImage(
         key,
         image,
         prep,
         output,
-        of_rectangle=info.of_rectangle,
+        rectangle_pooling=info.rectangle_pooling,
         smallest=info.smallest(options),
         limits=info.limits(options, image.modality, len(image.pixels)),
     )
 
 
-def too_small(height: int, width: int, smallest: int) -> str:
-    """The sentence about an image that is too small for a model."""
+def format_too_small(height: int, width: int, smallest: int) -> str:
+    """The message for an image that is too small for a model."""
     return f"an image of {width} x {height} pixels is too small; allowed: at least {smallest} pixels a side"
 
 
-def _stack(rows: list[np.ndarray]) -> np.ndarray:
-    import numpy as np
-
-    return np.stack(rows)
-
-
-def _scaled(pixels: np.ndarray, height: int, width: int, limits: tuple[float, float] | None) -> np.ndarray:
+def _scale_down(pixels: np.ndarray, height: int, width: int, limits: tuple[float, float] | None) -> np.ndarray:
     """(T, C, H, W) scaled down to whole tiles."""
     if pixels.shape[-2:] == (height, width):
         return pixels

@@ -4,99 +4,113 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from ..engine.image_cost import frames_of, image
-from ..planning.units import Source
+from ..engine.image_cost import compute_image_cost, max_frames
+from ..planning.plan import Chunk
+from ..planning.units import Source, Unit
 from ..request.geometry import grid_shape
 from ..runs.run import Run
 from ..stages.shared.state import Jobs
+from .costs import ModelCost, SourceCost
 
-if TYPE_CHECKING:
-    from . import ModelCost, SourceCost
+#: Bytes of an object in addition to its values: the npy header (128), the footer (48), and its
+#: metadata; each scene of a composite adds about 150.
+OBJECT_OVERHEAD = 4096
+#: Bytes per ROI and model: in the manifest of a combined export, in the manifest of one ROI, and
+#: in the records of the run.
+MANIFEST_ENTRY, ROI_MANIFEST, RECORD = 350, 3000, 2000
+#: Bytes in addition to the arrays where those of all ROIs have one shape: per ROI and model; per
+#: file of NetCDF, and again for each of its models (measured: 16 to 36 kB and 27 to 40 kB for its
+#: dimensions, coordinates and attributes).
+ROW_OVERHEAD, NETCDF_OVERHEAD = 1024, 49152
 
-#: Bytes of an object of the store beside its numbers: the npy header (128), the footer (48), and what it says of itself; a scene
-#: of a composite takes about 150.
-OBJECT = 4096
-#: Bytes of a ROI and model: in the manifest of a combined export, in the manifest of a ROI, and in the records of the run.
-MANIFEST, MANIFEST_OF_ONE, RECORD = 350, 3000, 2000
-#: Bytes beside the arrays where those of all ROIs have one shape: of a ROI and model; of a file of NetCDF, and again for each of
-#: its models (measured: 16 to 36 kB and 27 to 40 kB for its dimensions, coordinates and attributes).
-ROW, NETCDF = 1024, 49152
 
-
-def added(run: Run, todo: Jobs, sources: Sequence[SourceCost], models: Sequence[ModelCost]) -> dict[str, int]:
+def count_bytes(run: Run, todo: Jobs, sources: Sequence[SourceCost], models: Sequence[ModelCost]) -> dict[str, int]:
     """Bytes that the remaining jobs write, at most, by kind."""
     plan, config = run.plan, run.request.config
-    out = {"pixels": sum(s.bytes for s in sources), "embeddings": sum(m.bytes for m in models)}
-    left = set(todo.write)
-    written = [c for c in plan.chunks if f"items/{c.name}.json" in left]
-    exported = written
+    added = {"pixels": sum(s.bytes for s in sources), "embeddings": sum(m.bytes for m in models)}
+    to_write = set(todo.write)
+    written = [c for c in plan.chunks if f"items/{c.name}.json" in to_write]
+    exported: Sequence[Chunk] = written
     if plan.layout == "combined":
         exported = plan.chunks if todo.merge else []
     rois = sum(c.stop - c.start for c in exported)
-    out["final"] = _arrays(run, exported) + (rois * ROW * len(plan.units) if rois else 0)
+    added["final"] = _count_array_bytes(run, exported) + (rois * ROW_OVERHEAD * len(plan.units) if rois else 0)
     if config.format == "netcdf":
-        out["final"] += NETCDF * (1 + len(plan.units)) * (rois if plan.layout == "per_item" else bool(rois))
-    each = MANIFEST if plan.layout == "combined" else MANIFEST_OF_ONE
-    out["manifests"] = rois * len(plan.units) * each
-    out["records"] = sum(c.stop - c.start for c in written) * len(plan.units) * RECORD
-    return out | {"peak": sum(out.values())}
+        added["final"] += NETCDF_OVERHEAD * (1 + len(plan.units)) * (rois if plan.layout == "per_item" else bool(rois))
+    each = MANIFEST_ENTRY if plan.layout == "combined" else ROI_MANIFEST
+    added["manifests"] = rois * len(plan.units) * each
+    added["records"] = sum(c.stop - c.start for c in written) * len(plan.units) * RECORD
+    return added | {"peak": sum(added.values())}
 
 
-def _arrays(run: Run, chunks: Sequence) -> int:
-    """Bytes of the arrays of the export, uncompressed: pixels that several models share once, embeddings, tensors."""
-    plan, config, output = run.plan, run.request.config, run.request.output.mode
+def _count_array_bytes(run: Run, chunks: Sequence[Chunk]) -> int:
+    """Bytes of the arrays of the export, uncompressed: pixels (once where models share them),
+    embeddings, tensors."""
     total = 0
-    for source in plan.sources if chunks else ():
-        shapes, frames = _shapes(run, source, chunks), frames_of(source)
-        units = [u for u in plan.units if u.source == source.id]
-        for shape, count in shapes.items():
-            height, width = shape
-            if config.save_inputs:
-                itemsize = run.provider.asked(source, source.bands, height, width).itemsize
-                bands = sum(map(len, {u.sensor.bands for u in units}))
-                total += count * height * width * frames * bands * itemsize
-            for unit in units:
-                one = image(unit, output, shape, frames)
-                if one is None:
-                    continue
-                total += 4 * count * one.embedding * config.save_embeddings
-                total += 4 * count * one.numbers * (config.save_inputs == "model")
+    for source in run.plan.sources if chunks else ():
+        units = [u for u in run.plan.units if u.source == source.id]
+        for shape, count in _count_shapes(run, source, chunks).items():
+            total += count * _count_roi_bytes(run, source, units, shape)
     return total
 
 
-def _shapes(run: Run, source: Source, chunks: Sequence) -> Counter:
-    about, places = source.identity, run.request.spatials
+def _count_roi_bytes(run: Run, source: Source, units: Sequence[Unit], shape: tuple[int, int]) -> int:
+    """Bytes of the arrays of one ROI with an image of (height, width) pixels, uncompressed."""
+    config, frames, total = run.request.config, max_frames(source), 0
+    height, width = shape
+    if config.save_inputs:
+        itemsize = run.provider.fetch_cost(source, source.bands, height, width).itemsize
+        bands = sum(map(len, {u.sensor.bands for u in units}))
+        total += height * width * frames * bands * itemsize
+    for unit in units:
+        cost = compute_image_cost(unit, run.request.output.mode, shape, frames)
+        if cost is not None:
+            total += 4 * cost.embedding_values * config.save_embeddings
+            total += 4 * cost.input_values * (config.save_inputs == "model")
+    return total
+
+
+def _count_shapes(run: Run, source: Source, chunks: Sequence[Chunk]) -> Counter[tuple[int, int]]:
+    """Number of ROIs by the (height, width) of their images."""
+    identity, spatials = source.identity, run.request.spatials
     return Counter(
-        grid_shape(places[i], about["projection"], source.scale_m, square=about["square"])
+        grid_shape(spatials[i], identity["projection"], source.scale_m, square=identity["square"])
         for chunk in chunks
         for i in range(chunk.start, chunk.stop)
     )
 
 
-def files(run: Run) -> dict[str, int]:
-    """Files of the run when it is done, if nothing was there before."""
+def count_files(run: Run) -> dict[str, int]:
+    """Files of the run when it is done, if no files existed before."""
     plan, config = run.plan, run.request.config
-    n, told = len(plan.roi_ids), int(config.save_manifest)
-    places = {s.id: len(set(plan.objects(s.id))) for s in plan.sources}
-    jobs = len(plan.sources) * len(plan.parts) + (len(plan.embedded) + 1) * len(plan.chunks) + 1
-    apart = plan.layout == "per_item"
-    export = n * (1 + told) + told if apart else 1 + told
-    of_chips, packs = (
-        (len(plan.parts), len(plan.chunks)) if config.pack else (None, None)
-    )  # instead of a file for each object
-    store = 0
-    if config.keep_work == "all" or (config.keep_work == "embeddings" and not config.save_inputs):
-        store += sum(of_chips or n for n in places.values()) + len(places)  # each folder of chips says its bands
-    elif config.save_inputs:
-        store += len(places)  # records of where the pixels are in the export
-    if config.keep_work != "none":
-        store += sum(packs or places[u.source] for u in plan.embedded)
-    frozen = run.provider.freeze() is not None or bool(plan.keys)
-    store += 2 + (frozen and run.provider.shared)  # the lock, the registration of the work folder, what was found out
-    kept = 4 + frozen + bool(run.digests.frozen())  # request, places, lock, link to the package; imagery, weights
-    kept += (1 - told) * (n + 1 if apart else 1)
+    n, has_manifest = len(plan.roi_ids), int(config.save_manifest)
+    jobs = len(plan.sources) * len(plan.parts) + (len(plan.embedded_units) + 1) * len(plan.chunks) + 1
+    is_per_item = plan.layout == "per_item"
+    export = n * (1 + has_manifest) + has_manifest if is_per_item else 1 + has_manifest
+    has_imagery = run.provider.freeze() is not None or bool(plan.names_by_source)
+    store = _count_object_files(run)
+    store += 2 + (has_imagery and run.provider.shared)  # the lock, the registration of the work folder, lookup results
+    # request, ROI table, lock, link to the package; imagery, weights
+    in_run = 4 + has_imagery + bool(run.digests.used_entries())
+    in_run += (1 - has_manifest) * (n + 1 if is_per_item else 1)
     if config.keep_work == "none" or (config.keep_work == "embeddings" and config.save_inputs):
-        kept += 2  # what was freed, and after which merge
-    return {"export": export, "store": store, "run": 3 * jobs + len(plan.chunks) + kept, "snakemake": jobs}
+        in_run += 2  # freed.json and tidied.json
+    return {"export": export, "store": store, "run": 3 * jobs + len(plan.chunks) + in_run, "snakemake": jobs}
+
+
+def _count_object_files(run: Run) -> int:
+    """Files of the objects in the store, with their declarations of bands and the records of freed
+    chips."""
+    plan, config = run.plan, run.request.config
+    objects = {s.id: len(set(plan.object_names(s.id))) for s in plan.sources}
+    # one file for each part or chunk instead of one for each object
+    chip_packs, embedding_packs = (len(plan.parts), len(plan.chunks)) if config.pack else (None, None)
+    files = 0
+    if config.keep_work == "all" or (config.keep_work == "embeddings" and not config.save_inputs):
+        files += sum(chip_packs or n for n in objects.values()) + len(objects)
+    elif config.save_inputs:
+        files += len(objects)
+    if config.keep_work != "none":
+        files += sum(embedding_packs or objects[u.source] for u in plan.embedded_units)
+    return files

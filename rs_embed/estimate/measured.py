@@ -1,4 +1,4 @@
-"""What earlier jobs of a model in this work folder took, from their receipts."""
+"""Speed of earlier jobs of a model in this work folder, from their receipts."""
 
 from __future__ import annotations
 
@@ -12,48 +12,50 @@ from ..runs.run import Run
 from ..store import receipts
 from . import speeds
 
-#: Receipts that are read of a model, the newest first.
-_MOST = 32
+#: Receipts that are read for a model, at most; the newest first.
+_MAX_RECEIPTS = 32
 
 
 @dataclass(frozen=True)
-class Before:
+class MeasuredSpeed:
     """Means over earlier jobs.
 
     Attributes:
-        images: that they embedded. each: seconds an image of one GPU (wall time) or one core (CPU time).
-        start: seconds of a job beside that (of one GPU or core).
+        images: number of images that they embedded. image_s: seconds per image of one GPU (wall
+            time) or one core (CPU time).
+        start_s: other seconds of a job (of one GPU or core).
     """
 
     images: int
-    each: float
-    start: float
+    image_s: float
+    start_s: float
 
 
-def speed(run: Run, unit: Unit, device: str, card: str) -> Before | None:
-    """Of the same unit on the same kind of device, in any run of the work folder; None where there is none."""
+def read_measured_speed(run: Run, unit: Unit, device: str, card: str) -> MeasuredSpeed | None:
+    """Speed of a unit on a kind of device, in any run of the work folder; None without such
+    jobs."""
     paths = (run.work / "runs").glob(f"*/embed/{unit.id}/*.json")
-    newest = sorted(paths, key=lambda p: (_time(p), str(p)), reverse=True)
-    images, each, start, count = 0, 0.0, 0.0, 0
-    for path in itertools.islice(newest, _MOST):
+    newest = sorted(paths, key=lambda p: (_modification_time(p), str(p)), reverse=True)
+    images, embedding_s, start_s, count = 0, 0.0, 0.0, 0
+    for path in itertools.islice(newest, _MAX_RECEIPTS):
         try:
-            said = receipts.read(path)
+            receipt = receipts.read(path)
         except (StoreError, FileNotFoundError):
-            continue  # a start sees to it
-        if said.get("device") != device or not said.get("embedded"):
+            continue  # the next start of its run reports it
+        if receipt.get("device") != device or not receipt.get("embedded"):
             continue
-        name = said.get("card") or ""
-        if device == "cuda" and (speeds.known(name) or name) != card:
+        name = receipt.get("card") or ""
+        if device == "cuda" and (speeds.find_card(name) or name) != card:
             continue
-        images += said["embedded"]
-        each += said["embed_cpu_seconds" if device == "cpu" else "embed_seconds"]
-        start += said["seconds"] - said["embed_seconds"]
+        images += receipt["embedded"]
+        embedding_s += receipt["embed_cpu_seconds" if device == "cpu" else "embed_seconds"]
+        start_s += receipt["seconds"] - receipt["embed_seconds"]
         count += 1
-    return Before(images, each / images, start / count) if images else None
+    return MeasuredSpeed(images, embedding_s / images, start_s / count) if images else None
 
 
-def _time(path: Path) -> int:
-    """When a receipt was written; 0 where a start has just withdrawn it."""
+def _modification_time(path: Path) -> int:
+    """Modification time of a receipt, ns; 0 where a start has just withdrawn it."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,11 +1,10 @@
-"""What a run's remaining jobs have to make: objects that the store has not, counted by the shape of their image.
-
-Files are looked for and not opened, one after the other: nothing is kept but counts.
-"""
+"""Counts the objects that the remaining jobs of a run have to make, by the shape of their images.
+Files are looked up and not opened."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,123 +15,124 @@ from ..runs.run import Run
 from ..stages.shared.state import Jobs
 from ..store import freed_chips
 
-Shape = tuple[int, int]
+#: (height, width) of images, or (height, width, bands) of chips.
+Shape = tuple[int, ...]
 
 
 @dataclass
-class Lacking:
-    """Objects to make, by the (height, width) of their images; and how many of the same jobs are there already.
+class MissingObjects:
+    """Number of objects of one source or unit that the remaining jobs have to make.
 
     Attributes:
-        shapes: of chips with the number of bands to fetch: (height, width, bands). back: the same of chips that were freed and
-            are read back from an export that has them, if that is as it was.
-        there, bytes_there: objects of the remaining jobs that the store has, and their bytes.
+        shapes: by (height, width) of the images to embed, or (height, width, number of bands) of
+            the chips to fetch.
+        to_restore: the same for freed chips that are read back from an export that has not
+            changed.
+        stored: objects of these jobs that the store has.
     """
 
-    shapes: Counter = field(default_factory=Counter)
-    back: Counter = field(default_factory=Counter)
-    there: int = 0
-    bytes_there: int = 0
+    shapes: Counter[Shape] = field(default_factory=Counter)
+    to_restore: Counter[Shape] = field(default_factory=Counter)
+    stored: int = 0
 
     @property
     def count(self) -> int:
         return sum(self.shapes.values())
 
 
-def missing(run: Run, jobs: Jobs) -> tuple[dict[str, Lacking], dict[str, Lacking]]:
-    """(chips by source id, embeddings by unit id) that the jobs have to make. Places that are there twice count once."""
-    with contextlib.ExitStack() as held:
-        return _missing(run, jobs, held)
-
-
-def _missing(run: Run, jobs: Jobs, held: contextlib.ExitStack) -> tuple[dict[str, Lacking], dict[str, Lacking]]:
+def count_missing(run: Run, jobs: Jobs) -> tuple[dict[str, MissingObjects], dict[str, MissingObjects]]:
+    """(chips by source id, embeddings by unit id) that the jobs have to make. Repeated ROIs count
+    once."""
     plan = run.plan
-    chips = {s.id: Lacking() for s in plan.sources}
-    made = {u.id: Lacking() for u in plan.embedded}
-    to_fetch, to_embed = set(jobs.fetch), set(jobs.embed)
+    chips = {s.id: MissingObjects() for s in plan.sources}
+    embeddings = {u.id: MissingObjects() for u in plan.embedded_units}
     for source in plan.sources:
-        readers = [u for u in plan.embedded if u.source == source.id]
-        embeddings = {u.id: run.store.embeddings(u.id).size for u in readers}
-        chip = _chips(run, source)
-        records = held.enter_context(_kept(run, source))
-        for index, fetched, embedded in _places(run, source, readers, to_fetch, to_embed):
-            name = plan.objects(source.id)[index]
-            sizes = {u.id: embeddings[u.id](name) for u in readers}
-            shape: Shape | None = None
-            for unit in embedded:
-                if sizes[unit.id] is None:
-                    shape = shape or _shape(run, source, index)
-                    made[unit.id].shapes[shape] += 1
+        _count_source(run, source, jobs, chips[source.id], embeddings)
+    return chips, embeddings
+
+
+def _count_source(
+    run: Run, source: Source, jobs: Jobs, chips: MissingObjects, embeddings: dict[str, MissingObjects]
+) -> None:
+    """Count the chips of one source, and the embeddings of the units that read it."""
+    readers = [u for u in run.plan.embedded_units if u.source == source.id]
+    has_embedding = {u.id: run.store.embedding_group(u.id).has for u in readers}
+    find_missing_bands = _missing_bands_finder(run, source)
+    objects = run.plan.object_names(source.id)
+    find_shape = functools.lru_cache(1)(functools.partial(_image_shape, run, source))
+    with _open_records(run, source) as records:
+        for index, is_fetched, units in _list_rois(run, source, readers, jobs):
+            name = objects[index]
+            lacking = {u.id for u in readers if not has_embedding[u.id](name)}
+            for unit in units:
+                if unit.id in lacking:
+                    embeddings[unit.id].shapes[find_shape(index)] += 1
                 else:
-                    made[unit.id].there += 1
-                    made[unit.id].bytes_there += sizes[unit.id]
-            if not fetched:
+                    embeddings[unit.id].stored += 1
+            if not is_fetched:
                 continue
-            need = set(source.bands)
+            needed = set(source.bands)
             if not run.request.config.save_inputs:
-                need = {b for u in readers if sizes[u.id] is None for b in u.sensor.bands}
-            lacks, size = chip(name, need)
-            if lacks:
-                shape = shape or _shape(run, source, index)
-                asked = lacks.difference(*(r.bands for r in records if r.find(name) is not None))
-                to = chips[source.id].shapes if asked else chips[source.id].back
-                to[*shape, len(asked or lacks)] += 1
+                needed = {b for u in readers if u.id in lacking for b in u.sensor.bands}
+            missing = find_missing_bands(name, needed)
+            if missing:
+                to_fetch = missing.difference(*(r.bands for r in records if r.find(name) is not None))
+                counter = chips.shapes if to_fetch else chips.to_restore
+                counter[*find_shape(index), len(to_fetch or missing)] += 1
             else:
-                chips[source.id].there += 1
-                chips[source.id].bytes_there += size
-    return chips, made
+                chips.stored += 1
 
 
 @contextlib.contextmanager
-def _kept(run: Run, source: Source) -> Iterator[list[freed_chips.Records]]:
-    """What exports that are there have of freed chips."""
+def _open_records(run: Run, source: Source) -> Iterator[list[freed_chips.FreedChipRecords]]:
+    """Records of freed chips of a source whose exports exist."""
     with contextlib.ExitStack() as held:
         opened = (
-            freed_chips.opened(p, run.store)
-            for p in freed_chips.of_source(run.store, source.id)
-            if not freed_chips.gone(p, run.store)
+            freed_chips.open_records(p, run.store)
+            for p in freed_chips.list_source_records(run.store, source.id)
+            if not freed_chips.is_export_missing(p, run.store)
         )
         yield [held.enter_context(records) for records in opened if records is not None]
 
 
-def _places(
-    run: Run, source: Source, readers: list[Unit], to_fetch: set[str], to_embed: set[str]
-) -> Iterator[tuple[int, bool, list[Unit]]]:
-    """(ROI index, its chip is to be seen to, units to embed it with) of the places that remaining jobs are about."""
-    plan, seen = run.plan, set()
-    objects = plan.objects(source.id)
-    repeated = len(set(objects)) < len(objects)
+def _list_rois(run: Run, source: Source, readers: list[Unit], jobs: Jobs) -> Iterator[tuple[int, bool, list[Unit]]]:
+    """(ROI index, whether its chip is fetched, units that embed it) of the ROIs of the remaining
+    jobs."""
+    plan, to_fetch, to_embed = run.plan, set(jobs.fetch), set(jobs.embed)
+    seen: set[str] = set()
+    objects = plan.object_names(source.id)
+    has_repeated = len(set(objects)) < len(objects)
     for chunk in plan.chunks:
         units = [u for u in readers if f"embed/{u.id}/{chunk.name}.json" in to_embed]
         for part in chunk.parts:
-            fetched = f"fetch/{source.id}/{part.name}.json" in to_fetch
-            if not fetched and not units:
+            is_fetched = f"fetch/{source.id}/{part.name}.json" in to_fetch
+            if not is_fetched and not units:
                 continue
             for index in range(part.start, part.stop):
-                if repeated:
+                if has_repeated:
                     if objects[index] in seen:
                         continue
                     seen.add(objects[index])
-                yield index, fetched, units
+                yield index, is_fetched, units
 
 
-def _chips(run: Run, source: Source) -> Callable[[str, set[str]], tuple[set[str], int]]:
-    """(bands that no stored chip of a name has, bytes of those that are used), as ``Store.covering`` finds them."""
-    held = [
-        (set(bands), run.store.chips(source.id, bands).size) for bands in run.store.band_sets(source.id, source.bands)
-    ]
+def _missing_bands_finder(run: Run, source: Source) -> Callable[[str, set[str]], set[str]]:
+    """A function from an object's name and the needed bands to those that no stored chip has, as
+    ``Store.select_band_sets``."""
+    band_sets = run.store.list_band_sets(source.id, source.bands)
+    stored = [(set(bands), run.store.chip_group(source.id, bands).has) for bands in band_sets]
 
-    def find(name: str, need: set[str]) -> tuple[set[str], int]:
-        lacks, used = set(need), 0
-        for bands, size_of in held:
-            if lacks & bands and (size := size_of(name)) is not None:
-                lacks -= bands
-                used += size
-        return lacks, used
+    def find(name: str, needed: set[str]) -> set[str]:
+        missing = set(needed)
+        for bands, has in stored:
+            if missing & bands and has(name):
+                missing -= bands
+        return missing
 
     return find
 
 
-def _shape(run: Run, source: Source, index: int) -> Shape:
-    about = source.identity
-    return grid_shape(run.request.spatials[index], about["projection"], source.scale_m, square=about["square"])
+def _image_shape(run: Run, source: Source, index: int) -> tuple[int, int]:
+    """(height, width) of the image of a ROI."""
+    identity = source.identity
+    return grid_shape(run.request.spatials[index], identity["projection"], source.scale_m, square=identity["square"])

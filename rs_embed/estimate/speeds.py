@@ -1,4 +1,5 @@
-"""How fast devices compute: measured on CPUs, from data sheets on GPUs. All of it is an estimate on any other machine."""
+"""Computing rates of devices: measured for CPUs, from data sheets for GPUs. On other machines they
+are estimates."""
 
 from __future__ import annotations
 
@@ -9,19 +10,20 @@ from pathlib import Path
 from ..engine.image_cost import CORE_GFLOPS
 from ..errors import ModelError
 from ..planning.chunk_sizes import GPU_START_S
-from ..request.fields import nearest
+from ..request.fields import suggest_nearest
 
 
 @dataclass(frozen=True)
 class Card:
-    """Peak rates of a GPU with dense matrices, TFLOP/s, from its maker's data sheet; None where it has no such arithmetic.
-    float32 means float32: TF32 is off, because embeddings would change."""
+    """Peak rates of a GPU with dense matrices, TFLOP/s, from its maker's data sheet; None without
+    such arithmetic. float32 means float32: TF32 is off, because embeddings would change."""
 
     fp32: float
     bf16: float | None
 
 
-#: By what a card is called, as one word of the driver's name for it. NVIDIA's data sheets; where they give rates with sparsity, half.
+#: By one word of the name in the driver. NVIDIA's data sheets; half of the rates that are given
+#: with sparsity.
 CARDS = {
     "T4": Card(8.1, None),
     "V100": Card(15.7, None),
@@ -37,67 +39,70 @@ CARDS = {
     "H100": Card(67.0, 989.0),
     "H200": Card(67.0, 989.0),
 }
-#: Whose hours are said where no card is named or found.
-REFERENCE = "A100"
-#: Share of a card's peak that these networks are taken to reach, in their batches. Not measured.
+#: The card for GPU hours where none is given or present.
+REFERENCE_CARD = "A100"
+#: Share of a card's peak that these networks are assumed to reach, in their batches. Not measured.
 UTILISATION = {"fp32": 0.6, "bf16": 0.35}
-#: GFLOP/s of a core: `make bench-rates` on an Intel Xeon with AVX-512 and AMX, 2 cores, the transformers of docs/scaling.md.
+#: GFLOP/s of a core: `make bench-rates` on an Intel Xeon with AVX-512 and AMX, 2 cores, the
+#: transformers of docs/scaling.md.
 CORE = {"fp32": CORE_GFLOPS, "bf16": 600.0}
-#: The same where a CPU lacks their instructions: half the width of AVX-512, and bfloat16 without AMX. Not measured.
+#: The same without these instructions: half the width of AVX-512, and bfloat16 without AMX. Not
+#: measured.
 CORE_WITHOUT = {"fp32": 75.0, "bf16": 75.0}
-#: What a job takes before its first image (Python, torch, the device, the weights), seconds.
+#: Time of a job before its first image (Python, torch, the device, the weights), seconds.
 START_S = {"cpu": 4.0, "mps": 6.0, "cuda": GPU_START_S}
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a device computes, and how that is known.
+    """Computing rate of a device.
 
     Attributes:
-        gflops: of one GPU, or one core, per second. how: a few words.
+        gflops: GFLOP/s of one GPU, or one core. how: the source of the number, as text.
     """
 
     gflops: float
     how: str
 
 
-def known(name: str) -> str | None:
-    """The card of :data:`CARDS` that a name (of the driver, of a person) means."""
+def find_card(name: str) -> str | None:
+    """The card of :data:`CARDS` in a name that the driver reports or a user gives; None if it has
+    none."""
     words = {w.upper() for w in re.split(r"[^A-Za-z0-9]+", name)}
     return next((card for card in CARDS if card in words), None)
 
 
-def named(name: str) -> str:
-    """The card that a person names.
+def parse_card(name: str) -> str:
+    """The card that a user gives.
 
     Raises:
         ModelError: it is not in the table.
     """
-    found = known(name)
+    found = find_card(name)
     if found is None:
         raise ModelError(
-            f"gpu: {name!r} is not known{nearest(name.upper(), CARDS)}; allowed: one of {', '.join(CARDS)}"
+            f"gpu: {name!r} is not known{suggest_nearest(name.upper(), CARDS)}; allowed: one of {', '.join(CARDS)}"
         )
     return found
 
 
-def of_card(card: str, precision: str) -> Speed:
-    """One GPU; one that is not in the table counts as the reference."""
-    card = card if card in CARDS else REFERENCE
+def card_speed(card: str, precision: str) -> Speed:
+    """The rate of one GPU; a card that is not in the table counts as the reference."""
+    card = card if card in CARDS else REFERENCE_CARD
     peak, share = getattr(CARDS[card], precision), UTILISATION[precision]
     if peak is None:  # computed as float32
         peak, share = CARDS[card].fp32, UTILISATION["fp32"] / 2
     return Speed(1000 * peak * share, f"estimated: {share:.0%} of the {peak:g} TFLOP/s of one {card}'s data sheet")
 
 
-def of_core(precision: str) -> Speed:
-    """One core of this machine's CPU."""
-    wanted = {"fp32": "avx512f", "bf16": "amx_bf16"}[precision]
-    rate = CORE[precision] if wanted in _flags() else CORE_WITHOUT[precision]
+def core_speed(precision: str) -> Speed:
+    """The rate of one core of this machine's CPU."""
+    instructions = {"fp32": "avx512f", "bf16": "amx_bf16"}[precision]
+    rate = CORE[precision] if instructions in _read_cpu_flags() else CORE_WITHOUT[precision]
     return Speed(rate, f"estimated: {rate:g} GFLOP/s a core, measured elsewhere (make bench-rates)")
 
 
-def _flags() -> set[str]:
+def _read_cpu_flags() -> set[str]:
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

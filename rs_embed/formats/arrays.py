@@ -1,4 +1,4 @@
-"""What a format is told about the arrays it writes: which model and kind, which ROI, where pixels lie, what numbers mean."""
+"""What a writer gets with arrays: model and kind, ROIs, grids, dates, units of measure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Affine = Sequence[float]
 
 
 class Row(NamedTuple):
-    """One ROI's numbers, and where they lie.
+    """The array of one ROI with its grid.
 
     Attributes:
         array: without the axis of ROIs.
-        crs, affine: of the pixels, or of a grid's cells; None for vectors.
+        crs, affine: of the pixels, or of the cells of a grid of embeddings; None for vectors.
         dates: ISO date of each frame of pixels, earliest first; empty where unknown.
     """
 
@@ -29,14 +29,16 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Array:
+class ArrayMetadata:
     """One array of a file.
 
     Attributes:
-        key: its name in the file. kind: ``input`` or ``embedding``.
-        model: the model's part of array names. label: the model's label, for people.
-        roi: index of the ROI where each has an array of its own in a combined file, else None.
-        bands, units: of pixels; None where unknown.
+        key: its name in the file.
+        kind: ``input``, ``embedding`` or ``model_input:<tensor>``.
+        model: the model's part of array names.
+        label: the model's label, for users.
+        roi: index of the ROI if each ROI has a separate array in a combined file, else None.
+        bands, units: names of the bands and unit of measure of pixels; None where unknown.
     """
 
     key: str
@@ -49,12 +51,13 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Places:
+class RoiCoordinates:
     """The ROIs of a file, in order.
 
     Attributes:
         names, ids: names and identities.
-        centres: (N, 2) float64, lon and lat, degrees. bounds: (N, 4) float64, west, south, east, north, degrees.
+        centres: (N, 2) float64, lon and lat, degrees.
+        bounds: (N, 4) float64, west, south, east, north, degrees.
         windows: (start, end) ISO dates, end excluded; None for a ROI without a window.
     """
 
@@ -66,14 +69,15 @@ class Places:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a file says of itself.
+class FileMetadata:
+    """Metadata of a file.
 
     Attributes:
-        places: its ROIs. single: it is the file of one ROI, whose arrays have no axis of ROIs.
-        attributes: name to text.
+        rois: its ROIs.
+        single: the file of one ROI, whose arrays have no axis of ROIs.
+        attributes: global attributes, name to text.
     """
 
-    places: Places
+    rois: RoiCoordinates
     single: bool
     attributes: Mapping[str, str] = field(default_factory=dict)

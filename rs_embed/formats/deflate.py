@@ -1,118 +1,130 @@
-"""Deflated rows that can be read one by one, made by ISA-L: five times the speed of zlib for 3 to 5 % more bytes (docs/outputs.md
-has the table).
+"""Deflate streams whose rows can be read one by one.
 
-The stream is cut behind every row (a full flush): a reader begins there knowing nothing of what came before. It stays one ordinary
-deflate stream, a few bytes longer. Where the cuts are is found by whoever reads all rows once.
+ISA-L compresses five times as fast as zlib, for 3 to 5 % more bytes (docs/outputs.md has the
+table). The compressor makes a full flush after every row, so a reader can start there without the
+data before. The result is still one ordinary deflate stream, a few bytes longer. The offsets of
+the rows are found when all rows are read once.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from .parallel import ahead
+from .parallel import map_in_order
 
-#: What a flush ends with: the lengths of an empty stored block. It may occur elsewhere; a cut is one at which a row ends.
-_CUT = b"\x00\x00\xff\xff"
-_PIECE = 1 << 16
+if TYPE_CHECKING:
+    from isal import isal_zlib
+
+#: The end of a full flush: the lengths of an empty stored block. Compressed data can contain the
+#: same bytes, so a flush counts only where a row ends.
+_FLUSH_MARK = b"\x00\x00\xff\xff"
+_BLOCK = 1 << 16
 
 
-class ByRow:
-    """A compressor for a zip member, whose stream is cut behind everything that is written at a time.
+class RowCompressor:
+    """A compressor for a zip member, with a full flush after every call of :meth:`compress`.
 
     Args:
-        level: 0 to 3, in ISA-L's count.
+        level: 0 to 3, as ISA-L counts.
     """
 
     def __init__(self, level: int) -> None:
-        self._level, self._ready = level, b""
+        self._level, self._compressed = level, b""
 
-    def rows(self, rows: Iterable[memoryview], threads: int) -> Iterator[memoryview]:
-        """The same rows, compressed by threads some rows ahead; each is to be written before the next is asked for."""
-        for row, ready in ahead(lambda row: (row, self._cut(row)), rows, threads, len):
-            self._ready = ready
+    def compress_rows(self, rows: Iterable[memoryview], threads: int) -> Iterator[memoryview]:
+        """The same rows, compressed ahead by threads; pass each to :meth:`compress` before the
+        next is requested."""
+        for row, compressed in map_in_order(lambda row: (row, self._compress(row)), rows, threads, len):
+            self._compressed = compressed
             yield row
 
     def compress(self, data: memoryview | bytes) -> bytes:
-        ready, self._ready = self._ready, b""
-        return ready or self._cut(data)
+        compressed, self._compressed = self._compressed, b""
+        return compressed or self._compress(data)
 
     def flush(self) -> bytes:
-        return self._stream().flush()
+        return self._new_stream().flush()
 
-    def _cut(self, data: memoryview | bytes) -> bytes:
-        stream = self._stream()  # knows nothing of what came before, as behind a cut
+    def _compress(self, data: memoryview | bytes) -> bytes:
+        stream = self._new_stream()  # without a history, as after a full flush
         return stream.compress(data) + stream.flush(zlib.Z_FULL_FLUSH)
 
-    def _stream(self):  # noqa: ANN202 - a class of the library's
+    def _new_stream(self) -> isal_zlib.Compress:
         from isal import isal_zlib
 
         return isal_zlib.compressobj(self._level, zlib.DEFLATED, -zlib.MAX_WBITS)
 
 
-def row_at(file: IO[bytes], mark: int, size: int) -> bytes:
-    """The row of ``size`` bytes that begins behind the cut at ``mark``.
+def read_row(file: IO[bytes], mark: int, size: int) -> bytes:
+    """The row of ``size`` bytes whose compressed data begin at the offset ``mark``.
 
     Raises:
-        EOFError, zlib.error: there is none.
+        EOFError, zlib.error: there is no such row.
     """
     file.seek(mark)
     stream, data, row = zlib.decompressobj(-zlib.MAX_WBITS), b"", bytearray()
     while len(row) < size:
-        more = file.read(_PIECE)
-        data += more
-        # never more than to the next cut: damage behind it is no business of this row
-        while data and len(row) < size and (take := _next(data, more)):
-            row += stream.decompress(data[:take], size - len(row))
+        block = file.read(_BLOCK)
+        data += block
+        # never beyond the next flush: damage behind it does not affect this row
+        while data and len(row) < size and (count := _bytes_to_flush(data, at_end=not block)):
+            row += stream.decompress(data[:count], size - len(row))
             if stream.eof and len(row) < size:
                 raise EOFError("the stream ends before the row")
-            data = stream.unconsumed_tail + data[take:]
-        if not more and len(row) < size:
-            raise EOFError("it ends too early")
+            data = stream.unconsumed_tail + data[count:]
+        if not block and len(row) < size:
+            raise EOFError("the data end too early")
     return bytes(row)
 
 
-def _next(data: bytes, more: bytes) -> int:
-    """How many bytes reach to the next cut, or what may be one, which can lie across the end of what was read."""
-    found = data.find(_CUT)
-    return found + len(_CUT) if found >= 0 else max(len(data) - (len(_CUT) - 1 if more else 0), 0)
+def _bytes_to_flush(data: bytes, *, at_end: bool) -> int:
+    """Number of bytes up to the next flush mark, or up to the last bytes, which can be the first
+    part of one."""
+    found = data.find(_FLUSH_MARK)
+    return found + len(_FLUSH_MARK) if found >= 0 else max(len(data) - (0 if at_end else len(_FLUSH_MARK) - 1), 0)
 
 
-def rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterator[tuple[bytearray, int | None]]:
-    """All rows of a stream, and where each begins: behind its cut, or None where there is none.
+def iter_rows(file: IO[bytes], start: int, stop: int, head: int, size: int) -> Iterator[tuple[bytearray, int | None]]:
+    """All rows of a stream, and the offset of each for :func:`read_row`; None for a row without a
+    flush before it.
 
     Args:
-        start, stop: the stream's place in the file. head: bytes in front of the first row, inflated. size: bytes of a row.
+        start, stop: offsets of the stream in the file.
+        head: inflated bytes before the first row.
+        size: bytes of a row.
 
     Raises:
-        zlib.error: it is damaged.
+        zlib.error: the stream is damaged.
     """
     from isal import isal_zlib
 
     file.seek(start)
-    stream, mark = isal_zlib.decompressobj(-zlib.MAX_WBITS), None
-    data, out, end = b"", bytearray(), start  # read, inflated, and where what was inflated ends in the file
+    stream = isal_zlib.decompressobj(-zlib.MAX_WBITS)
+    mark: int | None = None
+    data, out = b"", bytearray()  # not yet inflated, and inflated
+    end = start  # offset up to which the file is inflated
     while True:
-        more = file.read(min(_PIECE, stop - end - len(data)))
-        data += more
-        while data and (take := _next(data, more)):
-            cut = data[:take].endswith(_CUT)
+        block = file.read(min(_BLOCK, stop - end - len(data)))
+        data += block
+        while data and (count := _bytes_to_flush(data, at_end=not block)):
+            is_flush = data[:count].endswith(_FLUSH_MARK)
             try:
-                out += stream.decompress(data[:take])
-            except isal_zlib.error as error:
+                out += stream.decompress(data[:count])
+            except isal_zlib.error as error:  # type: ignore[misc]  # its stub declares an instance
                 raise zlib.error(str(error)) from None
-            data, end = data[take:], end + take
-            drop = min(head, len(out))
-            del out[:drop]
-            head -= drop
+            data, end = data[count:], end + count
+            skipped = min(head, len(out))
+            del out[:skipped]
+            head -= skipped
             while not head and len(out) >= size:
                 yield out[:size], mark
                 del out[:size]
                 mark = None
             if stream.eof:
                 return
-            if cut and not head and not out:
+            if is_flush and not head and not out:
                 stream, mark = isal_zlib.decompressobj(-zlib.MAX_WBITS), end
-        if not more:
+        if not block:
             return

@@ -1,8 +1,9 @@
-"""Manifests: strict JSON, streamed, with the keys of requirements B4 and B5 and what the decisions add.
+"""Manifests: strict JSON, written as a stream, and records of written files.
 
-What is said of a model and of a source is said once in a manifest; per ROI there is what is its own of grid, dates,
-provenance, quality and digests (``compact.py``). ``manifest.schema.json`` says all of it; docs/outputs.md explains.
-A list with an entry for every ROI has a line for each, at its own depth: the reader finds entries without parsing the others.
+A manifest stores the metadata of each model and each source once; an entry per ROI contains only
+its own grid, dates, provenance, quality and digests (``record_defaults.py``).
+``manifest.schema.json`` defines the keys; docs/outputs.md explains them. Each entry of a list over
+all ROIs is a line of its own, so a reader finds entries without parsing others.
 """
 
 from __future__ import annotations
@@ -20,70 +21,77 @@ from ..planning.plan import Plan
 from ..planning.units import Unit
 from ..request.config import SUFFIX
 from ..request.fields import json_schema, to_mapping
-from ..request.rois import row
-from ..request.specs import TemporalSpec
-from ..store.store import temporary_name
-from . import module
+from ..request.rois import spatial_cells
+from ..request.specs import SpatialSpec, TemporalSpec
+from ..store.store import temporary_path
+from . import format_module
 
 SCHEMA_VERSION = 2
-#: JSON schema of all manifests, in the package.
+#: JSON schema of all manifests.
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 
 
-class Stream:
-    """A list that is written while it is made, so that a manifest of any length needs the memory of one row."""
+class StreamedList:
+    """A list that is written while it is computed, so that a manifest of any length needs the
+    memory of one entry."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self.items = items
 
 
-class Pairs(Stream):
-    """A mapping that is written while it is made, from pairs of key and value."""
+class StreamedMapping(StreamedList):
+    """A mapping that is written while it is computed, from pairs of key and value."""
 
 
 def dump(value: Any, file: TextIO, indent: int = 0) -> None:
-    """Write strict JSON; mappings on the first two levels and streams get a line per entry."""
-    if isinstance(value, Pairs):
-        _lines(("", "{", "}"), (((json.dumps(k) + ": ",), v) for k, v in value.items), file, indent)
-    elif isinstance(value, Stream):
-        _lines(("", "[", "]"), (((), _Row(item)) for item in value.items), file, indent)
-    elif isinstance(value, _Row):
+    """Write strict JSON, with a line per entry of streams and of mappings on the first two
+    levels."""
+    if isinstance(value, StreamedMapping):
+        _write_mapping(value.items, file, indent)
+    elif isinstance(value, StreamedList):
+        _write_entries("[]", (("", _SingleLine(item)) for item in value.items), file, indent)
+    elif isinstance(value, _SingleLine):
         file.write(json.dumps(value.value, allow_nan=False, separators=(",", ":")))
-    elif isinstance(value, Mapping) and (indent < 2 or _streams(value)):
-        _lines(("", "{", "}"), (((json.dumps(k) + ": ",), v) for k, v in value.items()), file, indent)
+    elif isinstance(value, Mapping) and (indent < 2 or _contains_stream(value)):
+        _write_mapping(value.items(), file, indent)
     elif isinstance(value, list) and indent < 2 and any(isinstance(v, Mapping) for v in value):
-        _lines(("", "[", "]"), (((), v) for v in value), file, indent)
+        _write_entries("[]", (("", v) for v in value), file, indent)
     else:
         file.write(json.dumps(value, allow_nan=False))
 
 
-class _Row:
-    """An entry of a stream: one line, whatever is in it."""
+class _SingleLine:
+    """An entry of a streamed list: one line, whatever it contains."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
-def _streams(value: Mapping) -> bool:
-    """There is a stream somewhere in nested mappings."""
-    return any(isinstance(v, Stream) or (isinstance(v, Mapping) and _streams(v)) for v in value.values())
+def _contains_stream(value: Mapping) -> bool:
+    """Whether nested mappings contain a stream."""
+    return any(isinstance(v, StreamedList) or (isinstance(v, Mapping) and _contains_stream(v)) for v in value.values())
 
 
-def _lines(marks: tuple[str, str, str], entries: Iterable[tuple[tuple, Any]], file: TextIO, indent: int) -> None:
-    pad, first = " " * (indent + 1), True
-    file.write(marks[1])
+def _write_mapping(pairs: Iterable[tuple[str, Any]], file: TextIO, indent: int) -> None:
+    _write_entries("{}", ((json.dumps(k) + ": ", v) for k, v in pairs), file, indent)
+
+
+def _write_entries(brackets: str, entries: Iterable[tuple[str, Any]], file: TextIO, indent: int) -> None:
+    """Write prefixes and values between brackets, a line per entry."""
+    pad, is_first = " " * (indent + 1), True
+    file.write(brackets[0])
     for prefix, value in entries:
-        file.write(("" if first else ",") + "\n" + pad + "".join(prefix))
+        file.write(("" if is_first else ",") + "\n" + pad + prefix)
         dump(value, file, indent + 1)
-        first = False
-    file.write(("" if first else "\n" + " " * indent) + marks[2])
+        is_first = False
+    file.write(("" if is_first else "\n" + " " * indent) + brackets[1])
 
 
 def write(path: str | Path, manifest: Mapping) -> None:
     """Write a manifest to a temporary file and rename it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
+    temporary = temporary_path(path)
     try:
         with open(temporary, "x", encoding="utf-8") as file:
             dump(manifest, file)
@@ -94,27 +102,27 @@ def write(path: str | Path, manifest: Mapping) -> None:
         raise
 
 
-def spatial(place: Any) -> dict:
-    """A ROI as manifests have it."""
-    return {"type": type(place).__name__, **row(place), "crs": place.crs}
+def spatial_to_json(spatial: SpatialSpec) -> dict:
+    """A geometry as JSON values."""
+    return {"type": type(spatial).__name__, **spatial_cells(spatial), "crs": spatial.crs}
 
 
-def window(temporal: TemporalSpec | None) -> dict | None:
-    """A window as manifests have it."""
+def window_to_json(temporal: TemporalSpec | None) -> dict | None:
+    """A window as JSON values."""
     return None if temporal is None else temporal.to_dict()
 
 
-def header(plan: Plan, created: str) -> dict:
-    """What every manifest of a run begins with."""
+def build_header(plan: Plan, created: str) -> dict:
+    """The first keys of every manifest of a run."""
     request = plan.request
     return {
         "schema_version": SCHEMA_VERSION,
         "created_at": created,
         "package_version": importlib.metadata.version("rs-embed-workflow"),
         "layout": plan.layout,
-        "backend": _beside(plan, request.backend),
+        "backend": _relative_backend(plan, request.backend),
         "device": request.device,
-        "temporal": window(request.temporal),
+        "temporal": window_to_json(request.temporal),
         "output": to_mapping(request.output, defaults=True),
         "projection": request.config.projection,
         "request_fingerprint": plan.fingerprint,
@@ -122,21 +130,21 @@ def header(plan: Plan, created: str) -> dict:
     }
 
 
-def _beside(plan: Plan, backend: str) -> str:
+def _relative_backend(plan: Plan, backend: str) -> str:
     """A backend with its path relative to the manifest, like every path in it."""
-    word, sep, path = backend.partition(":")
-    return (
-        word + sep + (os.path.relpath(path, os.path.dirname(plan.manifest_beside_target)) if word == "local" else path)
-    )
+    kind, separator, path = backend.partition(":")
+    if kind == "local":
+        path = os.path.relpath(path, os.path.dirname(plan.manifest_beside_target))
+    return kind + separator + path
 
 
-def model_entry(unit: Unit, info: ModelInfo, *, brief: bool = False) -> dict:
-    """What a manifest says of a model, the same in both layouts.
+def build_model_entry(unit: Unit, info: ModelInfo, *, brief: bool = False) -> dict:
+    """The entry of a model, the same in both layouts.
 
     Args:
-        brief: without the description of everything the model can do, which the index of the export has.
+        brief: without the full description of the model, which the index of the export contains.
     """
-    said = {"id": info.id, "licence": info.licence} if brief else describe(info)
+    description = {"id": info.id, "licence": info.licence} if brief else describe_model(info)
     return {
         "model": unit.label,
         "key": unit.key,
@@ -147,11 +155,11 @@ def model_entry(unit: Unit, info: ModelInfo, *, brief: bool = False) -> dict:
         "options": {k: v for k, v in to_mapping(unit.options, defaults=True).items() if k != "weights"},
         "input_prep": unit.identity["input_prep"],
         "precision": unit.identity["precision"],
-        "describe": said | {"dim": info.dim(unit.options), "adapter_version": info.version},
+        "describe": description | {"dim": info.dim(unit.options), "adapter_version": info.version},
     }
 
 
-def describe(info: ModelInfo) -> dict:
+def describe_model(info: ModelInfo) -> dict:
     """A model's description as JSON values."""
     return {
         "id": info.id,
@@ -168,28 +176,31 @@ def describe(info: ModelInfo) -> dict:
     }
 
 
-def array_files(path: str, keys: Any, sidecar: str) -> dict:
-    """Names of the files, relative to the manifest, and of the arrays; under the names that each format has for them."""
-    words = module(next(name for name, suffix in SUFFIX.items() if path.endswith(suffix)))
-    return {words.PATH: Path(path).name, words.KEYS: keys, "manifest_path": Path(sidecar).name}
+def array_file_entries(path: str, keys: Any, sidecar: str) -> dict:
+    """Names of the files, relative to the manifest, and of the arrays, under the keys of the
+    format."""
+    module = format_module(next(name for name, suffix in SUFFIX.items() if path.endswith(suffix)))
+    return {module.PATH: Path(path).name, module.KEYS: keys, "manifest_path": Path(sidecar).name}
 
 
-def status_of(ok: int, failed: int) -> str:
-    """``ok`` without failures (``no_data`` is an answer, not a failure), ``failed`` with nothing else, else ``partial``."""
+def overall_status(ok: int, failed: int) -> str:
+    """``ok`` without failures (``no_data`` counts as ok), ``failed`` with failures only, else
+    ``partial``."""
     return "ok" if not failed else "partial" if ok else "failed"
 
 
-def summary(statuses: Iterable[str]) -> dict:
+def count_statuses(statuses: Iterable[str]) -> dict:
     """Counts of model statuses."""
     found = list(statuses)
     return {"total_models": len(found), **{f"{s}_models": found.count(s) for s in ("ok", "partial", "failed")}}
 
 
 def file_record(path: str | Path, base: str | None = None, sha256: str | None = None) -> dict:
-    """Size, modification time and digest of a file: what a receipt keeps to notice later damage.
+    """Size, modification time and digest of a file; receipts store it to detect later damage.
 
     Args:
-        sha256: its digest, where the one who wrote it knows it; None reads it.
+        base: folder that the recorded path is relative to; None records ``path`` unchanged.
+        sha256: digest, if known; None computes it.
     """
     with open(path, "rb") as file:
         sha = sha256 or hashlib.file_digest(file, "sha256").hexdigest()
@@ -202,8 +213,9 @@ def file_record(path: str | Path, base: str | None = None, sha256: str | None = 
     }
 
 
-def damaged(record: Mapping, base: str = "") -> bool:
-    """A recorded file is gone or has changed; a digest is only computed where the size fits and the time does not."""
+def is_damaged(record: Mapping, base: str = "") -> bool:
+    """Whether a recorded file is missing or has changed; the digest is compared only if size is
+    equal and time is not."""
     path = os.path.join(base, record["path"])
     try:
         stat = os.stat(path)
@@ -214,31 +226,33 @@ def damaged(record: Mapping, base: str = "") -> bool:
     return stat.st_mtime_ns != record["mtime_ns"] and file_record(path)["sha256"] != record["sha256"]
 
 
-def remove_own(path: str | Path, arrays: str | Path) -> None:
-    """Delete a manifest that an earlier run wrote where this one is asked to write none; anything else stays.
+def remove_manifest(path: str | Path, arrays: str | Path) -> None:
+    """Delete the manifest of an earlier run, for a run without manifest; other files stay.
 
     Args:
-        arrays: the file that this one writes; a manifest of another format's file stays.
+        arrays: the array file of this run; the manifest of a file in another format stays.
     """
-    if is_own(path) and not of_another(path, arrays):
+    if is_manifest(path) and not belongs_to_other_file(path, arrays):
         os.unlink(path)
 
 
-def of_another(path: str | Path, arrays: str | Path) -> bool:
-    """What is there is the manifest of another array file, which is there, too: ``run.json`` is that of ``run.npz`` or of
-    ``run.nc``, whichever was written last."""
+def belongs_to_other_file(path: str | Path, arrays: str | Path) -> bool:
+    """Whether the manifest is that of another array file, which exists.
+
+    ``run.json`` belongs to ``run.npz`` or ``run.nc``, whichever was written last.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        said = next(found[k] for k in (module(f).PATH for f in SUFFIX) if k in found)
-        other = os.path.join(os.path.dirname(path), os.path.basename(said))
+            manifest = json.load(file)
+        listed = next(manifest[k] for k in (format_module(f).PATH for f in SUFFIX) if k in manifest)
+        other = os.path.join(os.path.dirname(path), os.path.basename(listed))
     except (OSError, ValueError, TypeError, StopIteration):
         return False
     return os.path.basename(other) != os.path.basename(arrays) and os.path.exists(other)
 
 
 def is_json(path: str | Path) -> bool:
-    """The file can be read as JSON, of anybody."""
+    """Whether the file can be read as JSON of any kind."""
     try:
         with open(path, encoding="utf-8") as file:
             json.load(file)
@@ -247,11 +261,11 @@ def is_json(path: str | Path) -> bool:
     return True
 
 
-def is_own(path: str | Path) -> bool:
-    """The file is a manifest of this package or of the reference library (of any request)."""
+def is_manifest(path: str | Path) -> bool:
+    """Whether the file is a manifest of this package or of rs-embed, of any request."""
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+            content = json.load(file)
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and "request_fingerprint" in found
+    return isinstance(content, dict) and "request_fingerprint" in content

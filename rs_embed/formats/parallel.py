@@ -1,4 +1,4 @@
-"""A function over what a stream gives, some results ahead, in order."""
+"""Ordered results of a function that threads call for the items of a stream."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-#: Bytes of items that are held ahead, about.
-MOST_BYTES = 1 << 28
+#: Approximate limit for the bytes of items in memory.
+MAX_BYTES = 1 << 28
 
 
-def ahead(call: Callable[[T], R], items: Iterable[T], threads: int, size: Callable[[T], int]) -> Iterator[R]:
-    """Results of ``call``, in the order of ``items``. Held are two items for each thread, and no more than 256 MB of them, or one.
+def map_in_order(call: Callable[[T], R], items: Iterable[T], threads: int, size: Callable[[T], int]) -> Iterator[R]:
+    """Results of ``call``, in the order of ``items``.
+
+    Two items per thread are in memory at most, and no more than 256 MB of them, or one.
 
     Args:
-        threads: with one, everything happens in the caller's.
+        threads: number of threads; with one, ``call`` runs in the thread of the caller.
         size: bytes of an item.
     """
     if threads < 2:
         yield from map(call, items)
         return
     waiting: deque[tuple[int, Future[R]]] = deque()
-    held = 0
+    in_memory = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="deflate") as pool:
         try:
             for item in items:
                 waiting.append((size(item), pool.submit(call, item)))
-                held += waiting[-1][0]
-                del item  # the caller's next one comes while results are waited for
-                while len(waiting) >= 2 * threads or (waiting and held >= MOST_BYTES):
-                    bytes_, first = waiting.popleft()
+                in_memory += waiting[-1][0]
+                del item  # frees its memory while the next results are awaited
+                while len(waiting) >= 2 * threads or (waiting and in_memory >= MAX_BYTES):
+                    item_bytes, first = waiting.popleft()
                     yield first.result()
-                    held -= bytes_
+                    in_memory -= item_bytes
             while waiting:
                 yield waiting.popleft()[1].result()
         finally:

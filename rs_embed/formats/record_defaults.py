@@ -1,7 +1,8 @@
-"""Records without what repeats: what most rows say is said once, a row has only what it says otherwise.
+"""Records without the values that most of them share.
 
-``default`` is what a row says unless it says something else. In a row, null means that it has no such key. Mappings inside
-a record are merged the same way, one level deep. Writer and reader of manifests share these functions.
+The default has the most common value of each key; a row stores only the differences of a record
+from it. null in a row means that the record lacks the key. Mappings inside a record are compared
+the same way, one level deep. The writer and the reader of manifests share these functions.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-#: Values that are counted for each key at a time: every value that more than one row in nine has is found.
+#: Values counted at a time for each key; finds every value of more than one record in nine.
 _COUNTERS = 8
-#: Keys that are different in every row.
-_UNIQUE = ("embedding_sha256", "input_sha256", "affine")
+#: Keys that differ in every record.
+_UNIQUE_KEYS = ("embedding_sha256", "input_sha256", "affine")
 
 
-def clean(record: Mapping) -> dict:
-    """A record without the keys that are null, on both levels: null is how rows say that they lack a key."""
+def drop_nulls(record: Mapping) -> dict:
+    """A record without the keys that are null, on both levels; in a row, null means a missing
+    key."""
     return {
         k: {s: w for s, w in v.items() if w is not None} if isinstance(v, Mapping) else v
         for k, v in record.items()
@@ -25,25 +27,28 @@ def clean(record: Mapping) -> dict:
     }
 
 
-def differences(record: Mapping, default: Mapping) -> dict:
-    """What a (clean) record says that the default does not, and null for what it lacks."""
+def diff_from_default(record: Mapping, default: Mapping) -> dict:
+    """The row of a record (without nulls): values that differ from the default, and null for
+    missing keys."""
     out = {}
     for key, value in record.items():
         usual = default.get(key)
         if value == usual:
             continue
-        both = isinstance(value, Mapping) and isinstance(usual, Mapping)
-        out[key] = _flat_differences(value, usual) if both else value
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            out[key] = _diff_mapping(value, usual)
+        else:
+            out[key] = value
     return out | {k: None for k in default if k not in record}
 
 
-def _flat_differences(value: Mapping, usual: Mapping) -> dict:
+def _diff_mapping(value: Mapping, usual: Mapping) -> dict:
     out = {k: v for k, v in value.items() if k not in usual or usual[k] != v}
     return out | {k: None for k in usual if k not in value}
 
 
-def merged(row: Mapping, default: Mapping) -> dict:
-    """What a row says, with what it does not say from the default; null for what it lacks."""
+def apply_default(row: Mapping, default: Mapping) -> dict:
+    """The values of a row, completed from the default; null for missing keys."""
     out = dict(default)
     for key, value in row.items():
         both = isinstance(value, Mapping) and isinstance(default.get(key), Mapping)
@@ -51,25 +56,26 @@ def merged(row: Mapping, default: Mapping) -> dict:
     return out
 
 
-def whole(row: Mapping, default: Mapping) -> dict:
-    """The record that :func:`differences` was made of."""
-    return clean(merged(row, default))
+def restore_record(row: Mapping, default: Mapping) -> dict:
+    """The record of a row; the inverse of :func:`diff_from_default`."""
+    return drop_nulls(apply_default(row, default))
 
 
-class Counts:
-    """Counts the values of every key over any number of records, in bounded memory (Misra and Gries 1982)."""
+class ValueCounter:
+    """Counts the values of every key in any number of records, in bounded memory (Misra and Gries
+    1982)."""
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.records = 0
         self._present: dict[tuple, int] = {}
         self._counts: dict[tuple, dict[str, int]] = {}
         self._last: dict[tuple, tuple[Any, str]] = {}
 
-    def see(self, record: Mapping) -> None:
-        """Count one clean record."""
-        self.rows += 1
+    def add(self, record: Mapping) -> None:
+        """Count a record without nulls."""
+        self.records += 1
         for key, value in record.items():
-            if key in _UNIQUE:
+            if key in _UNIQUE_KEYS:
                 continue
             if isinstance(value, Mapping):
                 self._present[key, None] = self._present.get((key, None), 0) + 1
@@ -94,51 +100,54 @@ class Counts:
                 del counts[known]
 
     def default(self) -> dict:
-        """What most rows say; empty for a single row."""
+        """The values that most records share; empty for a single record."""
         out: dict[str, Any] = {}
         for path, counts in self._counts.items():
-            text, often = max(counts.items(), key=lambda c: c[1], default=("null", 0))
-            holders = self.rows if len(path) == 1 else self._present[path[0], None]
-            if often < 2 or often * 4 < self.rows or often <= holders - self._present[path]:
+            text, count = max(counts.items(), key=lambda c: c[1], default=("null", 0))
+            parents = self.records if len(path) == 1 else self._present[path[0], None]
+            if count < 2 or count * 4 < self.records or count <= parents - self._present[path]:
                 continue
             if len(path) == 1:
-                if 2 * self._present.get((path[0], None), 0) <= self.rows:
+                if 2 * self._present.get((path[0], None), 0) <= self.records:
                     out[path[0]] = json.loads(text)
-            elif 2 * holders > self.rows:
+            elif 2 * parents > self.records:
                 out.setdefault(path[0], {})[path[1]] = json.loads(text)
         return out
 
 
-def refer(value: Any, at: Callable[[Any], int | None]) -> Any:
-    """A record with every list ``scenes`` as ``scenes_at``: places in a table of scenes.
+def index_scenes(value: Any, find_index: Callable[[Any], int | None]) -> Any:
+    """A record with every list ``scenes`` replaced by ``scenes_at``: indices into a table of
+    scenes.
 
     Args:
-        at: the place of a scene in the table; None when the table is full, and then the scenes stay where they are.
+        find_index: returns the index of a scene; None if the table is full, and then the list
+            stays.
     """
     if isinstance(value, list):
-        return [refer(v, at) for v in value]
+        return [index_scenes(v, find_index) for v in value]
     if not isinstance(value, Mapping):
         return value
     out = {}
     for key, inner in value.items():
         if key == "scenes" and isinstance(inner, list):
-            places = [at(scene) for scene in inner]
-            if None not in places:
-                out["scenes_at"] = places
+            indices = [find_index(scene) for scene in inner]
+            if None not in indices:
+                out["scenes_at"] = indices
                 continue
-        out[key] = refer(inner, at)
+        out[key] = index_scenes(inner, find_index)
     return out
 
 
-def resolve(value: Any, scene: Callable[[int], Any]) -> Any:
-    """The record that :func:`refer` was made of."""
+def restore_scenes(value: Any, read_scene: Callable[[int], Any]) -> Any:
+    """The inverse of :func:`index_scenes`."""
     if isinstance(value, list):
-        return [resolve(v, scene) for v in value]
+        return [restore_scenes(v, read_scene) for v in value]
     if not isinstance(value, Mapping):
         return value
-    return {
-        "scenes" if key == "scenes_at" else key: [scene(i) for i in inner]
-        if key == "scenes_at"
-        else resolve(inner, scene)
-        for key, inner in value.items()
-    }
+    out = {}
+    for key, inner in value.items():
+        if key == "scenes_at":
+            out["scenes"] = [read_scene(i) for i in inner]
+        else:
+            out[key] = restore_scenes(inner, read_scene)
+    return out

@@ -1,1 +1,6 @@
-"""Starts Snakemake on a run, follows it and explains its failures; what the Snakefile needs beside the plan."""
+"""Starting Snakemake on a run, and functions for the Snakefile.
+
+``launcher``: the caller's side of a run. ``child``: its handle of the child process.
+``child_main``: the program of that process. ``progress``: bars. ``explain``: why a run failed.
+``snakefile``: functions for the Snakefile.
+"""

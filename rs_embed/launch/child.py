@@ -1,6 +1,8 @@
-"""Snakemake as a child process, begun before it is known what it is to run: it imports (half a second) while the request is checked.
+"""The caller's handle of the child process (``child_main.py``) in which Snakemake runs.
 
-It has a process group of its own: its API changes the working directory and fails inside a running event loop.
+The process starts before its task is known: it imports Snakemake (half a second) while the request
+is checked. A process of its own, because Snakemake's API changes the working directory and fails
+inside a running event loop.
 """
 
 from __future__ import annotations
@@ -17,31 +19,29 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO
 
-#: In this order it is given files: for events, of its log, and the locks it takes over.
+#: Files that the child receives, in this order: for events, its log, and the two locks that it
+#: takes over.
 FILES = ("events", "log", "run", "store")
 
 
 class Child:
-    """Begins when it is made; for ``with``, at whose end it has ended if it was told nothing."""
+    """The child process, started by the constructor. For ``with``, which ends a process without a
+    task."""
 
     def __init__(self) -> None:
-        self._told = False
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - what it says before it has a log; closed in __exit__
-        self._socket, its = socket.socketpair()  # its end tells the child that this process is gone
-        # whatever socket.setdefaulttimeout was told: the other side knows nothing of it
+        self._has_task = False
+        self._early_output = tempfile.TemporaryFile()  # noqa: SIM115 - until it has a log; closed in __exit__
+        self._socket, child_socket = socket.socketpair()  # its end shows the child that this process has ended
+        # socket.setdefaulttimeout must not apply: checking the request may take longer
         self._socket.setblocking(True)
-        its.setblocking(True)
-        with its:
+        child_socket.setblocking(True)
+        with child_socket:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "rs_embed.launch.child_main",
-                ],  # the working directory has nothing that it imports
-                stdin=its,
+                # -P: imports nothing from the working directory
+                [sys.executable, "-P", "-m", "rs_embed.launch.child_main"],
+                stdin=child_socket.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=self._words,
+                stderr=self._early_output,
                 start_new_session=True,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
@@ -53,40 +53,41 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
-        self._words.close()
-        if not self._told:
+        self._early_output.close()
+        if not self._has_task:
             self._process.kill()
             self._process.wait()
 
     def run(
         self, arguments: Sequence[str], folder: str | os.PathLike, environment: Mapping[str, str], files: Sequence[IO]
     ) -> None:
-        """Tell it what to run.
+        """Send the child its task.
 
         Args:
-            arguments: Snakemake's. folder: to run in. environment: beside what is there.
-            files: :data:`FILES`, open; the child has them for itself.
+            arguments: of Snakemake. folder: its working directory. environment: variables to add.
+            files: :data:`FILES`, open; the child gets descriptors of its own.
         """
-        said = {"arguments": list(arguments), "folder": os.fspath(folder), "environment": dict(environment)}
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: its status says so
+        task = {"arguments": list(arguments), "folder": os.fspath(folder), "environment": dict(environment)}
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: its status shows it
             socket.send_fds(self._socket, [b"\n"], [f.fileno() for f in files])
-            self._socket.sendall(json.dumps(said).encode() + b"\n")
-        self._told = True
+            self._socket.sendall(json.dumps(task).encode() + b"\n")
+        self._has_task = True
 
     def wait(self) -> int:
-        """Its status, when it has ended."""
+        """Wait for its end; returns its exit status."""
         return self._process.wait()
 
-    def words(self) -> bytes:
-        """What it has said before it had a log."""
-        self._words.seek(0)
-        return self._words.read()
+    def read_early_output(self) -> bytes:
+        """Its messages on stderr before it had a log."""
+        self._early_output.seek(0)
+        return self._early_output.read()
 
     def stop(self, *, patience: float) -> None:
-        """Stop Snakemake and its jobs: SIGINT to the group, as a terminal would, then harder.
+        """Stop Snakemake and its jobs: SIGINT to the process group, as a terminal sends it, then
+        SIGTERM and SIGKILL.
 
         Args:
-            patience: seconds that it has to cancel its jobs.
+            patience: seconds that Snakemake has to cancel its jobs.
         """
         for number, seconds in ((signal.SIGINT, patience), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
             try:

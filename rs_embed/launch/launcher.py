@@ -1,5 +1,7 @@
-"""Let Snakemake work on a run and wait for it: command, environment, locks, progress, interrupts. Everything it prints goes to
-``logs/snakemake.log`` in the run's folder.
+"""The caller's side of a run: start Snakemake in the child process and wait for it, with locks,
+progress and interrupts.
+
+Everything that Snakemake prints goes to ``logs/snakemake.log`` in the run's folder.
 """
 
 from __future__ import annotations
@@ -15,17 +17,19 @@ from typing import IO
 
 from ..errors import ExportError
 from ..runs import cluster_queue
+from ..runs.freeze_run import freeze_run
 from ..runs.profiles import Profile, find_profile
-from ..runs.run import CONFIG, Run
-from ..stages.prepare import check_remote
+from ..runs.run import Run
+from ..runs.run_files import CONFIG
+from ..stages.prepare import check_cluster_folder
 from ..store import locks
-from ..store.store import writing
+from ..store.store import report_write_errors
 from .child import Child
-from .explain import explain
-from .progress import progress
+from .explain import explain_failure
+from .progress import show_progress
 
-#: Time for a second interrupt, seconds.
-_TWICE_S = 5.0
+#: Time in which a second interrupt counts, seconds.
+_SECOND_INTERRUPT_S = 5.0
 
 
 def workflow_folder() -> Path:
@@ -34,7 +38,7 @@ def workflow_folder() -> Path:
     return packaged if (packaged / "Snakefile").exists() else Path(__file__).parents[2]
 
 
-def command(run: Run, profile: Profile) -> list[str]:
+def snakemake_arguments(run: Run, profile: Profile) -> list[str]:
     """Snakemake's arguments for a run."""
     config = run.request.config
     arguments = [
@@ -44,88 +48,93 @@ def command(run: Run, profile: Profile) -> list[str]:
         "--nocolor",
         "--nolock",
     ]
-    if config.profile is None:  # whatever the user's own profile of Snakemake says
+    if config.profile is None:  # the user's own profile of Snakemake may name another one
         arguments += ["--executor", "local"]
-    if config.cores or not profile.remote:  # of a cluster this would be a limit on all jobs together
+    if config.cores or not profile.remote:  # on a cluster this would limit all jobs together
         arguments += ["--cores", str(config.cores or "all")]
     return arguments + (["--keep-going"] if config.continue_on_error else [])
 
 
-def execute(run: Run, child: Child) -> None:
-    """Run the workflow to its end. On a cluster the run goes on when this process is gone, and the next call waits for it.
+def run_workflow(run: Run, child: Child) -> None:
+    """Run the workflow to its end. On a cluster the run continues when this process ends, and the
+    next call waits for it.
 
     Args:
-        child: the process to do it, which can do it once.
+        child: a child process without a task.
 
     Raises:
-        Waited: an earlier call's run on this target has ended meanwhile; plan again.
+        Waited: this call has waited for an earlier run on this target, which has ended; plan
+            again.
         RunLockedError: another live run works on this target.
-        ExportError: it failed; the text has the ROI, model and stage of the first failure and the log's path.
-        KeyboardInterrupt: the user stopped it; Snakemake and its jobs were stopped, finished objects are kept. On a cluster only
-            a second interrupt stops it: notebooks interrupt what runs when they are closed or started anew.
+        ExportError: the run failed; the text has the ROI, model and stage of the first failure and
+            the log's path.
+        KeyboardInterrupt: the user stopped the run; Snakemake and its jobs were stopped, finished
+            objects are kept. On a cluster only a second interrupt stops it: notebooks interrupt a
+            call when they are closed or restarted.
     """
     profile = find_profile(run.request.config.profile, os.getcwd(), workflow_folder())
     if profile.remote:
-        check_remote(run)
+        check_cluster_folder(run)
     fresh = not run.request.config.resume
     with (
-        locks.acquire(run.dir, starting=True, left=profile.remote, fresh=fresh) as lock,
-        locks.share(run.store.root) as shared,
+        locks.acquire_run_lock(run.dir, starting=True, detached=profile.remote, fresh=fresh) as lock,
+        locks.acquire_shared_store_lock(run.store.root) as shared,
     ):
         log = run.dir / "logs" / "snakemake.log"
-        with writing(run.dir):
-            run.freeze()
+        with report_write_errors(run.dir):
+            freeze_run(run)
             log.parent.mkdir(exist_ok=True)
-        left = {locks.LEFT: locks.FRESH if fresh else "1"} if profile.remote else {}
+        detached = {locks.DETACHED_VARIABLE: locks.FRESH_VALUE if fresh else "1"} if profile.remote else {}
         read, write = os.pipe()
-        with os.fdopen(read) as events, os.fdopen(write, "w") as its:
-            with writing(log), open(log, "w") as text:
-                child.run(command(run, profile), run.dir, left, (its, text, lock, shared))
-            its.close()
-            failures, status = _wait(run, child, events, remote=profile.remote)
+        with os.fdopen(read) as events, os.fdopen(write, "w") as child_events:
+            with report_write_errors(log), open(log, "w") as text:
+                child.run(snakemake_arguments(run, profile), run.dir, detached, (child_events, text, lock, shared))
+            child_events.close()
+            failures, status = _wait_for_child(run, child, events, remote=profile.remote)
     if status:
-        with contextlib.suppress(OSError), open(log, "ab") as text:  # of a full disk the explanation knows
-            text.write(child.words())
-        raise ExportError(explain(run, failures, log, status), log=str(log))
+        with contextlib.suppress(OSError), open(log, "ab") as text:  # explain_failure reports a full disk
+            text.write(child.read_early_output())
+        raise ExportError(explain_failure(run, failures, log, status), log=str(log))
 
 
-def _wait(run: Run, child: Child, events: IO[str], *, remote: bool) -> tuple[list[dict], int]:
+def _wait_for_child(run: Run, child: Child, events: IO[str], *, remote: bool) -> tuple[list[dict], int]:
     """Error events, and the child's status."""
     try:
-        return _follow(run, events), child.wait()
+        return _follow_events(run, events), child.wait()
     except BaseException:
-        if not remote or _again(run):
+        if not remote or _is_interrupted_again(run):
             child.stop(patience=60 if remote else 10)
             if remote:
-                cluster_queue.cancel(run.dir)  # it may have submitted jobs since it was told to stop
+                cluster_queue.cancel_jobs(run.dir)  # it may have submitted jobs after it was stopped
         raise
 
 
-def _follow(run: Run, lines: IO[str]) -> list[dict]:
+def _follow_events(run: Run, lines: IO[str]) -> list[dict]:
     """Show progress until the child closes its pipe; returns error events."""
     failures = []
-    with progress(run, run.request.config.show_progress) as shown:
+    with show_progress(run, run.request.config.show_progress) as shown:
         for line in lines:
             try:
                 event = json.loads(line)
             except ValueError:  # the child was killed in the middle of a line
                 break
-            shown.event(event)
+            shown.handle_event(event)
             if event.get("event") in ("job_error", "error") or "message" in event:
                 failures.append(event)
         if not failures and not any(shown.totals.values()):
-            shown.say("rs-embed: the export is complete already, nothing was run")
+            shown.print_line("rs-embed: the export is complete already, nothing was run")
     return failures
 
 
-def _again(run: Run) -> bool:
-    """Whether the user interrupts again, and so means the run on the cluster and not only this call."""
-    said = "the run goes on, and the same call waits for it; to stop it and cancel its jobs, interrupt again now, or later: "
+def _is_interrupted_again(run: Run) -> bool:
+    """Whether the user interrupts again, which stops the run on the cluster and not only this
+    call."""
+    advice = "the run goes on, and the same call waits for it; to stop it and cancel its jobs, interrupt again now, or later: "
     command = f"rs-embed stop {shlex.quote(str(run.work))} --run {run.dir.name}"
-    with contextlib.suppress(OSError):  # a terminal that is gone
-        print(f"rs-embed: {said}{command}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal was closed
+        print(f"rs-embed: {advice}{command}", file=sys.stderr, flush=True)
     try:
-        time.sleep(_TWICE_S)
+        time.sleep(_SECOND_INTERRUPT_S)
     except KeyboardInterrupt:
         return True
     return False

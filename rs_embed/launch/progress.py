@@ -15,9 +15,9 @@ STAGES = ("fetch", "embed", "write", "merge")
 
 
 class Progress:
-    """Bars for the stages that have something to do. On a terminal or in a notebook they are drawn by tqdm; elsewhere
-    (a log file) each stage says one line when it begins and one when it is done. Where nobody can read it any more (a terminal or
-    a pipe that is gone) it is silent: no run ends for that."""
+    """Bars of the stages with remaining jobs. On a terminal or in a notebook tqdm draws them;
+    elsewhere (a log file) there is a line for each finished job. When the terminal or pipe was
+    closed, nothing is printed: the run continues."""
 
     def __init__(self, run: Run, show: bool) -> None:
         self.run, self.plan, self.show = run, run.plan, show
@@ -27,38 +27,39 @@ class Progress:
         self._jobs: dict[int, tuple[str, int, str | None]] = {}
         self._bars: dict = {}
 
-    def event(self, event: Mapping) -> None:
-        """Take one event of Snakemake."""
+    def handle_event(self, event: Mapping) -> None:
+        """Update the progress with one event of Snakemake."""
         try:
-            self._event(event)
+            self._handle_event(event)
         except OSError:
-            self._hush()
+            self._silence()
 
-    def say(self, line: str) -> None:
-        """A line of its own, where progress is shown."""
+    def print_line(self, line: str) -> None:
+        """Print a line, where progress is shown."""
         try:
             if self.show:
                 print(line, file=sys.stderr, flush=True)
         except OSError:
-            self._hush()
+            self._silence()
 
-    def _hush(self) -> None:
+    def _silence(self) -> None:
         self.show = False
         self._bars.clear()
 
-    def _event(self, event: Mapping) -> None:
+    def _handle_event(self, event: Mapping) -> None:
         kind = event.get("event")
         if kind == "run_info":
-            self._begin(event.get("stats") or {})
+            self._set_totals(event.get("stats") or {})
         elif kind == "job_info" and event.get("rule_name") in STAGES:
-            self._jobs[event["jobid"]] = self._job(event["rule_name"], event.get("wildcards") or {})
+            self._jobs[event["jobid"]] = self._describe_job(event["rule_name"], event.get("wildcards") or {})
         elif kind == "job_finished":
-            stage, size, receipt = self._jobs.pop(event.get("job_id"), (None, 0, None))
-            if stage:
-                self.reused[stage] += self._reused(receipt)
+            job = self._jobs.pop(event.get("job_id", -1), None)
+            if job is not None:
+                stage, size, receipt = job
+                self.reused[stage] += self._count_reused(receipt)
                 self._advance(stage, size)
 
-    def _job(self, rule: str, wildcards: Mapping) -> tuple[str, int, str | None]:
+    def _describe_job(self, rule: str, wildcards: Mapping) -> tuple[str, int, str | None]:
         """Stage, number of ROIs and receipt of a job."""
         if rule == "merge":
             return rule, len(self.plan.roi_ids), None
@@ -66,20 +67,21 @@ class Progress:
         folder = {"fetch": wildcards.get("source"), "embed": wildcards.get("unit")}.get(rule)
         return rule, span.stop - span.start, f"{rule}/{folder}/{span.name}.json" if folder else None
 
-    def _reused(self, receipt: str | None) -> int:
-        """How many ROIs of a finished job were there already."""
+    def _count_reused(self, receipt: str | None) -> int:
+        """ROIs of a finished job that needed no work."""
         try:
-            said = receipts.read(self.run.dir / receipt) if receipt else {}
-            return said.get("reused", 0) + said.get("restored", 0)
+            counts = receipts.read(self.run.dir / receipt) if receipt else {}
+            return counts.get("reused", 0) + counts.get("restored", 0)
         except (OSError, StoreError):
-            return 0  # only a number on the screen; the receipt's readers complain
+            return 0  # the number is only displayed; readers of the receipt report the error
 
-    def _begin(self, stats: Mapping) -> None:
-        """Totals from the job counts; a stage that is only partly repeated is counted by its share of jobs."""
+    def _set_totals(self, stats: Mapping) -> None:
+        """Totals from the job counts; a stage that is only partly repeated is counted by its share
+        of jobs."""
         plan, n = self.plan, len(self.plan.roi_ids)
         full = {
             "fetch": (len(plan.sources) * len(plan.parts), n * len(plan.sources)),
-            "embed": (len(plan.embedded) * len(plan.chunks), n * len(plan.embedded)),
+            "embed": (len(plan.embedded_units) * len(plan.chunks), n * len(plan.embedded_units)),
             "write": (len(plan.chunks), n),
             "merge": (1, n),
         }
@@ -87,10 +89,10 @@ class Progress:
             count = stats.get(stage, 0)
             self.totals[stage] = rois if count >= jobs else round(rois * count / jobs)
             if self.show and self.totals[stage]:
-                self._open(stage)
+                self._open_bar(stage)
 
-    def _open(self, stage: str) -> None:
-        if not self._pretty():
+    def _open_bar(self, stage: str) -> None:
+        if not self._has_bars():
             return
         from tqdm.auto import tqdm
 
@@ -106,19 +108,19 @@ class Progress:
     def _advance(self, stage: str, size: int) -> None:
         self.done[stage] += size
         self.totals[stage] = max(self.totals[stage], self.done[stage])
-        note = f"{self.reused[stage]} were there" if self.reused[stage] else ""
+        note = f"{self.reused[stage]} reused" if self.reused[stage] else ""
         if stage in self._bars:
             bar = self._bars[stage]
             bar.total = self.totals[stage]
             bar.set_postfix_str(note, refresh=False)
             bar.update(size)
         else:
-            self.say(
+            self.print_line(
                 f"rs-embed: {stage} {self.done[stage]}/{self.totals[stage]} ROIs{' (' + note + ')' if note else ''}"
             )
 
     @staticmethod
-    def _pretty() -> bool:
+    def _has_bars() -> bool:
         return sys.stderr.isatty() or "ipykernel" in sys.modules
 
     def close(self) -> None:
@@ -130,7 +132,7 @@ class Progress:
 
 
 @contextmanager
-def progress(run: Run, show: bool) -> Iterator[Progress]:
+def show_progress(run: Run, show: bool) -> Iterator[Progress]:
     """A :class:`Progress` that is closed at the end."""
     shown = Progress(run, show)
     try:

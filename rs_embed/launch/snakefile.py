@@ -1,4 +1,5 @@
-"""What the Snakefile needs of the package beside the plan: the run, and the environment its jobs run in."""
+"""Functions for the Snakefile: the run, the environment of its jobs, their threads, and a dry
+run's estimate."""
 
 from __future__ import annotations
 
@@ -10,91 +11,108 @@ import sys
 import threading
 from typing import Any
 
-from ..machine.cores import CORES
-from ..runs.run import PACKAGE, Run, load_run, open_config
-from ..stages.prepare import check
+from ..machine.cores import CORES_VARIABLE
+from ..runs.load_run import load_run
+from ..runs.open_run import open_config
+from ..runs.run import Run
+from ..runs.run_files import PACKAGE
+from ..stages.prepare import check_target
+from ..stages.shared.state import Jobs
 
-#: Tells a job on another machine where the request was frozen.
+#: Environment variable with the run's folder, for jobs on other machines.
 RUN_FOLDER = "RS_EMBED_RUN"
 
 
-def enter(config: Any, *, main_process: bool) -> Run:
-    """The run of a Snakemake process: planned from the config in the main process, loaded from the run's folder in jobs.
+def open_or_load_run(config: Any, *, main_process: bool) -> Run:
+    """The run of a Snakemake process: planned from the config in the main process, loaded from the
+    run's folder in jobs.
 
-    Steps are started as ``python -m rs_embed``: the interpreter that runs Snakemake comes first on the path unless a
-    software environment (conda) puts its own before it, and this package can be imported in either.
+    Steps are started as ``python -m rs_embed``: the interpreter that runs Snakemake comes first on
+    the path unless a software environment (conda) puts its own before it, and this package can be
+    imported in either.
 
     Raises:
         SpecError, ModelError, ProviderError: the request cannot be met, in one sentence.
     """
     if main_process:
         run = open_config(config, base=os.getcwd())
-        check(run)
+        check_target(run)
     else:
         run = load_run(os.environ.get(RUN_FOLDER, "."))
-    _prepend("PATH", os.path.dirname(sys.executable))
-    _prepend("PYTHONPATH", str(run.dir / PACKAGE))
+    _prepend_folder("PATH", os.path.dirname(sys.executable))
+    _prepend_folder("PYTHONPATH", str(run.dir / PACKAGE))
     os.environ[RUN_FOLDER] = str(run.dir)
     return run
 
 
-def end_soon() -> None:
-    """When all jobs have ended: Snakemake wakes its scheduler once a second by a timer, and Python does not end before the last one
-    has gone off, for which nobody waits any more; nor before it has looked through all objects for what refers to itself."""
+def print_estimate(run: Run, todo: Jobs) -> None:
+    """Print what the remaining jobs cost, at the end of a dry run's messages on stderr."""
+    from ..estimate import estimate
+    from ..estimate.summary import format_summary
+
+    print(format_summary(estimate(run, todo)), file=sys.stderr)
+
+
+def skip_exit_delays() -> None:
+    """Let the process end without delay when all jobs have ended: Python would wait for the last
+    timer by which Snakemake wakes its scheduler once a second, and collect garbage among all
+    objects."""
     gc.freeze()
     for thread in threading.enumerate():
         # of Snakemake's scheduler, not of a plugin
-        if isinstance(thread, threading.Timer) and _of_scheduler(thread):
+        if isinstance(thread, threading.Timer) and _is_of_scheduler(thread):
             thread.cancel()
 
 
-def _of_scheduler(timer: threading.Timer) -> bool:
+def _is_of_scheduler(timer: threading.Timer) -> bool:
     return (getattr(timer.function, "__module__", None) or "").startswith("snakemake.scheduling.")
 
 
-def import_ahead() -> None:
-    """Import, while the graph is built and the first jobs run, what Snakemake imports when the first one has ended, and all others
-    wait for: pandas, to write down params (0.2 s)."""
+def import_pandas_in_background() -> None:
+    """Import pandas while the graph is built and the first jobs run. Snakemake imports it to
+    record params when the first job has ended, and all others would wait for it (0.2 s)."""
     threading.Thread(target=importlib.import_module, args=("pandas",), daemon=True).start()
 
 
-#: Threads that read and preprocess for a GPU, at most (``models/engine.py``).
-_MOST_READERS = 8
+#: Most threads that read and preprocess for a GPU (``engine/engine.py``).
+_MAX_READERS = 8
 
 
-def embed_threads(cores: int, jobs: int, gpus: int) -> int:
+def count_embed_threads(cores: int, jobs: int, gpus: int) -> int:
     """Threads of an embed job on a machine that runs ``jobs`` of them in all.
 
-    On CPUs the cores are divided among the jobs that can run at a time: one thread each where there are enough jobs, so that
-    what a job does alone (starting, loading) keeps no core waiting; all cores where there is one job. With GPUs as many jobs run
-    as there are GPUs, threads only read and preprocess, and a share is left for fetching and writing.
+    On CPUs the cores are divided among the jobs that can run at a time: one thread each where
+    there are enough jobs, so that no core idles while a job starts or loads its model; all cores
+    where there is one job. With GPUs as many jobs run as there are GPUs, threads only read and
+    preprocess, and a share of the cores remains for fetching and writing.
 
     Args:
-        gpus: that may be used at a time; 0: on CPUs.
+        gpus: number of GPUs that may be used at a time; 0: on CPUs.
     """
     jobs = max(1, jobs)
     if gpus:
-        return max(1, min(_MOST_READERS, cores // (min(jobs, gpus) + 1)))
+        return max(1, min(_MAX_READERS, cores // (min(jobs, gpus) + 1)))
     return max(1, cores // min(jobs, cores))
 
 
-def divide(cores: int | None) -> None:
-    """Let the jobs of this process divide ``--cores`` among them; None: they run elsewhere."""
-    os.environ.pop(CORES, None)
+def set_shared_cores(cores: int | None) -> None:
+    """Let the jobs of this process share ``--cores``; None: they run on other machines."""
+    os.environ.pop(CORES_VARIABLE, None)
     if cores:
-        os.environ[CORES] = str(cores)
+        os.environ[CORES_VARIABLE] = str(cores)
 
 
-def plain(config: Any) -> Any:
-    """A config as JSON has it: a YAML loader turns an unquoted 2022-06-01 into a date, which no JSON schema knows."""
+def to_json_values(config: Any) -> Any:
+    """A config with JSON types only: a YAML loader turns an unquoted 2022-06-01 into a date, which
+    JSON schemas do not have."""
     if isinstance(config, dict):
-        return {k: plain(v) for k, v in config.items()}
+        return {k: to_json_values(v) for k, v in config.items()}
     if isinstance(config, list):
-        return [plain(v) for v in config]
+        return [to_json_values(v) for v in config]
     return config.isoformat()[:10] if isinstance(config, dt.date) else config
 
 
-def _prepend(variable: str, folder: str) -> None:
+def _prepend_folder(variable: str, folder: str) -> None:
     known = [p for p in os.environ.get(variable, "").split(os.pathsep) if p]
     if known[:1] != [folder]:
         os.environ[variable] = os.pathsep.join([folder, *known])

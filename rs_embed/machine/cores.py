@@ -1,9 +1,12 @@
-"""Cores that a job may use beside its own: those of the run that no job has at the moment.
+"""Cores that a job may use in addition to those from Snakemake.
 
-Snakemake gives a job its threads when it starts, and never more. Where models are unlike, or the last chunks are at work, cores
-that were another job's would idle to the end. So the jobs of a run on one machine say by a locked file how many cores they
-have from Snakemake, and those that can use more (embed jobs on CPUs, ``merge``, ``write`` of a combined export) divide what is left of
-``--cores`` among them, batch by batch or ROI by ROI.
+They are the cores of the run that no job uses at the moment.
+
+Snakemake fixes the threads of a job when it starts. If models have different costs, or during the
+last chunks, cores of finished jobs would stay idle. So the jobs of a run on one machine record in
+the name of a locked file how many cores they have from Snakemake (a claim). Jobs that can use more
+(embed jobs on CPUs, ``merge``, ``write`` of a combined export) share the remaining cores of
+``--cores``; they check for every batch or ROI.
 """
 
 from __future__ import annotations
@@ -21,131 +24,131 @@ from ..errors import StoreError
 from ..request.identity import digest
 from . import user_locks
 
-#: Cores of the run on this machine, for its jobs; set where they run beside each other (``workflow.py``).
-CORES = "RS_EMBED_CORES"
-#: Who else is at work is looked up at most so often, seconds.
-_FRESH_S = 0.1
+#: Cores of the run on this machine; set for its jobs if they run on the same machine
+#: (``launch/snakefile.py``).
+CORES_VARIABLE = "RS_EMBED_CORES"
+#: The claims of other jobs are listed at most this often, seconds.
+_REFRESH_S = 0.1
 
 
-class Share:
-    """What a job may use. Without others to divide with, always its own.
+class CoreShare:
+    """The cores that a job may use. Without a claim, always those assigned to it.
 
     Attributes:
-        own: cores that it has from Snakemake.
-        most: that it may have at any time.
+        assigned: number of cores from Snakemake.
+        maximum: most cores that it may ever use.
     """
 
-    def __init__(self, own: int, most: int = 0, mine: Path | None = None) -> None:
-        self.own, self.most, self._mine = own, max(own, most), mine
-        self._known, self._until, self._lock = own, 0.0, threading.Lock()
+    def __init__(self, assigned: int, maximum: int = 0, claim: Path | None = None) -> None:
+        self.assigned, self.maximum, self._claim = assigned, max(assigned, maximum), claim
+        self._known, self._until, self._lock = assigned, 0.0, threading.Lock()
 
-    def now(self) -> int:
-        """Cores that it may use now: its own, and a part of those that no job has."""
-        if self._mine is None:
-            return self.own
+    def available(self) -> int:
+        """Number of cores that the job may use now: the assigned ones and a share of the unused
+        ones."""
+        if self._claim is None:
+            return self.assigned
         with self._lock:
-            if time.monotonic() >= self._until:
+            if self._claim is not None and time.monotonic() >= self._until:
                 try:
-                    self._known = self._divided()
-                except (StoreError, OSError) as error:  # somebody has cleaned the folder away
-                    _say(error)
-                    self._known, self._mine = self.own, None
-                self._until = time.monotonic() + _FRESH_S
+                    self._known = self._divide(self._claim)
+                except (StoreError, OSError) as error:  # the folder of the claims was deleted
+                    _report_error(error)
+                    self._known, self._claim = self.assigned, None
+                self._until = time.monotonic() + _REFRESH_S
             return self._known
 
-    def _divided(self) -> int:
-        claims = [path.name.split(".") for path in _live(self._mine.parent, self._mine.name.split(".")[0])]
-        free = max(0, self.most - sum(int(own) for _, own, *_ in claims))
-        rivals = sorted(name for _, _, name, kind, _ in claims if kind == "more")
-        me = self._mine.name.split(".")[2]
-        if me not in rivals:  # somebody has removed the file
-            return self.own
-        return self.own + free // len(rivals) + (rivals.index(me) < free % len(rivals))
+    def _divide(self, claim: Path) -> int:
+        run, _, own_id, *_ = claim.name.split(".")
+        claims = [path.name.split(".") for path in _list_claims(claim.parent, run)]
+        unused = max(0, self.maximum - sum(int(assigned) for _, assigned, *_ in claims))
+        sharing = sorted(job_id for _, _, job_id, kind, _ in claims if kind == "more")
+        if own_id not in sharing:  # the file was deleted
+            return self.assigned
+        return self.assigned + unused // len(sharing) + (sharing.index(own_id) < unused % len(sharing))
 
 
-class Turn:
-    """A context that as many threads are in at a time as a share has cores; the others wait. It follows the share: a thread
-    that waits looks again every now and then, because another job's end wakes nobody here.
+class ThreadLimit:
+    """A context that as many threads can enter at a time as a share has cores; others wait.
+
+    A waiting thread checks the share regularly, because the end of another job does not notify it.
 
     Attributes:
-        most: threads that were in at a time.
+        peak: most threads that were inside at a time.
     """
 
-    def __init__(self, share: Share) -> None:
-        self._share, self._at_work, self._free = share, 0, threading.Condition()
-        self.most = 0
+    def __init__(self, share: CoreShare) -> None:
+        self._share, self._inside, self._changed = share, 0, threading.Condition()
+        self.peak = 0
 
     def __enter__(self) -> None:
-        with self._free:
-            while self._at_work >= self._share.now():
-                self._free.wait(_FRESH_S)
-            self._at_work += 1
-            self.most = max(self.most, self._at_work)
+        with self._changed:
+            while self._inside >= self._share.available():
+                self._changed.wait(_REFRESH_S)
+            self._inside += 1
+            self.peak = max(self.peak, self._inside)
 
     def __exit__(self, *_: object) -> None:
-        with self._free:
-            self._at_work -= 1
-            self._free.notify()
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify()
 
 
 @contextlib.contextmanager
-def share(run: Path, own: int, *, more: bool) -> Iterator[Share]:
-    """Say for the duration that this process works for a run with ``own`` cores of this machine.
+def share_cores(run: Path, assigned: int, *, can_use_more: bool) -> Iterator[CoreShare]:
+    """Claim ``assigned`` cores of this machine for a job of a run, while the context is active.
 
     Args:
         run: folder of the run.
-        more: it can use further ones; others only keep theirs from being used.
+        can_use_more: the job can use further cores; other jobs only prevent the use of theirs.
     """
-    most = int(os.environ.get(CORES) or 0)
-    if not most:
-        yield Share(own)
+    maximum = int(os.environ.get(CORES_VARIABLE) or 0)
+    if not maximum:
+        yield CoreShare(assigned)
         return
-    name = f"{digest(str(run.resolve()), 12)}.{own}.{secrets.token_hex(6)}.{'more' if more else 'own'}.lock"
+    kind = "more" if can_use_more else "own"
+    name = f"{digest(str(run.resolve()), 12)}.{assigned}.{secrets.token_hex(6)}.{kind}.lock"
     try:
-        path = user_locks.folder("cores") / name
-        _live(path.parent, "*")  # what killed jobs of any run left
-        lock = _held(path)
+        path = user_locks.lock_folder("cores") / name
+        _list_claims(path.parent, "*")  # removes those of killed jobs of any run
+        lock = _lock_new_file(path)
     except (StoreError, OSError) as error:
-        _say(error)
-        yield Share(own)
+        _report_error(error)
+        yield CoreShare(assigned)
         return
     try:
-        yield Share(own, most, path)
+        yield CoreShare(assigned, maximum, path)
     finally:
         path.unlink(missing_ok=True)
         os.close(lock)
 
 
-def _say(error: Exception) -> None:
-    print(f"rs-embed: no core beside its own, because jobs cannot agree: {error}", file=sys.stderr, flush=True)
+def _report_error(error: Exception) -> None:
+    print(f"rs-embed: no additional cores, because jobs cannot share them: {error}", file=sys.stderr, flush=True)
 
 
-def _live(folder: Path, run: str) -> list[Path]:
-    """Files of the jobs of a run that are alive; those of the dead are removed."""
+def _list_claims(folder: Path, run: str) -> list[Path]:
+    """Claims of the live jobs of a run; those of dead jobs are removed."""
     found = []
     for path in folder.glob(f"{run}.*.lock"):
-        lock = user_locks.lock(path)
+        lock = user_locks.try_lock(path)
         if lock is None:
             found.append(path)
             continue
-        if _is(lock, path):  # else its owner has made it anew
+        if user_locks.is_current(lock, path):  # otherwise its job has created it again
             path.unlink(missing_ok=True)
         os.close(lock)
     return found
 
 
-def _is(lock: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock), os.stat(path))
-    except FileNotFoundError:
-        return False
+def _lock_new_file(path: Path) -> int:
+    """Create and lock a claim.
 
-
-def _held(path: Path) -> int:
-    """The lock of a new file. Another job may look at it before it is locked, and remove it as that of a dead one."""
+    Another job may remove it before it is locked, as that of a dead job.
+    """
     while True:
-        lock = user_locks.lock(path)
+        lock = user_locks.try_lock(path)
         if lock is not None:
-            if _is(lock, path):
+            if user_locks.is_current(lock, path):
                 return lock
             os.close(lock)

@@ -1,4 +1,7 @@
-"""Which device a unit runs on, decided without torch where only a number of GPUs is asked for; and which GPU a job gets."""
+"""The device type that a unit runs on, and the GPU that a job gets.
+
+Torch is not imported where only a number of GPUs is needed.
+"""
 
 from __future__ import annotations
 
@@ -16,60 +19,67 @@ from pathlib import Path
 from ..errors import ModelError, StoreError
 from . import user_locks
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-#: Tells jobs whether Snakemake's main process asks for GPUs with ``device: auto``.
-_DECIDED = "RS_EMBED_GPUS"
-#: Variables that say that a job was given GPUs: CUDA's, and SLURM's where a site does without it.
-_GIVEN = (VISIBLE, "SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS", "SLURM_GPUS_ON_NODE")
-#: What the locks are called in the user's folder.
-_KIND = "gpus"
-#: Longest time between two looks for a free GPU, seconds.
-_LOOK_S = 0.5
-#: So often a lock is opened whose file or folder is removed by a job that ends.
-_TRIES = 100
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+#: Tells jobs whether Snakemake's main process requests GPUs for ``device: auto``.
+_DECISION_VARIABLE = "RS_EMBED_GPUS"
+#: One of these is set in a job that has GPUs: CUDA's, and SLURM's at sites that do not set CUDA's.
+_ALLOCATED_VARIABLES = (VISIBLE_VARIABLE, "SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS", "SLURM_GPUS_ON_NODE")
+#: Kind of the locks in the user's folder.
+_LOCKS = "gpus"
+#: Longest time between two attempts to get a GPU, seconds.
+_POLL_S = 0.5
+#: Attempts to open a lock whose file or folder is removed by a job that ends.
+_LOCK_ATTEMPTS = 100
 
 
 def gpus_wanted(device: str) -> int:
-    """GPUs an embed job should ask Snakemake for: 1 for ``cuda``, and for ``auto`` where this machine has one, or, in a job, was
-    given one: where Snakemake's main process saw none, none was asked for, and what a node has is others'."""
+    """Number of GPUs that an embed job requests from Snakemake.
+
+    1 for ``cuda``. For ``auto``, 1 if this machine has a GPU. In a job of a run whose main process
+    found no GPU, ``auto`` means 1 only if the scheduler allocated one: other GPUs of the node
+    belong to other jobs.
+    """
     if device in ("cpu", "mps"):
         return 0
     if device == "cuda":
         return 1
-    return int(visible_gpus() > 0 and not _others())
+    return int(count_visible_gpus() > 0 and not _is_none_allocated())
 
 
-def decide(device: str) -> None:
-    """For the jobs of this process, which run on other machines: whether embed jobs ask for GPUs."""
-    os.environ.pop(_DECIDED, None)
-    os.environ[_DECIDED] = str(gpus_wanted(device))
+def record_gpu_decision(device: str) -> None:
+    """Record whether embed jobs request GPUs, for the jobs of this process on other machines."""
+    os.environ.pop(_DECISION_VARIABLE, None)
+    os.environ[_DECISION_VARIABLE] = str(gpus_wanted(device))
 
 
-def _others() -> bool:
-    return os.environ.get(_DECIDED) == "0" and not any(name in os.environ for name in _GIVEN)
+def _is_none_allocated() -> bool:
+    return os.environ.get(_DECISION_VARIABLE) == "0" and not any(name in os.environ for name in _ALLOCATED_VARIABLES)
 
 
-def pool() -> tuple[str, ...]:
-    """The NVIDIA devices that jobs of this machine may have, as ``CUDA_VISIBLE_DEVICES`` names them: numbers, or UUIDs of GPUs
-    and MIG slices. Those of the variable where it is set (up to the first that is none, as CUDA reads it), else all."""
-    named = os.environ.get(VISIBLE)
-    if named is None:
+def visible_devices() -> tuple[str, ...]:
+    """The NVIDIA devices that jobs of this machine may use, as in ``CUDA_VISIBLE_DEVICES``.
+
+    Numbers, or UUIDs of GPUs and MIG slices. If the variable is set, the devices in it (up to the
+    first invalid one, as CUDA reads it); otherwise all devices.
+    """
+    value = os.environ.get(VISIBLE_VARIABLE)
+    if value is None:
         return tuple(str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*"))))
-    words: dict[str, None] = {}
-    for word in map(str.strip, named.split(",")):
-        if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", word):  # SLURM says NoDevFiles
+    names: dict[str, None] = {}
+    for name in map(str.strip, value.split(",")):
+        if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", name):  # SLURM writes NoDevFiles
             break
-        words[word] = None
-    return tuple(words)
+        names[name] = None
+    return tuple(names)
 
 
-def visible_gpus() -> int:
-    """Number of devices of the :func:`pool`."""
-    return len(pool())
+def count_visible_gpus() -> int:
+    """Number of :func:`visible_devices`."""
+    return len(visible_devices())
 
 
-def card() -> str | None:
-    """What the driver calls the first GPU of this machine (``NVIDIA A100-SXM4-80GB``); None without one."""
+def gpu_model_name() -> str | None:
+    """The driver's name of the first GPU (``NVIDIA A100-SXM4-80GB``); None without a GPU."""
     for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
         found = re.search(r"^Model:\s*(.+?)\s*$", Path(path).read_text(errors="replace"), re.MULTILINE)
         if found:
@@ -77,11 +87,13 @@ def card() -> str | None:
     return None
 
 
-def resolve(device: str) -> str:
-    """The torch device type for a request's ``device``: ``auto`` means cuda, else mps, else cpu.
+def resolve_device(device: str) -> str:
+    """The torch device type for a request's ``device``.
+
+    ``auto`` means cuda if available, otherwise mps, otherwise cpu.
 
     Raises:
-        ModelError: an explicit device that torch does not see.
+        ModelError: torch does not find the requested device.
     """
     import torch
 
@@ -89,100 +101,111 @@ def resolve(device: str) -> str:
     if device == "auto":
         return next(d for d in ("cuda", "mps", "cpu") if available[d])
     if not available[device]:
-        here = ", ".join(repr(d) for d in ("auto", *available) if available.get(d, True))
+        usable = ", ".join(repr(d) for d in ("auto", *available) if available.get(d, True))
         raise ModelError(
-            f"device: {device!r} was asked for, and torch {torch.__version__} sees none; allowed here: {here}"
+            f"device: {device!r} was requested, and torch {torch.__version__} finds none; allowed here: {usable}"
         )
     return device
 
 
 @contextlib.contextmanager
-def lease(device: str, folder: Path | None = None) -> Iterator[str | None]:
-    """Hold one GPU of the :func:`pool` for the duration, with ``CUDA_VISIBLE_DEVICES`` set to it; None where the request's
-    ``device`` wants none or there is none. Must run before torch looks at the devices.
+def lease_gpu(device: str, folder: Path | None = None) -> Iterator[str | None]:
+    """Lease one of the :func:`visible_devices`, and set ``CUDA_VISIBLE_DEVICES`` to it meanwhile.
 
-    Snakemake counts GPUs and never says which one a job has, so jobs of a user on a machine, of whatever run, agree by file
-    locks that the kernel releases when their holder dies. A job that finds all of them taken waits: Snakemake lets no more
-    jobs in than there are devices, so they are another run's, and on a shared GPU both could run out of memory. Where one
-    device alone is named, somebody (a cluster, a person) has chosen it: it is taken as it is, and nobody waits.
+    Yields None if the request's ``device`` needs no GPU or none is visible. Must be entered before
+    torch initializes the devices.
+
+    Snakemake counts GPUs but does not assign them, so all jobs of a user on a machine, of any run,
+    agree by file locks; the kernel releases those of dead processes. A job that finds all GPUs
+    leased waits: Snakemake does not start more jobs than there are devices, so they are leased by
+    another run, and two jobs on one GPU could run out of memory. If ``CUDA_VISIBLE_DEVICES`` names
+    a single device, a cluster or the user has chosen it, and it is used without waiting.
 
     Args:
-        folder: of the locks; None is the user's on this machine.
+        folder: folder of the locks; None is the user's folder on this machine.
 
     Raises:
-        StoreError: the folder of the locks is not the user's own, or has no locks.
+        StoreError: the folder of the locks does not belong to the user, or its file system has no
+            locks.
     """
-    names, before = pool() if gpus_wanted(device) else (), os.environ.get(VISIBLE)
+    names, before = visible_devices() if gpus_wanted(device) else (), os.environ.get(VISIBLE_VARIABLE)
     if not names:
-        hidden = device == "auto" and _others()
-        if hidden:  # torch would take one that is there
-            os.environ[VISIBLE] = ""
-        try:
+        with _hide_gpus(device == "auto" and _is_none_allocated()):
             yield None
-        finally:
-            if hidden:
-                os.environ.pop(VISIBLE)
         return
-    name, held = _free(folder, names, patient=len(names) > 1 or before is None)
-    os.environ[VISIBLE] = name
+    name, lock = _wait_for_device(folder, names, wait=len(names) > 1 or before is None)
+    os.environ[VISIBLE_VARIABLE] = name
     try:
         yield name
     finally:
-        os.environ.pop(VISIBLE)
+        os.environ.pop(VISIBLE_VARIABLE)
         if before is not None:
-            os.environ[VISIBLE] = before
-        if held is not None:
-            _give_back(*held)
+            os.environ[VISIBLE_VARIABLE] = before
+        if lock is not None:
+            _release_lock(*lock)
 
 
-def _free(folder: Path | None, names: tuple[str, ...], *, patient: bool) -> tuple[str, tuple[Path, int] | None]:
-    """The first free device, and its lock; where there is none and nobody shall wait, the first."""
-    said = False
+@contextlib.contextmanager
+def _hide_gpus(hidden: bool) -> Iterator[None]:
+    """Hide unallocated GPUs of the machine from torch, which would use them."""
+    if hidden:
+        os.environ[VISIBLE_VARIABLE] = ""
+    try:
+        yield
+    finally:
+        if hidden:
+            os.environ.pop(VISIBLE_VARIABLE)
+
+
+def _wait_for_device(folder: Path | None, names: tuple[str, ...], *, wait: bool) -> tuple[str, tuple[Path, int] | None]:
+    """The first free device and its lock.
+
+    Without waiting, the first device and None if no device is free.
+    """
+    is_reported = False
     while True:
         for name in names:
-            path, lock = _take(folder, f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
+            path, lock = _try_device_lock(folder, f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
             if lock is not None:
                 return name, (path, lock)
-        if not patient:
+        if not wait:
             return names[0], None
-        if not said:
-            said = True
+        if not is_reported:
+            is_reported = True
             print(
                 f"embed: waiting for a GPU, other jobs have {', '.join(names)} (locks in {path.parent})",
                 file=sys.stderr,
                 flush=True,
             )
-        time.sleep(random.uniform(0.2, 1.0) * _LOOK_S)
+        time.sleep(random.uniform(0.2, 1.0) * _POLL_S)
 
 
-def _take(folder: Path | None, file: str) -> tuple[Path, int | None]:
-    """A lock, and the descriptor that holds it; None where another process does."""
-    for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):  # a job that ended has removed the folder this moment
-            path = (folder or user_locks.folder(_KIND)) / file
-            lock = user_locks.lock(path)
-            if lock is None or _is(lock, path):
+def _try_device_lock(folder: Path | None, file: str) -> tuple[Path, int | None]:
+    """A lock file, and the descriptor that holds its lock; None if another process holds it."""
+    for _ in range(_LOCK_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):  # a job that ended has just removed the folder
+            path = (folder or user_locks.lock_folder(_LOCKS)) / file
+            lock = user_locks.try_lock(path)
+            if lock is None or user_locks.is_current(lock, path):
                 return path, lock
             os.close(lock)
-    raise StoreError(f"{tempfile.gettempdir()} keeps no folder of locks; allowed: another TMPDIR")
+    raise StoreError(
+        f"the folder of locks in {tempfile.gettempdir()} is deleted again and again; allowed: another TMPDIR"
+    )
 
 
-def _give_back(path: Path, lock: int) -> None:
-    """Release a lock. Of an allocation nothing is left on the node: the last job to end removes its folder. The file goes while
-    it is locked, and who opened it before finds out that it is not the one with the name (``_is``)."""
-    passing = path.parent.name.startswith(f"{_KIND}-")
+def _release_lock(path: Path, lock: int) -> None:
+    """Release a lock.
+
+    The last job of an allocation also removes the folder, so that nothing stays on the node.
+    The file is removed while it is locked. A process that opened it before detects this
+    (``user_locks.is_current``).
+    """
+    is_of_allocation = path.parent.name.startswith(f"{_LOCKS}-")
     with contextlib.suppress(OSError):
-        if passing and _is(lock, path):
+        if is_of_allocation and user_locks.is_current(lock, path):
             path.unlink()
     os.close(lock)
     with contextlib.suppress(OSError):
-        if passing:
-            path.parent.rmdir()  # only if it is empty
-
-
-def _is(lock: int, path: Path) -> bool:
-    """A lock is of the file that has the name now, and not of one that was removed before it was locked."""
-    try:
-        return os.path.samestat(os.fstat(lock), os.stat(path))
-    except FileNotFoundError:
-        return False
+        if is_of_allocation:
+            path.parent.rmdir()  # fails unless it is empty

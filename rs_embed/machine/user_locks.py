@@ -1,5 +1,9 @@
-"""What processes of a user on one machine agree by: file locks in a folder of theirs, which the kernel releases when their holder
-dies. Neither a run's folder nor a network's will do, because GPUs and cores are a machine's."""
+"""File locks by which the processes of a user on one machine agree on GPUs and cores.
+
+The kernel releases the locks of dead processes. The files are in a folder of the user on the
+machine, not in the run folder or on a network file system, because GPUs and cores belong to a
+machine.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +17,26 @@ from pathlib import Path
 
 from ..errors import StoreError
 
-#: Of a scheduler's job: what it calls device 0 is another GPU than what its next job on the machine calls so.
-_ALLOCATION = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+#: Identify the allocation of a scheduler: device 0 is another GPU in the next allocation on the
+#: same machine.
+_ALLOCATION_VARIABLES = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
-def folder(kind: str) -> Path:
-    """The user's folder of locks of one kind, made where it is missing. Apart for each allocation of a scheduler, which numbers its
-    devices anew.
+def lock_folder(kind: str) -> Path:
+    """The user's folder of locks of one kind, created if it is missing.
+
+    Each allocation of a scheduler has its own, because it renumbers the devices.
 
     Raises:
-        StoreError: what has its name is not the user's own, or others can write to it.
+        StoreError: the path is not a folder of the user, or others can write to it.
     """
-    allocation = "-".join([kind, *(v for name in _ALLOCATION if (v := os.environ.get(name)))])
+    allocation = "-".join([kind, *(v for name in _ALLOCATION_VARIABLES if (v := os.environ.get(name)))])
     top = Path(tempfile.gettempdir(), f"rs-embed-{os.getuid()}")
     for path in (top, top / re.sub(r"[^A-Za-z0-9-]", "_", allocation)):
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         found = os.lstat(path)
-        # a folder of another user's, or a link, at a name that anybody can guess
+        # another user can create a folder or a link with this name, which is easy to guess
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
             raise StoreError(
                 f"{path} is not a folder of your own that only you can write to; allowed: another TMPDIR, or delete it"
@@ -38,8 +44,11 @@ def folder(kind: str) -> Path:
     return path
 
 
-def lock(path: Path) -> int | None:
-    """The descriptor that holds a lock until it is closed; None where another process holds it.
+def try_lock(path: Path) -> int | None:
+    """Lock a file, which is created if it is missing.
+
+    Returns:
+        The descriptor that holds the lock until it is closed; None if another process holds it.
 
     Raises:
         StoreError: the file system has no locks.
@@ -56,3 +65,14 @@ def lock(path: Path) -> int | None:
             f"{path} cannot be locked ({error.strerror}), so jobs cannot agree on GPUs and cores; allowed: TMPDIR on a local disk"
         ) from None
     return file
+
+
+def is_current(lock: int, path: Path) -> bool:
+    """Whether a lock is that of the file that has this path now.
+
+    The file may have been removed before it was locked.
+    """
+    try:
+        return os.path.samestat(os.fstat(lock), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -1,5 +1,13 @@
-"""Models, by id. A family is one module with ``ADAPTER``; a new one is one file and one line here. Importing this,
-or a family's module, does not import torch."""
+"""Models, by id. Importing this package, or the module of a family, does not import torch.
+
+- :mod:`.base`: the interface of a model family (``Adapter``) and its input (``Image``)
+- :mod:`.mosaiks`, :mod:`.prithvi`, :mod:`.remoteclip`, :mod:`.terrafm`, :mod:`.thor`: one family
+  each
+- :mod:`.shared`: parts of several families (transformer, weights, units of measure and sizes of
+  inputs)
+
+A new model is one file with ``ADAPTER`` and one line in :data:`MODELS`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +16,10 @@ import importlib
 
 from ..errors import ModelError
 from ..planning.model_info import ModelInfo
-from ..request.fields import nearest
+from ..request.fields import suggest_nearest
 from .base import Adapter
 
-__all__ = ["MODELS", "Adapter", "describe", "get_adapter"]
+__all__ = ["MODELS", "Adapter", "get_adapter", "get_model_info"]
 
 #: id or alias -> module of the family
 MODELS = {
@@ -33,14 +41,14 @@ def get_adapter(name: str) -> Adapter:
     """The adapter of a model id or alias, any case.
 
     Raises:
-        ModelError: unknown id, naming those there are.
+        ModelError: the id is unknown; the message lists the known ones.
     """
-    word = name.strip().lower()
-    if word not in MODELS:
-        raise ModelError(f"models: {name!r} is unknown{nearest(word, MODELS)}; allowed: {', '.join(MODELS)}")
-    return importlib.import_module(f".{MODELS[word]}", __name__).ADAPTER
+    id_ = name.strip().lower()
+    if id_ not in MODELS:
+        raise ModelError(f"models: {name!r} is unknown{suggest_nearest(id_, MODELS)}; allowed: {', '.join(MODELS)}")
+    return importlib.import_module(f".{MODELS[id_]}", __name__).ADAPTER
 
 
-def describe(name: str) -> ModelInfo:
+def get_model_info(name: str) -> ModelInfo:
     """The description of a model id or alias (see :func:`get_adapter`)."""
     return get_adapter(name).info

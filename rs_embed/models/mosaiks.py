@@ -1,12 +1,13 @@
-"""MOSAIKS: random convolutional features (Rolf et al. 2021), a strong baseline that needs no weights.
+"""MOSAIKS: random convolutional features, a strong baseline that needs no weights.
 
-A pair of features is the mean over the image of ``relu(r)`` and of ``relu(-r)``, with the response ``r = w * x + bias`` of
-a random patch ``w`` over all bands. Patches here are seeded Gaussian noise (the paper's own are cut out of images; Gaussian
-ones need no training imagery); the pair of signs and the bias of -1 are those of torchgeo's ``RCF``.
+A pair of features is the mean over the image of ``relu(r)`` and of ``relu(-r)``, with the response
+``r = w * x + bias`` of a random patch ``w`` over all bands. The patches are seeded Gaussian noise
+(those of the paper are cut out of images; Gaussian noise needs no training imagery). The pair of
+signs and the bias of -1 are those of torchgeo's ``RCF``.
 
-Sources: Rolf et al. 2021, "A generalizable and accessible approach to machine learning with global satellite imagery",
-Nature Communications 12, 4392, Methods (features, patch size 3, ReLU, average pooling); torchgeo
-``torchgeo/models/rcf.py`` (Gaussian mode, sign pairs, bias).
+Sources: Rolf et al. 2021, "A generalizable and accessible approach to machine learning with global
+satellite imagery", Nature Communications 12, 4392, Methods (features, patch size 3, ReLU, average
+pooling); torchgeo ``torchgeo/models/rcf.py`` (Gaussian mode, sign pairs, bias).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..planning.flops import Pass, Picture, convolution
+from ..planning.flops import InputShape, PassCost, convolution_flops
 from ..planning.model_info import Modality, ModelInfo
 from ..request.fields import option
 from ..request.specs import OutputSpec, SensorSpec
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-#: Filters convolved at a time: bounds memory to this many response maps, whatever the number of features.
-_BLOCK = 64
+#: Filters convolved at a time: bounds memory to this many response maps, independent of the number
+#: of features.
+_FILTER_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Options:
     grid_cell: int = option(16, "grid output: side of a cell, pixels", minimum=1)
 
     def __post_init__(self) -> None:
-        from ..request.fields import check
+        from ..request.fields import check_fields
 
-        check(self, "model_config", ModelError)
-        for key, bad, allowed in (
+        check_fields(self, "model_config", ModelError)
+        for key, is_bad, allowed in (
             ("features", self.features % 2 != 0, "an even integer"),
             ("patch_size", self.patch_size % 2 == 0, "an odd integer"),
             (
@@ -60,15 +62,15 @@ class Options:
                 f"an integer > {self.patch_size // 2} (half the patch)",
             ),
         ):
-            if bad:
+            if is_bad:
                 raise ModelError(f"model_config.{key}: {getattr(self, key)!r} is not valid; allowed: {allowed}")
 
 
-def _cost(options: Options, modality: str, picture: Picture) -> Pass:
-    height, width, bands = picture.height, picture.width, picture.bands
-    flops = convolution(height, width, bands, options.patch_size, options.features // 2)
+def _compute_cost(options: Options, modality: str, shape: InputShape) -> PassCost:
+    height, width, bands = shape.height, shape.width, shape.bands
+    flops = convolution_flops(height, width, bands, options.patch_size, options.features // 2)
     cells = -(-height // options.grid_cell), -(-width // options.grid_cell)
-    return Pass(flops, bands * height * width, (options.features, *cells))
+    return PassCost(flops, bands * height * width, (options.features, *cells))
 
 
 INFO = ModelInfo(
@@ -90,14 +92,17 @@ INFO = ModelInfo(
     precisions=("fp32",),
     any_bands=True,
     smallest=lambda options: options.patch_size,
-    cost=_cost,
-    pace=0.16,  # ReLU and means take as long as the convolution; measured on a CPU (make bench-rates)
-    batch={"cpu": 1, "cuda": 32, "mps": 8},  # one image fills a core, and images of every size batch without padding
+    cost=_compute_cost,
+    # ReLU and means cost as much as the convolution; measured on a CPU (make bench-rates)
+    pace=0.16,
+    # on a CPU one image uses a whole core, and a batch of one never needs padding
+    batch={"cpu": 1, "cuda": 32, "mps": 8},
 )
 
 
-def patches(options: Options, channels: int) -> np.ndarray:
-    """The random patches, (features / 2, channels, patch_size, patch_size) float32, standard normal.
+def draw_patches(options: Options, channels: int) -> np.ndarray:
+    """The random patches, (features / 2, channels, patch_size, patch_size) float32, standard
+    normal.
 
     PCG64 and numpy's normal sampler, seeded: the same on every platform.
     """
@@ -120,7 +125,7 @@ class Mosaiks:
 
         network = torch.nn.Conv2d(len(bands), options.features // 2, options.patch_size, bias=False)
         with torch.no_grad():
-            network.weight.copy_(torch.from_numpy(patches(options, len(bands))))
+            network.weight.copy_(torch.from_numpy(draw_patches(options, len(bands))))
         return network.requires_grad_(False).eval()
 
     def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
@@ -131,48 +136,53 @@ class Mosaiks:
         return {"pixels": np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0) * np.float32(options.input_scale)}
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
-        """A closure over network and pixels: response maps are made block by block while they are pooled."""
+        """The patches and the pixels: response maps are computed block by block while they are
+        pooled."""
         return network.weight, batch["pixels"]
 
-    def _responses(self, tokens: Any, options: Options) -> Any:
-        """Response maps of ``_BLOCK`` patches at a time, both signs: pairs of (B, K, H-p+1, W-p+1)."""
+    def _compute_responses(self, tokens: Any, options: Options) -> Any:
+        """Response maps of ``_FILTER_BLOCK`` patches at a time, both signs: pairs of (B, K, H-p+1,
+        W-p+1)."""
         import torch.nn.functional as F
 
         weight, pixels = tokens
-        for start in range(0, weight.shape[0], _BLOCK):
-            maps = F.conv2d(pixels, weight[start : start + _BLOCK]).add_(options.bias)
+        for start in range(0, weight.shape[0], _FILTER_BLOCK):
+            maps = F.conv2d(pixels, weight[start : start + _FILTER_BLOCK]).add_(options.bias)
             yield F.relu(maps), F.relu(-maps)
 
     def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
-        """Mean (or max) over all positions: (B, D), positive features first, then negative ones."""
+        """Mean (or max) over all positions: (B, D), positive features first, then negative
+        ones."""
         import torch
 
         reduce = (lambda m: m.amax((2, 3))) if output.pooling == "max" else (lambda m: m.mean((2, 3)))
-        blocks = [(reduce(a), reduce(b)) for a, b in self._responses(tokens, options)]
+        blocks = [(reduce(a), reduce(b)) for a, b in self._compute_responses(tokens, options)]
         return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)
 
     def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
-        """Mean (or max) over the pixels of a cell of ``grid_cell`` pixels: (B, D, ceil(H / cell), ceil(W / cell)).
-        A pixel has the response centred on it; the border's ``patch_size // 2`` pixels have their nearest one."""
+        """Mean (or max) over the pixels of a cell of ``grid_cell`` pixels: (B, D, ceil(H / cell),
+        ceil(W / cell)). The response of a pixel is the one centred on it; the ``patch_size // 2``
+        pixels at the border use the nearest one."""
         import torch
         import torch.nn.functional as F
 
         cell, margin = options.grid_cell, options.patch_size // 2
         height, width = tokens[1].shape[-2:]
-        rest = (0, -width % cell, 0, -height % cell)
+        padding = (0, -width % cell, 0, -height % cell)
 
         def reduce(maps: torch.Tensor) -> torch.Tensor:
             maps = F.pad(maps, (margin,) * 4, mode="replicate")
             if output.pooling == "max":
-                return F.max_pool2d(F.pad(maps, rest), cell)  # responses are >= 0, so padding zeros never wins
-            count = F.avg_pool2d(F.pad(torch.ones_like(maps[:1, :1]), rest), cell)
-            return F.avg_pool2d(F.pad(maps, rest), cell) / count
+                # responses are >= 0, so padded zeros are never the maximum
+                return F.max_pool2d(F.pad(maps, padding), cell)
+            count = F.avg_pool2d(F.pad(torch.ones_like(maps[:1, :1]), padding), cell)
+            return F.avg_pool2d(F.pad(maps, padding), cell) / count
 
-        blocks = [(reduce(a), reduce(b)) for a, b in self._responses(tokens, options)]
+        blocks = [(reduce(a), reduce(b)) for a, b in self._compute_responses(tokens, options)]
         return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)
 
-    def record(self, network: Any, options: Options) -> dict:
-        """The patches' digest; nothing is pretrained, by design."""
+    def describe_weights(self, network: Any, options: Options) -> dict:
+        """The digest of the patches; nothing is pretrained, by design."""
         return {
             "pretrained": False,
             "by_design": True,

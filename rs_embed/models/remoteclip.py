@@ -1,11 +1,14 @@
-"""RemoteCLIP: the image tower of CLIP, trained further on captions of aerial and satellite pictures. Sees red, green and blue.
+"""RemoteCLIP: the image tower of CLIP, trained further on captions of aerial and satellite images.
+
+It uses red, green and blue:
 
     x = [class; patches of the image] + positions;  x = norm_pre(x);  blocks
-    pooled = norm_post(x_class) proj;  grid = x_patches, as the last block leaves them
+    pooled = norm_post(x_class) proj;  grid = x_patches, the output of the last block
 
-All LayerNorms have eps 1e-5. Sources: Liu et al. 2024, arXiv 2306.11029, section III (the model is CLIP's, continued); Radford et al.
-2021, arXiv 2103.00020, section 2.4 and figure 3 (tower, projection, mean and deviation of the pictures); open_clip's
-``model_configs`` (sizes). Names of tensors are those of the published open_clip state dict.
+All LayerNorms have eps 1e-5. Sources: Liu et al. 2024, arXiv 2306.11029, section III (the model
+continues the training of CLIP); Radford et al. 2021, arXiv 2103.00020, section 2.4 and figure 3
+(tower, projection, mean and deviation of the images); open_clip's ``model_configs`` (sizes).
+Tensors have the names of the published open_clip state dict.
 """
 
 from __future__ import annotations
@@ -14,30 +17,32 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..planning.flops import Pass, Picture, product, transformer
+from ..planning.flops import InputShape, PassCost, matmul_flops, transformer_flops
 from ..planning.model_info import Modality, ModelInfo, Weights
 from ..request.fields import option
 from ..request.specs import OutputSpec, SensorSpec
 from .base import Image
-from .shared.inputs import reflectance
+from .shared.inputs import to_reflectance
 from .shared.pretrained import Pretrained, PretrainedOptions
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import nn
 
-#: Side of the picture, pixels.
+    from .shared.vit import Network
+
+#: Side of the input, pixels.
 SIDE = 224
-#: Mean and deviation of CLIP's training pictures, red, green, blue, for values 0..1 (OpenAI CLIP, ``clip/clip.py``).
+#: Mean and standard deviation of CLIP's training images, red, green, blue, for values 0..1
+#: (OpenAI CLIP, ``clip/clip.py``).
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Sizes of one published tower: patch side in pixels, width, blocks, heads, length of the projected vector, and the
-    SHA-256 of its file."""
+    """Sizes of one published tower: side of a patch in pixels, width, blocks, heads, length of the
+    projected vector, and the SHA-256 of its file."""
 
     patch: int
     width: int
@@ -70,25 +75,25 @@ class Options(PretrainedOptions):
     )
 
 
-def _variant(options: Options) -> Variant:
+def _get_variant(options: Options) -> Variant:
     return VARIANTS[options.variant]
 
 
-def _published(options: Options) -> Weights:
+def _published_weights(options: Options) -> Weights:
     return Weights(
         "chendelong/RemoteCLIP",
         "bf1d8a3ccf2ddbf7c875705e46373bfe542bce38",
         f"RemoteCLIP-{options.variant}.pt",
-        _variant(options).sha256,
+        _get_variant(options).sha256,
     )
 
 
-def _cost(options: Options, modality: str, picture: Picture) -> Pass:
-    v = _variant(options)
+def _compute_cost(options: Options, modality: str, shape: InputShape) -> PassCost:
+    v = _get_variant(options)
     patches = v.cells**2
-    flops = product(patches, picture.bands * v.patch**2, v.width)
-    flops += transformer(patches + 1, v.width, v.depth, 4 * v.width) + product(1, v.width, v.out)
-    return Pass(flops, picture.bands * SIDE**2, (v.width, v.cells, v.cells))
+    flops = matmul_flops(patches, shape.bands * v.patch**2, v.width)
+    flops += transformer_flops(patches + 1, v.width, v.depth, 4 * v.width) + matmul_flops(1, v.width, v.out)
+    return PassCost(flops, shape.bands * SIDE**2, (v.width, v.cells, v.cells))
 
 
 INFO = ModelInfo(
@@ -104,19 +109,19 @@ INFO = ModelInfo(
         )
     },
     options=Options,
-    dim=lambda options: _variant(options).out,
+    dim=lambda options: _get_variant(options).out,
     aliases=("remoteclip_s2rgb",),
     size=lambda options: SIDE,
     square=True,
-    weights=_published,
-    smallest=lambda options: _variant(options).patch,
-    of_rectangle="own",
-    cost=_cost,
+    weights=_published_weights,
+    smallest=lambda options: _get_variant(options).patch,
+    rectangle_pooling="own",
+    cost=_compute_cost,
     batch={"cpu": 8, "cuda": 64, "mps": 16},
 )
 
-#: open_clip's names of a block's parts -> those of ``vit.Block``
-_PARTS = {
+#: Names of the parts of a block in open_clip -> in ``vit.Block``
+_BLOCK_NAMES = {
     "ln_1": "norm1",
     "ln_2": "norm2",
     "attn.in_proj_weight": "attn.qkv.weight",
@@ -125,7 +130,8 @@ _PARTS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-_HEAD = {"conv1": "patches", "ln_pre": "norm_pre", "ln_post": "norm_post"}
+#: Names of the other parts in open_clip -> in the network
+_OUTER_NAMES = {"conv1": "patches", "ln_pre": "norm_pre", "ln_post": "norm_post"}
 
 
 class RemoteCLIP(Pretrained):
@@ -134,13 +140,13 @@ class RemoteCLIP(Pretrained):
     info = INFO
     prefixes = ("", "model.")
 
-    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> nn.Module:
-        """The tower with its learned positions, for pictures of 224 x 224."""
+    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> Network:
+        """The tower with its learned positions, for images of 224 x 224."""
         from torch import nn
 
         from .shared.vit import Network, Patches, Transformer
 
-        v = _variant(options)
+        v = _get_variant(options)
         return Network(
             patches=Patches(len(bands), v.width, (v.patch, v.patch), bias=False),
             class_embedding=(v.width,),
@@ -154,35 +160,38 @@ class RemoteCLIP(Pretrained):
         )
 
     def rename(self, name: str, options: Options, modality: str) -> str | None:
-        """``visual.*`` of an open_clip state dict; the text tower and the temperature are not used."""
+        """``visual.*`` of an open_clip state dict; the text tower and the temperature are not
+        used."""
         if not name.startswith("visual."):
             return None
         name = name.removeprefix("visual.")
         block = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name)
         if block is None:
             first, *rest = name.split(".")
-            return ".".join([_HEAD.get(first, first), *rest])
+            return ".".join([_OUTER_NAMES.get(first, first), *rest])
         number, part = block.groups()
-        for theirs, ours in _PARTS.items():
-            if part == theirs or part.startswith(f"{theirs}."):
-                part = ours + part.removeprefix(theirs)
+        for published, local in _BLOCK_NAMES.items():
+            if part == published or part.startswith(f"{published}."):
+                part = local + part.removeprefix(published)
                 break
         return f"transformer.blocks.{number}.{part}"
 
     def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
-        """(3, 224, 224) float32: reflectance as bytes, resized and cropped as a picture, then CLIP's mean and deviation."""
+        """(3, 224, 224) float32: reflectance as bytes, resized and cropped, then normalized with
+        CLIP's mean and deviation."""
         import numpy as np
 
-        from .shared.byte_images import fit, to_bytes
+        from .shared.byte_images import resize_and_crop, to_bytes
 
         mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (MEAN, DEVIATION))
-        picture = fit(to_bytes(reflectance(image)[0]), SIDE).astype(np.float32)
+        pixels = resize_and_crop(to_bytes(to_reflectance(image)[0]), SIDE).astype(np.float32)
         for operation, value in ((np.divide, np.float32(255)), (np.subtract, mean), (np.divide, deviation)):
-            operation(picture, value, out=picture)
-        return {"pixels": picture}
+            operation(pixels, value, out=pixels)
+        return {"pixels": pixels}
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
-        """Tokens of the last block, (B, 1 + N, width), class token first; and the network, whose projection a vector needs."""
+        """Tokens of the last block, (B, 1 + N, width), class token first; and the network, whose
+        projection :meth:`pooled` needs."""
         import torch
 
         position = network.positional_embedding
@@ -191,13 +200,14 @@ class RemoteCLIP(Pretrained):
         return network.transformer(network.norm_pre(torch.cat([first, patches], 1))), network
 
     def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
-        """The projected class token, (B, 512 | 768), not of unit length; there is nothing to average, so ``pooling`` is ignored."""
+        """The projected class token, (B, 512 | 768), not of unit length. ``pooling`` has no effect
+        on one token."""
         x, network = tokens
         return network.norm_post(x[:, 0]) @ network.proj
 
     def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
-        """Patch tokens as the last block leaves them, (B, 768, 7, 7) or (B, 1024, 16, 16)."""
-        cells = _variant(options).cells
+        """Patch tokens after the last block, (B, 768, 7, 7) or (B, 1024, 16, 16)."""
+        cells = _get_variant(options).cells
         return tokens[0][:, 1:].mT.unflatten(2, (cells, cells))
 
 

@@ -1,11 +1,11 @@
-"""TerraFM: a transformer for Sentinel-2 (surface or top-of-atmosphere reflectance) and Sentinel-1, with a stem for each.
+"""TerraFM: a transformer with one stem each for Sentinel-2 L2A, Sentinel-2 L1C and Sentinel-1.
 
-    e = patches of the image, in 3 x the width (a kernel for each kind of image) + the kind's own vector
+    e = patches of the image, in 3 x the width, with the kernel of the stem + the stem's vector
     e = proj3(proj2(norm_input(proj1(e))))                no activation between them; eps 1e-5
     x = [class; e] + positions;  blocks and norm (eps 1e-6);  pooled = x_class, grid = x_patches
 
-Sources: Danish et al. 2025, arXiv 2506.06281, section 3 (stems, one-modality path of the fusion, blocks); the authors' ``terrafm.py``
-(sizes, eps, names of tensors).
+Sources: Danish et al. 2025, arXiv 2506.06281, section 3 (stems, one-modality path of the fusion,
+blocks); the authors' ``terrafm.py`` (sizes, eps, names of tensors).
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..planning.flops import Pass, Picture, product, transformer
+from ..planning.flops import InputShape, PassCost, matmul_flops, transformer_flops
 from ..planning.model_info import Modality, ModelInfo, Weights
 from ..request.fields import option
 from ..request.specs import OutputSpec, SensorSpec
 from .base import Image
-from .shared.inputs import linear_power, log_scaled, reflectance, resize
+from .shared.inputs import resize, scale_log_power, to_linear_power, to_reflectance
 from .shared.pretrained import Pretrained, PretrainedOptions
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import nn
+
+    from .shared.vit import Network
 
 #: Side of the image and of a patch, pixels.
 SIDE, PATCH = 224, 16
@@ -44,7 +45,7 @@ class Variant:
 
 VARIANTS = {"b": Variant(768, 12, 12), "l": Variant(1024, 24, 16, published=False)}
 
-#: Bands of Sentinel-2 L2A in the order of the published kernels: all but B10, which L2A has not.
+#: Bands of Sentinel-2 L2A in the order of the published kernels: all but B10, which L2A lacks.
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 
 
@@ -65,23 +66,23 @@ class Options(PretrainedOptions):
         if self.weights is None and not VARIANTS[self.variant].published:
             raise ModelError(
                 f"model_config.weights: null is not valid with variant {self.variant!r}, whose file its authors have announced "
-                "and not published; allowed: path of a weights file, or 'random'"
+                "but not published; allowed: path of a weights file, or 'random'"
             )
 
 
-def _stem(options: Options, modality: str) -> str:
+def _choose_stem(options: Options, modality: str) -> str:
     """The published name of the stem that a request uses."""
     if modality == "s1":
         return "s1"
     return "s2_" + (options.stem or ("l2a" if options.preset == "official" else "l1c"))
 
 
-def _cost(options: Options, modality: str, picture: Picture) -> Pass:
+def _compute_cost(options: Options, modality: str, shape: InputShape) -> PassCost:
     v, patches = VARIANTS[options.variant], CELLS**2
     wide = 3 * v.width
-    stem = product(patches, picture.bands * PATCH**2, wide) + 2 * product(patches, wide, wide)
-    flops = stem + product(patches, wide, v.width) + transformer(patches + 1, v.width, v.depth, 4 * v.width)
-    return Pass(flops, picture.bands * SIDE**2, (v.width, CELLS, CELLS))
+    stem = matmul_flops(patches, shape.bands * PATCH**2, wide) + 2 * matmul_flops(patches, wide, wide)
+    flops = stem + matmul_flops(patches, wide, v.width) + transformer_flops(patches + 1, v.width, v.depth, 4 * v.width)
+    return PassCost(flops, shape.bands * SIDE**2, (v.width, CELLS, CELLS))
 
 
 INFO = ModelInfo(
@@ -105,19 +106,22 @@ INFO = ModelInfo(
         Weights("MBZUAI/TerraFM", "main", "TerraFM-B.pth") if VARIANTS[options.variant].published else None
     ),
     smallest=lambda options: PATCH,
-    canonical=lambda options, modality: replace(options, stem=None if modality == "s1" else _stem(options, "s2")[3:]),
-    cost=_cost,
+    canonical=lambda options, modality: replace(
+        options, stem=None if modality == "s1" else _choose_stem(options, "s2")[3:]
+    ),
+    cost=_compute_cost,
     batch={"cpu": 4, "cuda": 64, "mps": 16},
 )
 
 
 class TerraFM(Pretrained):
-    """Adapter of TerraFM's encoder with one stem, that of the request's modality."""
+    """Adapter of TerraFM's encoder with the stem of the request's modality."""
 
     info = INFO
 
-    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> nn.Module:
-        """Stem, its projection to the width, and the transformer with learned positions for 14 x 14 patches."""
+    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> Network:
+        """Stem, its projection to the width, and the transformer with learned positions for 14 x
+        14 patches."""
         from torch import nn
 
         from .shared.vit import Linear, Network, Patches, Transformer
@@ -137,7 +141,8 @@ class TerraFM(Pretrained):
         )
 
     def rename(self, name: str, options: Options, modality: str) -> str | None:
-        """Stems of other modalities, and what is beside the encoder (heads of the training), are not used."""
+        """Stems of other modalities, and tensors outside the encoder (training heads), are not
+        used."""
         first, _, rest = name.partition(".")
         if first in ("cls_token", "pos_embed"):
             return name
@@ -146,18 +151,19 @@ class TerraFM(Pretrained):
         if first != "patch_embed":
             return None
         for stem in ("s2_l2a", "s2_l1c", "s1"):
-            for theirs, ours in ((f"conv2d_{stem}.", "patches."), (f"{stem}_embed", "embed")):
-                if rest.startswith(theirs):
-                    return ours + rest.removeprefix(theirs) if stem == _stem(options, modality) else None
+            for published, local in ((f"conv2d_{stem}.", "patches."), (f"{stem}_embed", "embed")):
+                if rest.startswith(published):
+                    return local + rest.removeprefix(published) if stem == _choose_stem(options, modality) else None
         return rest.removeprefix("projection.")
 
     def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
-        """(12 or 2, 224, 224) float32 in 0..1: reflectance, or power on a logarithmic scale; stretched to the size."""
-        pixels = log_scaled(linear_power(image)) if image.modality == "s1" else reflectance(image)
+        """(12 or 2, 224, 224) float32 in 0..1: reflectance, or power on a logarithmic scale;
+        stretched to the size."""
+        pixels = scale_log_power(to_linear_power(image)) if image.modality == "s1" else to_reflectance(image)
         return {"pixels": resize(pixels[:1], SIDE, SIDE)[0]}
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
-        """Normed tokens, (B, 197, width), class token first."""
+        """Tokens after the last norm, (B, 197, width), class token first."""
         import torch
 
         x = network.patches(batch["pixels"]) + network.embed
@@ -166,7 +172,7 @@ class TerraFM(Pretrained):
         return network.transformer(x)
 
     def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
-        """The class token, (B, width); there is nothing to average, so ``pooling`` is ignored."""
+        """The class token, (B, width). ``pooling`` has no effect on one token."""
         return tokens[:, 0]
 
     def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:

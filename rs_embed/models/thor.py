@@ -1,23 +1,27 @@
-"""THOR 1.0: one encoder for Sentinel-1 and -2 whose patches are cut at each band's own ground resolution.
+"""THOR 1.0: an encoder for Sentinel-1 and -2 with patches at the ground resolution of each band.
 
-Source: Forgaard et al. 2026, arXiv 2601.16011; the authors' code (FM4CS/THOR 1.0.2, FM4CS/thor_terratorch_ext). For an image
-of GC x GC metres, patches of p x p pixels, and a group g of bands of one ground sampling distance GSD (10 or 20 m):
+Source: Forgaard et al. 2026, arXiv 2601.16011; the authors' code (FM4CS/THOR 1.0.2,
+FM4CS/thor_terratorch_ext). For an image of GC x GC metres, patches of p x p pixels, and a group g
+of bands of one ground sampling distance GSD (10 or 20 m):
 
-    token(g, r, c) = mean over the group's bands of (w_band * x_band + b_band) + [SC(D - d, p GSD / 40), embedding of g (d)]
+    token(g, r, c) = mean over the group's bands of (w_band * x_band + b_band)
+                   + [SC(D - d, p GSD / 40), embedding of g (d)]
 
-with x_band resized to GC / GSD pixels, w_band a 16 x 16 kernel resized to p x p (FlexiViT), SC(d, v) = ``vit.sincos``. No class
-token, no positions: every block adds ``-slope(head) * distance`` to the attention logits, the distance between the centres of
-two patches over the side of the largest patch, both in metres (ALiBi). No norm after the last block.
+with x_band resized to GC / GSD pixels, w_band a 16 x 16 kernel resized to p x p (FlexiViT), and
+SC(d, v) = ``vit.sincos``. There is no class token and there are no positions. Every block adds
+``-slope(head) * distance`` to the attention logits, where distance is the one between the centres
+of two patches over the side of the largest patch, both in metres (ALiBi). There is no norm after
+the last block.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelError
-from ..planning.flops import Pass, Picture, product, transformer
+from ..planning.flops import InputShape, PassCost, matmul_flops, transformer_flops
 from ..planning.model_info import Modality, ModelInfo, Prep, Weights
 from ..request.fields import option
 from ..request.specs import OutputSpec, SensorSpec
@@ -28,17 +32,19 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-#: Side of an image that is not taken at its own size, pixels.
+    from .shared.vit import Network
+
+#: Side of an image that is not used at its own pixel size, pixels.
 SIZE = 288
-#: Largest image taken at its own size: side in pixels, and tokens (rs-embed 0.3.1).
+#: Largest image used at its own pixel size: side in pixels, and tokens (rs-embed 0.3.1).
 NATIVE_SIDE, NATIVE_TOKENS = 384, 3000
-#: Largest difference of height and width that is cropped away rather than stretched, pixels (rs-embed 0.3.1).
+#: Largest difference of height and width that is cropped, not stretched, pixels (rs-embed 0.3.1).
 NEARLY_SQUARE = 8
-#: Most tokens of any image: the attention bias takes heads * tokens^2 numbers, 2 GB here for base.
-MOST_TOKENS = 6480
+#: Most tokens of any image: the attention bias has heads * tokens^2 numbers, 2 GB for base.
+MAX_TOKENS = 6480
 #: Side of the published kernels, pixels.
 KERNEL = 16
-#: What the size of a patch on the ground is divided by: the authors' smallest patch, 4 pixels of 10 m.
+#: Divisor of the size of a patch on the ground: the authors' smallest patch, 4 pixels of 10 m.
 REFERENCE_PATCH_M = 40.0
 
 
@@ -73,7 +79,8 @@ KERNELS = {
     "S1:VV": "VV",
     "S1:VH": "VH",
 }
-#: Mean and standard deviation of the training imagery: reflectance, and dB of Sentinel-1 in IW mode (authors' statistics).
+#: Mean and standard deviation of the training imagery: reflectance, and dB of Sentinel-1 in IW
+#: mode (authors' statistics).
 STATISTICS = {
     "B2": (0.176620, 0.264520),
     "B3": (0.195923, 0.252949),
@@ -93,7 +100,8 @@ BANDS = {"s2": ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"), 
 
 @dataclass(frozen=True)
 class Variant:
-    """Sizes of one published model; ``band`` is the length of a group's embedding. ``revision`` pins its file."""
+    """Sizes of one published model; ``band`` is the length of a group's embedding. ``revision``
+    pins its file."""
 
     dim: int
     depth: int
@@ -120,15 +128,15 @@ class Options(PretrainedOptions):
     )
 
 
-def _weights(options: Options) -> Weights:
+def _published_weights(options: Options) -> Weights:
     name = options.variant
     return Weights(f"FM4CS/THOR-1.0-{name}", VARIANTS[name].revision, f"thor_v1_vit_{name}.pt")
 
 
-def _refuse(options: Options, modality: str, scale_m: float, prep: Prep) -> str | None:
-    """Pixel sizes that fit no image, or no tile."""
+def _find_size_error(options: Options, modality: str, scale_m: float, prep: Prep) -> str | None:
+    """The error of a pixel size that is valid for no image, or no tile; None where it is valid."""
     try:
-        scale = _checked_scale(scale_m)
+        scale = _check_scale(scale_m)
         if prep.mode == "tile":
             _check_patches(SIZE, scale, modality, options)
     except ModelError as error:
@@ -136,16 +144,17 @@ def _refuse(options: Options, modality: str, scale_m: float, prep: Prep) -> str 
     return None
 
 
-def _cost(options: Options, modality: str, picture: Picture) -> Pass:
-    v, scale, p = VARIANTS[options.variant], _checked_scale(picture.scale_m), options.patch_size
-    shape = (picture.height, picture.width)
-    ground = scale * ((None if picture.tile else _native_side(shape, scale, modality, options)) or SIZE)  # metres
+def _compute_cost(options: Options, modality: str, shape: InputShape) -> PassCost:
+    v, scale, p = VARIANTS[options.variant], _check_scale(shape.scale_m), options.patch_size
+    size = (shape.height, shape.width)
+    side = None if shape.is_tile else _choose_native_side(size, scale, modality, options)
+    ground = scale * (side or SIZE)  # metres
     groups = [(len(group.bands), ground // group.gsd) for group in GROUPS[modality].values()]
     patches = [(side // p) ** 2 for _, side in groups]
-    stems = sum(product(n, bands * p**2, v.dim) for n, (bands, _) in zip(patches, groups))
-    flops = stems + transformer(sum(patches), v.dim, v.depth, 4 * v.dim)
+    stems = sum(matmul_flops(n, bands * p**2, v.dim) for n, (bands, _) in zip(patches, groups))
+    flops = stems + transformer_flops(sum(patches), v.dim, v.depth, 4 * v.dim)
     fine = max(side // p for _, side in groups)
-    return Pass(flops, sum(bands * side**2 for bands, side in groups), (v.dim, fine, fine))
+    return PassCost(flops, sum(bands * side**2 for bands, side in groups), (v.dim, fine, fine))
 
 
 INFO = ModelInfo(
@@ -165,11 +174,11 @@ INFO = ModelInfo(
     aliases=("thor_1_0_base",),
     size=lambda options: SIZE,
     square=True,
-    weights=_weights,
+    weights=_published_weights,
     smallest=lambda options: options.patch_size,
-    refuse=_refuse,
+    refuse=_find_size_error,
     limits=lambda options, modality, frames: (0, 10000) if modality == "s2" else None,
-    cost=_cost,
+    cost=_compute_cost,
     batch={"cpu": 1, "cuda": 16, "mps": 4},
 )
 
@@ -180,8 +189,9 @@ class Thor(Pretrained):
     info = INFO
     prefixes = ("encoder.", "")
 
-    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> torch.nn.Module:
-        """The published tensors that the modality needs; :meth:`prepare` makes of the kernels what the forward takes."""
+    def build(self, options: Options, modality: str, bands: tuple[str, ...]) -> Network:
+        """The published tensors that the modality needs; :meth:`prepare` computes the stems of the
+        forward pass from the kernels."""
         from .shared.vit import Network, Transformer
 
         v = VARIANTS[options.variant]
@@ -194,7 +204,7 @@ class Thor(Pretrained):
         )
 
     def rename(self, name: str, options: Options, modality: str) -> str | None:
-        """Kernels by band, and only this modality's; the last norm is published and not used."""
+        """Kernels by band, for this modality only. The last norm is published but not used."""
         if name.startswith(("decoder", "decode_", "norm.", "pos_embed", "ref_pos_embed")):
             return None
         match name.split("."):
@@ -210,15 +220,16 @@ class Thor(Pretrained):
         return name
 
     def prepare(self, network: Any, options: Options, modality: str) -> None:
-        """One patch layer a group, whose weights are the bands' over their number: their mean as one product. What is the same
-        for all tokens of a group, (1, D), is kept beside it in float32."""
+        """One patch layer per group. Its weights are those of the bands over their number, so one
+        product computes their mean. ``token_offset_*``, (1, D) float32, is the part that all
+        tokens of a group share."""
         import torch
 
-        from .shared.alibi import Biases
+        from .shared.alibi import BiasCache
         from .shared.vit import Network, Patches, sincos
 
         p, v = options.patch_size, VARIANTS[options.variant]
-        resize = _kernel_resize(p)
+        resize = _compute_kernel_resize(p)
         stems = {}
         for name, group in GROUPS[modality].items():
             kernels = [getattr(network.kernels, band) for band in group.bands]
@@ -228,47 +239,50 @@ class Thor(Pretrained):
             stem.weight = torch.nn.Parameter(weight.unflatten(2, (p, p)).float(), requires_grad=False)
             stem.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
             size = sincos(v.dim - v.band, torch.tensor(p * group.gsd / REFERENCE_PATCH_M))
-            network.derive(f"same_{name}", torch.cat([size, getattr(network.band_embed, name)])[None])
+            network.register_derived(f"token_offset_{name}", torch.cat([size, getattr(network.band_embed, name)])[None])
         network.stems = Network(**stems)
-        network.biases = Biases()
+        network.biases = BiasCache()
         del network.kernels, network.band_embed
 
     def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
-        """Each group's bands at its own resolution: (bands, n, n) float32. Shapes tell everything of the geometry."""
+        """The bands of each group at its own resolution: (bands, n, n) float32. The shapes define
+        the whole geometry."""
         import numpy as np
 
         from .shared.inputs import resize
 
-        scale = _checked_scale(image.scale_m)
-        pixels = _measured(image, options)
-        side = None if image.tile else _native_side(pixels.shape[2:], scale, image.modality, options)
+        scale = _check_scale(image.scale_m)
+        pixels = _check_pixels(image)
+        side = None if image.is_tile else _choose_native_side(pixels.shape[2:], scale, image.modality, options)
         if side is not None:
-            pixels = _framed(pixels, side, "edge" if options.preset == "official" else "constant")
-        pixels = _scaled(pixels, image, options)
+            pixels = _crop_or_pad(pixels, side, "edge" if options.preset == "official" else "constant")
+        pixels = _normalize(pixels, image, options)
         if side is None:
             side = SIZE
             pixels = resize(pixels, side, side)
         _check_patches(side, scale, image.modality, options)
-        out = {}
+        inputs = {}
         for name, group in GROUPS[image.modality].items():
             chosen = pixels[:, [BANDS[image.modality].index(band) for band in group.bands]]
             n = side * scale // group.gsd
-            out[name] = np.ascontiguousarray(resize(chosen, n, n)[0])
-        return out
+            inputs[name] = np.ascontiguousarray(resize(chosen, n, n)[0])
+        return inputs
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> tuple[torch.Tensor, list[int]]:
-        """Tokens of the last block, (B, N, D) float32, group after group, and the side of each group's grid."""
+        """Tokens of the last block, (B, N, D) float32, group after group, and the side of the grid
+        of each group."""
         import torch
 
         names = sorted(batch)
         sides = [batch[name].shape[-1] // options.patch_size for name in names]
-        tokens = [getattr(network.stems, n)(batch[n]) + getattr(network, f"same_{n}") for n in names]
-        kind = network.encoder.blocks[0].attn.qkv.weight.dtype
-        bias = network.biases.get(network.encoder_slopes, sides, kind)
+        tokens = [getattr(network.stems, n)(batch[n]) + getattr(network, f"token_offset_{n}") for n in names]
+        dtype = network.encoder.blocks[0].attn.qkv.weight.dtype
+        bias = network.biases.get(network.encoder_slopes, sides, dtype)
         return network.encoder(torch.cat(tokens, 1), bias), sides
 
     def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
-        """Mean or maximum of all tokens of all groups: (B, D). Finer groups have more tokens, so they weigh more."""
+        """Mean or maximum of all tokens of all groups: (B, D). Finer groups have more tokens, so
+        they weigh more."""
         return tokens[0].amax(1) if output.pooling == "max" else tokens[0].mean(1)
 
     def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
@@ -277,79 +291,82 @@ class Thor(Pretrained):
         import torch.nn.functional as F
 
         values, sides = tokens
-        parts = values.split([n * n for n in sides], 1)
-        grids = [part.transpose(1, 2).unflatten(2, (n, n)) for part, n in zip(parts, sides)]
+        groups = values.split([n * n for n in sides], 1)
+        grids = [group.transpose(1, 2).unflatten(2, (n, n)) for group, n in zip(groups, sides)]
         fine = max(sides)
         grids = [g if n == fine else F.interpolate(g, (fine, fine), mode="bilinear") for g, n in zip(grids, sides)]
         return torch.stack(grids).mean(0)
 
 
-def _kernel_resize(patch: int) -> torch.Tensor:
-    """(256, patch^2) float64: right-multiplied to a flat kernel, the kernel of ``patch`` pixels that responds to a shrunk image
-    as the published one does to the image. Source: Beyer et al. 2023, FlexiViT, arXiv 2212.08013, section 3.4 (PI-resize)."""
+def _compute_kernel_resize(patch: int) -> torch.Tensor:
+    """(256, patch^2) float64: multiplied to a flat kernel from the right, it gives the kernel of
+    ``patch`` pixels whose response to a shrunk image equals that of the published kernel to the
+    image. Source: Beyer et al. 2023, FlexiViT, arXiv 2212.08013, section 3.4 (PI-resize)."""
     import torch
     import torch.nn.functional as F
 
     if patch == KERNEL:
         return torch.eye(KERNEL**2, dtype=torch.float64)
-    units = torch.eye(KERNEL**2, dtype=torch.float64).unflatten(1, (1, KERNEL, KERNEL))
-    shrunk = F.interpolate(units, (patch, patch), mode="bicubic", antialias=True).flatten(1)
+    unit_images = torch.eye(KERNEL**2, dtype=torch.float64).unflatten(1, (1, KERNEL, KERNEL))
+    shrunk = F.interpolate(unit_images, (patch, patch), mode="bicubic", antialias=True).flatten(1)
     return torch.linalg.pinv(shrunk).T
 
 
-def _checked_scale(scale_m: float) -> int:
+def _check_scale(scale_m: float) -> int:
     """The pixel size, whole metres."""
     if scale_m != int(scale_m) or scale_m < 1:
         raise ModelError(f"pixels of {scale_m:g} m are not valid; allowed: whole metres")
     return int(scale_m)
 
 
-def _measured(image: Image, options: Options) -> np.ndarray:
+def _check_pixels(image: Image) -> np.ndarray:
     """(1, C, H, W) float32: DN 0..10000, or linear power >= 0."""
     import numpy as np
 
-    from .shared.inputs import digital_numbers, linear_power
+    from .shared.inputs import to_digital_numbers, to_linear_power
 
     allowed = BANDS[image.modality]
     if image.pixels.ndim == 4 and (image.pixels.shape[1] != len(allowed) or len(image.pixels) != 1):
         raise ModelError(
             f"pixels of shape {image.pixels.shape} are not valid; allowed: 1 frame of {', '.join(allowed)}"
         )
-    return np.clip(digital_numbers(image), 0, 10000) if image.modality == "s2" else linear_power(image)
+    return np.clip(to_digital_numbers(image), 0, 10000) if image.modality == "s2" else to_linear_power(image)
 
 
-def _scaled(pixels: np.ndarray, image: Image, options: Options) -> np.ndarray:
-    """As the network takes them: z-scores of reflectance or dB; of power with rs-embed its logarithm over its 99th percentile."""
+def _normalize(pixels: np.ndarray, image: Image, options: Options) -> np.ndarray:
+    """Input values of the network: z-scores of reflectance or dB; with rs-embed the logarithm of
+    power over its 99th percentile."""
     import numpy as np
 
-    from .shared.inputs import DN_PER_REFLECTANCE, decibel, log_scaled
+    from .shared.inputs import DN_PER_REFLECTANCE, scale_log_power, to_decibel
 
     if image.modality == "s1" and options.preset == "rs-embed":
-        return log_scaled(pixels)
-    known = np.array([STATISTICS[band] for band in BANDS[image.modality]], np.float32)[:, :, None, None]
+        return scale_log_power(pixels)
+    statistics = np.array([STATISTICS[band] for band in BANDS[image.modality]], np.float32)[:, :, None, None]
     if image.modality == "s2":
-        return (pixels / np.float32(DN_PER_REFLECTANCE) - known[:, 0]) / known[:, 1]
-    # a power of 0 is no data, which has no decibel: the mean stands in
-    return np.where(pixels > 0, (decibel(pixels) - known[:, 0]) / known[:, 1], np.float32(0))
+        return (pixels / np.float32(DN_PER_REFLECTANCE) - statistics[:, 0]) / statistics[:, 1]
+    # a power of 0 is no data and has no decibel value: the mean replaces it
+    return np.where(pixels > 0, (to_decibel(pixels) - statistics[:, 0]) / statistics[:, 1], np.float32(0))
 
 
-def _native_side(shape: tuple[int, ...], scale: int, modality: str, options: Options) -> int | None:
-    """Side at which an image is taken at its own pixel size: the multiple nearest to it that every group's patches divide, the
-    smaller of two. None where it is too oblong or too large, and stretched to SIZE instead (rs-embed 0.3.1, native_snap)."""
+def _choose_native_side(shape: tuple[int, ...], scale: int, modality: str, options: Options) -> int | None:
+    """Side of an image that is used at its own pixel size: the multiple nearest to its side that
+    the patches of every group divide, the smaller of two. None where it is not nearly square or
+    too large, and stretched to SIZE (rs-embed 0.3.1, native_snap)."""
     if abs(shape[0] - shape[1]) > NEARLY_SQUARE:
         return None
     patches = [options.patch_size * group.gsd for group in GROUPS[modality].values()]  # metres
-    unit = math.lcm(*(patch // math.gcd(scale, patch) for patch in patches))
+    step = math.lcm(*(patch // math.gcd(scale, patch) for patch in patches))
     side = min(shape)
-    lower, upper = max(unit, side // unit * unit), max(unit, -(-side // unit) * unit)
+    lower, upper = max(step, side // step * step), max(step, -(-side // step) * step)
     snapped = lower if side - lower <= upper - side else upper
     tokens = sum((snapped * scale // patch) ** 2 for patch in patches)
     return snapped if snapped <= NATIVE_SIDE and tokens <= NATIVE_TOKENS else None
 
 
-def _framed(pixels: np.ndarray, side: int, pad: str) -> np.ndarray:
-    """(T, C, H, W) cropped to its shorter side, then cropped or padded to ``side``, about the centre; the odd pixel is lost, or
-    added, at the bottom and right."""
+def _crop_or_pad(pixels: np.ndarray, side: int, pad: Literal["constant", "edge"]) -> np.ndarray:
+    """(T, C, H, W) cropped to its shorter side, then cropped or padded to ``side``, about the
+    centre; an odd pixel is cropped, or added, at the bottom and right."""
     import numpy as np
 
     for length in (min(pixels.shape[2:]), side):
@@ -358,19 +375,19 @@ def _framed(pixels: np.ndarray, side: int, pad: str) -> np.ndarray:
         before = [max(-n, 0) // 2 for n in surplus]
         pixels = pixels[:, :, rows, columns]
         if min(surplus) < 0:
-            widths = [(0, 0), (0, 0), *((some, max(-n, 0) - some) for n, some in zip(surplus, before))]
+            widths = [(0, 0), (0, 0), *((first, max(-n, 0) - first) for n, first in zip(surplus, before))]
             pixels = np.pad(pixels, widths, pad)
     return pixels
 
 
 def _check_patches(side: int, scale: int, modality: str, options: Options) -> None:
-    """Refuse pixel sizes with which patches do not divide the image, or that make too many."""
+    """Refuse pixel sizes with which the image is not divisible into patches, or has too many."""
     ground, patches = side * scale, [options.patch_size * group.gsd for group in GROUPS[modality].values()]
     tokens = sum((ground // patch) ** 2 for patch in patches)
-    if any(ground % patch for patch in patches) or tokens > MOST_TOKENS:
+    if any(ground % patch for patch in patches) or tokens > MAX_TOKENS:
         raise ModelError(
             f"pixels of {scale} m are not valid for an image of {side} x {side} ({tokens} patches of {max(patches)} m and less); "
-            f"allowed: pixel sizes whose image has whole patches, {MOST_TOKENS} at most, such as 10"
+            f"allowed: pixel sizes whose image has whole patches, {MAX_TOKENS} at most, such as 10"
         )
 
 

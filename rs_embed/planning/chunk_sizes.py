@@ -1,5 +1,7 @@
-"""How many ROIs a chunk has where the request leaves it open: a job's own start should be small beside its work, and there should be
-something to run side by side. docs/scaling.md has the costs of a job, and what the sizes chosen here cost beside the best ones.
+"""The automatic chunk size: large enough that the start-up time of a job is small, and small
+enough for parallel jobs.
+
+docs/scaling.md has the costs of a job, and compares the automatic sizes with the best ones.
 """
 
 from __future__ import annotations
@@ -7,57 +9,64 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 
-#: Chunks of a run, about: Snakemake's own time follows jobs.
+#: Approximate limit on the chunks of a run: the overhead of Snakemake is proportional to the
+#: number of jobs.
 MOST_CHUNKS = 200
-#: On CPUs the smallest of these that keeps a run under that.
+#: On CPUs: the smallest of these sizes that keeps a run below the limit.
 CHUNK_SIZES = (256, 512, 1024)
-#: Where models are fast, twice as many, and again, until a chunk takes a core as many seconds as this (a job's own start takes 3 to 4),
-#: all ROIs are in one, or it is the largest.
-WORTH_S, LARGEST_CHUNK = 16.0, 4096
-#: On GPUs, and what a job takes there before its first image (Python, torch, the device, the weights), seconds; assumed.
+#: For fast models the size is doubled until a chunk takes a core this many seconds (a job takes 3
+#: to 4 to start), one chunk contains all ROIs, or the size is the largest.
+MIN_CHUNK_S, LARGEST_CHUNK = 16.0, 4096
+#: Sizes on GPUs, and the assumed start-up time of a job there (Python, torch, the device, the
+#: weights), seconds.
 GPU_CHUNK_SIZES = tuple(256 << i for i in range(8))
 GPU_START_S = 10.0
-#: Time that is given away for smaller chunks, whose first embeddings are there sooner and whose failures cost less.
+#: Accepted slow-down for smaller chunks, whose first embeddings are ready sooner and whose
+#: failures cost less.
 SLACK = 1.05
 
 
-def automatic_chunk_size(n: int, *, gpus: Sequence[int] = (), paces: Sequence[float] = (1.0,)) -> int:
-    """The size of the chunks of ``n`` ROIs.
+def choose_chunk_size(n: int, *, gpus: Sequence[int] = (), paces: Sequence[float] = (1.0,)) -> int:
+    """The number of ROIs in a chunk, for ``n`` ROIs.
 
     Args:
-        gpus: how many may be used; several numbers where it is not known; none: CPUs, whose cores a single job can use.
-        paces: seconds that a core, or a GPU, takes for a ROI, of each model.
+        gpus: number of GPUs; several numbers if it is not known; empty: CPUs, of which one job can
+            use all cores.
+        paces: seconds per ROI on a core or a GPU, for each model.
     """
     if gpus:
-        return _for_gpus(n, gpus, paces)
+        return _choose_gpu_chunk_size(n, gpus, paces)
     size = next((size for size in CHUNK_SIZES if n <= MOST_CHUNKS * size), CHUNK_SIZES[-1])
-    while size * sum(paces) / len(paces) < WORTH_S and size < min(n, LARGEST_CHUNK):
+    while size * sum(paces) / len(paces) < MIN_CHUNK_S and size < min(n, LARGEST_CHUNK):
         size *= 2
     return size
 
 
-def _for_gpus(n: int, gpus: Sequence[int], paces: Sequence[float]) -> int:
-    """The smallest size with which the GPUs are done nearly as soon as with the best one; where their number is not known, with which
-    the largest loss is nearly the smallest."""
-    jobs = {size: _jobs(n, size, paces) for size in GPU_CHUNK_SIZES if n <= MOST_CHUNKS * size}
+def _choose_gpu_chunk_size(n: int, gpus: Sequence[int], paces: Sequence[float]) -> int:
+    """The smallest size whose run time is close to that of the best size.
+
+    If the number of GPUs is not known: whose largest slow-down over all numbers is close to the
+    smallest one.
+    """
+    jobs = {size: _job_seconds(n, size, paces) for size in GPU_CHUNK_SIZES if n <= MOST_CHUNKS * size}
     if not jobs:
         return GPU_CHUNK_SIZES[-1]
-    loss = dict.fromkeys(jobs, 1.0)
+    slowdown = dict.fromkeys(jobs, 1.0)
     for count in gpus:
-        took = {size: wall(each, count) for size, each in jobs.items()}
-        best = min(took.values())
-        loss = {size: max(loss[size], took[size] / best) for size in jobs}
-    return next(size for size in jobs if loss[size] <= SLACK * min(loss.values()))
+        seconds = {size: wall_seconds(each, count) for size, each in jobs.items()}
+        best = min(seconds.values())
+        slowdown = {size: max(slowdown[size], seconds[size] / best) for size in jobs}
+    return next(size for size in jobs if slowdown[size] <= SLACK * min(slowdown.values()))
 
 
-def _jobs(n: int, size: int, paces: Sequence[float]) -> list[float]:
-    """Seconds of the jobs of a run."""
+def _job_seconds(n: int, size: int, paces: Sequence[float]) -> list[float]:
+    """Seconds of each embed job of a run."""
     chunks = [min(size, n - start) for start in range(0, n, size)]
     return [GPU_START_S + count * pace for pace in paces for count in chunks]
 
 
-def wall(jobs: Iterable[float], workers: int) -> float:
-    """Time until the last job has ended, if a worker that is free takes the longest one that is left."""
+def wall_seconds(jobs: Iterable[float], workers: int) -> float:
+    """Time until the last job ends, if each free worker starts the longest remaining job."""
     busy = [0.0] * workers
     for each in sorted(jobs, reverse=True):
         heapq.heapreplace(busy, busy[0] + each)

@@ -1,6 +1,8 @@
-"""What a model says about itself, without importing torch: the plan, the checks and the docs need no more.
+"""Descriptions of models for planning, validation and the documentation; they do not require
+torch.
 
-A family is one :class:`ModelInfo`; its options are a frozen dataclass declared with :func:`rs_embed.request.fields.option`.
+A model family is one :class:`ModelInfo`; its options are a frozen dataclass declared with
+:func:`rs_embed.request.fields.option`.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..request.specs import SensorSpec, TemporalSpec
-from .flops import Pass, Picture
+from .flops import InputShape, PassCost
 
-#: Units of Sentinel-1's numbers.
+#: Units of measure of Sentinel-1.
 LINEAR, DECIBEL = "linear power", "dB"
-#: Collections of one product in different units (Earth Engine's description of both).
-UNITS = {"COPERNICUS/S1_GRD": DECIBEL, "COPERNICUS/S1_GRD_FLOAT": LINEAR}
+#: Units of measure of the collections of one product (from Earth Engine's description of both).
+COLLECTION_UNITS = {"COPERNICUS/S1_GRD": DECIBEL, "COPERNICUS/S1_GRD_FLOAT": LINEAR}
 
 #: Value of the option ``weights`` for random weights.
 RANDOM = "random"
@@ -23,11 +25,12 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Frames:
-    """How a window becomes the frames of one chip.
+    """How a window is divided into the frames of one chip.
 
     Attributes:
-        mode: ``"composite"`` (one image over the window), ``"equal"`` (``count`` bins of equal length) or
-            ``"fixed"`` (bins of ``days`` days from the start, at most ``count``, else ``count`` equal ones).
+        mode: ``"composite"`` (one image over the window), ``"equal"`` (``count`` bins of equal
+            length) or ``"fixed"`` (bins of ``days`` days from the start, at most ``count``, else
+            ``count`` equal ones).
         count: number, or largest number, of bins.
         days: length of a fixed bin, days.
     """
@@ -37,7 +40,7 @@ class Frames:
     days: int | None = None
 
     def identity(self) -> dict:
-        """The part of a source's identity that says how time is treated."""
+        """The entry for time in the identity of a source."""
         return (
             {"mode": self.mode}
             if self.mode == "composite"
@@ -47,11 +50,12 @@ class Frames:
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of input of a model: its default imagery request and what the numbers in it mean.
+    """One kind of input of a model: its default imagery request and units of measure.
 
     Attributes:
-        sensor: default request; ``sensor.bands`` is the order the model receives.
-        units: units of the pixels the provider must deliver, for example ``"DN (surface reflectance x 10000)"``.
+        sensor: default imagery request; ``sensor.bands`` is the band order of the model.
+        units: units of measure of the pixels from the provider, for example ``"DN (surface
+            reflectance x 10000)"``.
     """
 
     sensor: SensorSpec
@@ -60,14 +64,15 @@ class Modality:
 
 @dataclass(frozen=True)
 class Prep:
-    """The large-image policy of a unit, resolved for its model.
+    """The large-ROI policy of a unit, resolved for its model.
 
     Attributes:
-        mode: ``"native"`` (the model takes any size), ``"resize"`` (one pass), ``"tile"`` or ``"auto"`` (tiles for grids of up
-            to ``max_tiles`` tiles, else one pass).
+        mode: ``"native"`` (the model takes any size), ``"resize"`` (one pass), ``"tile"`` or
+            ``"auto"`` (tiles for grids of up to ``max_tiles`` tiles, else one pass).
         tile_size: side of a tile, pixels.
-        max_tiles, max_tiles_hard: number of tiles that is worth a warning, or refused.
-        snap: how far an axis may be scaled down to whole tiles, share of a tile.
+        max_tiles, max_tiles_hard: number of tiles above which a warning is given, or an error is
+            raised.
+        snap: largest reduction of an axis to whole tiles, as a share of a tile.
     """
 
     mode: str
@@ -83,7 +88,7 @@ class Weights:
 
     Attributes:
         repository, revision, file: hub repository, pinned commit, and file in it.
-        sha256: digest of the file, or None where it is not known yet (then it is recorded at first use).
+        sha256: digest of the file; None if it is unknown (it is then recorded at first use).
     """
 
     repository: str
@@ -92,7 +97,7 @@ class Weights:
     sha256: str | None = None
 
 
-def _composite(options: Any, window: TemporalSpec | None) -> Frames:
+def _single_composite(options: Any, window: TemporalSpec | None) -> Frames:
     return Frames()
 
 
@@ -110,29 +115,39 @@ class ModelInfo:
 
     Attributes:
         id: canonical id, lower case.
-        version: adapter version, raised by hand when the numbers change; part of every embedding's identity.
-        summary, citation, licence: for people.
-        modalities: name to :class:`Modality`; the first is the default.
-        options: frozen dataclass of the options; has ``preset`` with ``"official"`` and ``"rs-embed"``.
+        version: adapter version, increased by hand when the results change; part of every identity
+            of an embedding.
+        summary, citation, licence: for the documentation.
+        modalities: :class:`Modality` by name; the first is the default.
+        options: frozen dataclass of the options; it has ``preset`` with ``"official"`` and
+            ``"rs-embed"``.
         dim: length D of a pooled vector, from the options.
         aliases: other ids.
         outputs: supported output modes.
-        size: side of the model's input in pixels, from the options; None where any size is taken as it is.
-        square: the input must be square, so a box is fetched as its enclosing square and cropped back.
-        frames: how the window becomes frames, from options and window.
-        needs_window: refuses ``temporal=None``.
+        size: side of the input of the model in pixels, from the options; None if it accepts any
+            size.
+        square: the input must be square, so a box is fetched as its enclosing square and cropped
+            back.
+        frames: the frames of a window, from options and window.
+        needs_window: ``temporal=None`` is not valid.
         weights: published file, from the options; None for models without weights.
-        precisions: arithmetic it can run in.
-        refuse: why a pixel size and a policy for large images do not fit the options and the modality, or None.
-        canonical: the options without what changes no number in a modality, for the identity.
-        limits: values are clipped to these before an image is scaled to whole tiles; from options, modality and frames.
-        any_bands: takes any bands in any order; otherwise a request has as many bands as the modality, in its order.
-        smallest: shortest side of an image that the model can say something of, pixels.
-        of_rectangle: how a vector of a ROI is made whose image was enlarged to a square: ``"cells"``, the mean (or max) of the
-            grid's cells in the ROI, or ``"own"``, the model's own vector of the square (where cells have another dimension).
-        cost: what a forward pass of a picture takes, from options and modality; None where it is not known.
-        pace: share of the rate of matrix products on a device that the network reaches.
-        batch: default images per forward pass by device type.
+        precisions: supported arithmetic.
+        refuse: why a pixel size and a large-ROI policy do not fit the options and the modality, or
+            None; from options, modality, scale_m and policy.
+        canonical: the options, with those that do not change the results in a modality at their
+            defaults, for the identity.
+        limits: values are clipped to these before an image is scaled to whole tiles; from options,
+            modality and frames.
+        any_bands: accepts any bands in any order; otherwise a request has as many bands as the
+            modality, in its order.
+        smallest: shortest side of an image that the model accepts, pixels.
+        rectangle_pooling: the vector of a ROI whose image was enlarged to a square: ``"cells"``,
+            the mean (or max) of the cells of the grid in the ROI, or ``"own"``, the vector of the
+            model for the square (where cells have another dimension).
+        cost: the cost of a forward pass, from options, modality and input shape; None if it is not
+            known.
+        pace: rate of the network, as a share of the rate of matrix products on a device.
+        batch: default number of images per forward pass, by device type.
     """
 
     id: str
@@ -147,7 +162,7 @@ class ModelInfo:
     outputs: tuple[str, ...] = ("pooled", "grid")
     size: Callable[[Any], int | None] = _any_size
     square: bool = False
-    frames: Callable[[Any, TemporalSpec | None], Frames] = _composite
+    frames: Callable[[Any, TemporalSpec | None], Frames] = _single_composite
     needs_window: bool = True
     weights: Callable[[Any], Weights | None] = _no_weights
     precisions: tuple[str, ...] = ("fp32", "bf16")
@@ -156,7 +171,7 @@ class ModelInfo:
     limits: Callable[[Any, str, int], tuple[float, float] | None] = lambda options, modality, frames: None
     any_bands: bool = False
     smallest: Callable[[Any], int] = lambda options: 1
-    of_rectangle: str = "cells"
-    cost: Callable[[Any, str, Picture], Pass] | None = None
+    rectangle_pooling: str = "cells"
+    cost: Callable[[Any, str, InputShape], PassCost] | None = None
     pace: float = 1.0
     batch: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 64, "mps": 16})

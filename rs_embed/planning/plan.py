@@ -1,12 +1,16 @@
-"""The plan: a pure function from a request to sources, units, parts, chunks, their keys and every file of a run.
+"""The plan: a pure function from a request to sources, units, parts, chunks, their keys and every
+file of a run.
 
-Standard library only and fast (every cluster job makes it again): nothing here opens a file, imports a model or a
-provider. Python and the Snakefile use this one plan. ROIs are known by id; their geometry is looked up by the stages.
+Standard library only and fast, because every cluster job computes it again: this module opens no
+files and imports no models or providers. Python and the Snakefile use the same plan. It contains
+the ids of the ROIs; the stages look up their geometry.
 
-- A *source* (``units.py``) is one imagery request without its bands; ``bands`` is the union over the models of this run.
-- A *unit* (``units.py``) is one model request with its own bands and settings; its identity never depends on other models.
-- A *chunk* is a run of consecutive ROIs (one embed job per unit, one write job); a *part* is a piece of a chunk
-  (one fetch job per source). Their sizes appear in no identity.
+- A *source* (``units.py``) is one imagery request without its bands; ``bands`` is the union over
+  the models of this run.
+- A *unit* (``units.py``) is one model request with its bands and settings; its identity does not
+  depend on other models.
+- A *chunk* is a sequence of consecutive ROIs (one embed job per unit, one write job); a *part* is
+  a piece of a chunk (one fetch job per source). Their sizes are in no identity.
 """
 
 from __future__ import annotations
@@ -21,11 +25,11 @@ from ..errors import ModelError
 from ..request.config import OUTPUT_OPTIONS, SUFFIX
 from ..request.identity import digest
 from ..request.request import Request
-from .chunk_sizes import automatic_chunk_size
+from .chunk_sizes import choose_chunk_size
 from .model_info import ModelInfo
-from .units import Generation, Source, Unit, resolve_unit
+from .units import Generation, ModelSettings, Source, Unit, check_model, make_unit
 
-#: ROIs of a part, at most; in chunks of more than four such parts a quarter of the chunk.
+#: Most ROIs of a part; in chunks of more than four such parts, a part is a quarter of the chunk.
 PART_SIZE = 64
 
 
@@ -50,7 +54,16 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run will do. All paths are relative to the run's folder."""
+    """Everything that a run does. All paths are relative to the run folder.
+
+    Attributes:
+        roi_ids, names: of the ROIs, in order.
+        target: the file (combined) or the folder (per_item).
+        names_by_source: names of the objects of a source, where they are not the ROI ids; see
+            :meth:`object_names`.
+        pace: approximate seconds per ROI on a core or a GPU, by unit id.
+        largest_chips: number of values in the largest chip, by source id.
+    """
 
     request: Request
     roi_ids: tuple[str, ...]
@@ -58,12 +71,11 @@ class Plan:
     sources: tuple[Source, ...]
     units: tuple[Unit, ...]
     chunks: tuple[Chunk, ...]
-    target: str  # the file (combined) or the folder (per_item)
+    target: str
     chunk_size: int
-    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by source id; see ``objects``
-    # by unit id: seconds that a core, or a GPU, takes for a ROI, roughly; by source id: numbers of the largest chip
+    names_by_source: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     pace: Mapping[str, float] = field(default_factory=dict)
-    largest: Mapping[str, int] = field(default_factory=dict)
+    largest_chips: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -86,34 +98,39 @@ class Plan:
         return self.request.target.layout
 
     @property
-    def embedded(self) -> tuple[Unit, ...]:
-        """The units that are run: none with ``save_embeddings=False``."""
+    def embedded_units(self) -> tuple[Unit, ...]:
+        """The units with embed jobs: none with ``save_embeddings=False``."""
         return self.units if self.request.config.save_embeddings else ()
 
-    def objects(self, source_id: str) -> tuple[str, ...]:
-        """What the chips of a source, and the embeddings made of them, are filed under: one name per ROI. The ROI's id,
-        or, where its provider says what else decides the pixels (the files of a catalogue), a digest of both."""
-        return self.keys.get(source_id, self.roi_ids)
+    def object_names(self, source_id: str) -> tuple[str, ...]:
+        """Names in the store of the chips of a source, and of the embeddings computed from them:
+        one per ROI.
 
-    # keys: what a receipt covers -------------------------------------------------------------------------------
+        A name is the ROI id or, if the provider lists what else determines the pixels (such as the
+        files of a catalogue), a digest of both.
+        """
+        return self.names_by_source.get(source_id, self.roi_ids)
+
+    # keys of receipts ---------------------------------------------------------------------------
 
     def fetch_key(self, source: Source, part: Part) -> str:
-        """Digest of what a fetch job makes."""
-        return digest([source.id, sorted(source.bands), self.objects(source.id)[part.start : part.stop]])
+        """Digest of what a fetch job stores."""
+        return digest([source.id, sorted(source.bands), self.object_names(source.id)[part.start : part.stop]])
 
     def embed_key(self, unit: Unit, chunk: Chunk) -> str:
-        """Digest of what an embed job makes, and refuses."""
-        objects = self.objects(unit.source)[chunk.start : chunk.stop]
+        """Digest of what an embed job computes, and of what it rejects."""
+        objects = self.object_names(unit.source)[chunk.start : chunk.stop]
         return digest([unit.id, objects, self.request.config.fail_on_bad_input])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of what is computed: places, window and models, in order; not how, where to or under which names."""
-        return digest([self._places(), [u.id for u in self.units]])
+        """Digest of what is computed (ROIs, windows and models, in order), without run options,
+        paths and names."""
+        return digest([self._chip_inputs(), [u.id for u in self.units]])
 
-    def _places(self, start: int = 0, stop: int | None = None) -> list:
-        """Everything that decides the pixels of some ROIs beside the sources."""
-        return [self.roi_ids[start:stop], {s: k[start:stop] for s, k in self.keys.items()}]
+    def _chip_inputs(self, start: int = 0, stop: int | None = None) -> list:
+        """Everything except the sources that determines the pixels of some ROIs."""
+        return [self.roi_ids[start:stop], {s: k[start:stop] for s, k in self.names_by_source.items()}]
 
     @cached_property
     def _output_part(self) -> list:
@@ -121,31 +138,36 @@ class Plan:
         return [self.layout, options, [[u.id, u.label] for u in self.units]]
 
     @cached_property
-    def _said(self) -> list:
-        """What manifests repeat of the request although it changes no number."""
+    def _manifest_fields(self) -> list:
+        """Fields of the request that manifests contain although they do not change the results."""
         request = self.request
         window = None if request.temporal is None else request.temporal.to_dict()
         return [window, request.backend, request.device, request.output.grid_orientation]
 
-    def _windows(self, start: int = 0, stop: int | None = None) -> list:
-        """Which ROIs have a window of their own; its dates are in their ids already."""
+    def _windowed_rois(self, start: int = 0, stop: int | None = None) -> list:
+        """Which ROIs have their own window (the ROI ids contain the dates); empty if none has."""
         own = [w is not None for w in (self.request.windows or ())[start:stop]]
         return [own] if any(own) else []
 
     def items_key(self, chunk: Chunk) -> str:
-        """Digest of what a write job makes; names and wording matter only where it writes the files."""
+        """Digest of what a write job writes; names and manifest fields count only if it writes the
+        final files."""
         more = None
         if self.layout == "per_item":
-            more = [self.names[chunk.start : chunk.stop], self._said, *self._windows(chunk.start, chunk.stop)]
-        return digest([self._output_part, chunk.start, self._places(chunk.start, chunk.stop), more])
+            more = [
+                self.names[chunk.start : chunk.stop],
+                self._manifest_fields,
+                *self._windowed_rois(chunk.start, chunk.stop),
+            ]
+        return digest([self._output_part, chunk.start, self._chip_inputs(chunk.start, chunk.stop), more])
 
     @cached_property
     def merge_key(self) -> str:
-        """Digest of what the merge job makes."""
-        more = [[c.name for c in self.chunks], *self._windows()]
-        return digest([self._output_part, self._said, self._places(), self.names, *more])
+        """Digest of what the merge job writes."""
+        more = [[c.name for c in self.chunks], *self._windowed_rois()]
+        return digest([self._output_part, self._manifest_fields, self._chip_inputs(), self.names, *more])
 
-    # files -----------------------------------------------------------------------------------------------------
+    # files --------------------------------------------------------------------------------------
 
     def fetch_receipts(self, chunk: Chunk, source_ids: Sequence[str] | None = None) -> list[str]:
         """Receipts of the fetch jobs that a chunk depends on."""
@@ -154,20 +176,21 @@ class Plan:
 
     def embed_receipts(self, chunk: Chunk) -> list[str]:
         """Receipts of the embed jobs of a chunk, in unit order."""
-        return [f"embed/{u.id}/{chunk.name}.json" for u in self.embedded]
+        return [f"embed/{u.id}/{chunk.name}.json" for u in self.embedded_units]
 
     def items_receipts(self) -> list[str]:
         """Receipts of all write jobs, in chunk order."""
         return [f"items/{c.name}.json" for c in self.chunks]
 
-    def receipts_of(self, chunk: Chunk) -> list[str]:
-        """Receipts of everything that is done for a chunk."""
+    def chunk_receipts(self, chunk: Chunk) -> list[str]:
+        """Receipts of all jobs of a chunk."""
         return [*self.fetch_receipts(chunk), *self.embed_receipts(chunk), f"items/{chunk.name}.json"]
 
     def receipts(self) -> dict[str, str]:
-        """Every receipt of the run and the key it must carry, without :attr:`merge_receipt`."""
+        """Every receipt of the run with the key that it must contain, without
+        :attr:`merge_receipt`."""
         keys = {f"fetch/{s.id}/{p.name}.json": self.fetch_key(s, p) for s in self.sources for p in self.parts.values()}
-        keys |= {f"embed/{u.id}/{c.name}.json": self.embed_key(u, c) for u in self.embedded for c in self.chunks}
+        keys |= {f"embed/{u.id}/{c.name}.json": self.embed_key(u, c) for u in self.embedded_units for c in self.chunks}
         return keys | {f"items/{c.name}.json": self.items_key(c) for c in self.chunks}
 
     @property
@@ -179,25 +202,29 @@ class Plan:
         return f"{self.target}/{self.names[index]}{self.suffix}"
 
     def item_manifest(self, index: int) -> str:
-        """per_item: the manifest of a ROI; kept in the run's folder where the user wants none."""
+        """per_item: the manifest of a ROI; in the run folder with ``save_manifest=False``."""
         return f"{self.target if self.request.config.save_manifest else 'manifests'}/{self.names[index]}.json"
 
     @property
     def manifest_beside_target(self) -> str:
-        """Where the manifest of the run goes if the user wants one: combined the sidecar, per_item the index."""
+        """Path of the manifest with ``save_manifest``: the sidecar (combined) or the index
+        (per_item)."""
         if self.layout == "combined":
             return self.target[: -len(self.suffix)] + ".json"
         return f"{self.target}/manifest.json"
 
     @property
     def manifest(self) -> str:
-        """The manifest of the run; kept in the run's folder where the user wants none."""
+        """The manifest of the run; in the run folder with ``save_manifest=False``."""
         return self.manifest_beside_target if self.request.config.save_manifest else "manifest.json"
 
     @property
     def merge_receipt(self) -> str:
-        """What the merge job declares. Not the final files: Snakemake deletes declared outputs before a job, and a
-        finished export must not vanish while the next one is made."""
+        """The declared output of the merge job.
+
+        Not the final files: Snakemake deletes declared outputs before a job, and a finished export
+        must not be missing while the next one is written.
+        """
         return "merge.json"
 
 
@@ -209,8 +236,9 @@ def make_plan(
     provider: dict,
     target: str,
     generation: Generation = Generation(),
-    keys: Callable[[Source], Sequence[str] | None] = lambda source: None,
+    object_names: Callable[[Source], Sequence[str] | None] = lambda source: None,
     digest_of: Callable[[str], str] = lambda path: path,
+    hash_files: Callable[[Sequence[str]], None] = lambda paths: None,
     chunk_size: int | None = None,
     gpus: Sequence[int] = (),
     pace: Callable[[Unit, Source], float] = lambda unit, source: 1.0,
@@ -220,25 +248,59 @@ def make_plan(
     Args:
         request: the validated request.
         roi_ids: :func:`rs_embed.request.rois.roi_id` of every ROI, in order.
-        describe: from a model id or alias to its description; raises ``ModelError`` for an unknown one.
+        describe: returns the description of a model id or alias; raises ``ModelError`` for an
+            unknown one.
         provider: identity of the provider, with at least ``name``.
-        target: path of the target, with its suffix, relative to the run's folder.
-        generation: tokens that make embeddings, or chips too, anew (``resume=False``).
+        target: path of the target, with its suffix, relative to the run folder.
+        generation: tokens with which embeddings, or also chips, are computed again
+            (``resume=False``).
         digest_of: sha256 of a local weights file, from its path in the request.
-        chunk_size: of chunks, where the request leaves it open.
-        gpus: how many models run on, or may (several numbers); none: on CPUs. pace: seconds that a core, or a GPU, takes for a ROI, roughly.
-            Both decide the size otherwise.
-        keys: the names under which a source's objects are filed, one per ROI; None for the ROIs' ids.
+        hash_files: called with all local weights files after every model request is checked, so
+            that they are hashed together, and only for valid requests.
+        object_names: names in the store of the objects of a source, one per ROI; None for the ROI
+            ids.
+        chunk_size: size of the chunks, if the request does not set it.
+        gpus: number of GPUs (several numbers if it is not known), empty for CPUs. pace:
+            approximate seconds per ROI on a core or a GPU. Both determine the chunk size if it is
+            not set.
 
     Raises:
-        ModelError, SpecError: two models with one label, or what :func:`resolve_unit` refuses.
+        ModelError, SpecError: two models with one label, or an error of :func:`check_model` or
+            :func:`make_unit`.
     """
+    settings = [check_model(model, request, describe(model.name)) for model in request.models]
+    hash_files([each.weights_file for each in settings if each.weights_file is not None])
+    units, sources = _make_units(settings, request, provider, generation, digest_of)
+    paces = {u.id: pace(u, sources[u.source]) for u in units} if request.config.save_embeddings else {}
+    if not (chunk_size := request.config.chunk_size or chunk_size):
+        chunk_size = choose_chunk_size(len(roi_ids), gpus=gpus, paces=[*paces.values()] or [1.0])
+    return Plan(
+        request=request,
+        roi_ids=tuple(roi_ids),
+        names=request.names,
+        sources=tuple(sources.values()),
+        units=tuple(units),
+        chunks=make_chunks(len(roi_ids), chunk_size),
+        target=target,
+        chunk_size=chunk_size,
+        names_by_source={s.id: tuple(n) for s in sources.values() if (n := object_names(s)) is not None},
+        pace=paces,
+    )
+
+
+def _make_units(
+    settings: Sequence[ModelSettings],
+    request: Request,
+    provider: dict,
+    generation: Generation,
+    digest_of: Callable[[str], str],
+) -> tuple[list[Unit], dict[str, Source]]:
+    """The units of a run, and its sources by id, each with the bands of all its units."""
     units: list[Unit] = []
     sources: dict[str, Source] = {}
-    for model in request.models:
-        unit, source = resolve_unit(model, request, describe(model.name), provider, generation, digest_of)
-        taken = {u.key: u for u in units}
-        if unit.key in taken:
+    for model, each in zip(request.models, settings):
+        unit, source = make_unit(each, request, provider, generation, digest_of)
+        if unit.key in {u.key for u in units}:
             raise ModelError(
                 f"models: {model.name!r} and another request both name their arrays {unit.key!r}; allowed: a different label= for each"
             )
@@ -246,28 +308,13 @@ def make_plan(
         known = sources.get(source.id)
         bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
         sources[source.id] = Source(source.id, source.identity, bands, source.frames)
-    paces = {u.id: pace(u, sources[u.source]) for u in units} if request.config.save_embeddings else {}
-    if not (chunk_size := request.config.chunk_size or chunk_size):
-        chunk_size = automatic_chunk_size(len(roi_ids), gpus=gpus, paces=[*paces.values()] or [1.0])
-    chunks = make_chunks(len(roi_ids), chunk_size)
-    found = {s.id: tuple(k) for s in sources.values() if (k := keys(s)) is not None}
-    return Plan(
-        request,
-        tuple(roi_ids),
-        request.names,
-        tuple(sources.values()),
-        tuple(units),
-        chunks,
-        target,
-        chunk_size,
-        found,
-        paces,
-    )
+    return units, sources
 
 
 def make_chunks(n: int, chunk_size: int) -> tuple[Chunk, ...]:
-    """Cut ``n`` ROIs into chunks of ``chunk_size``, and chunks into even parts of at most 64, or a quarter of a chunk."""
-    chunks = []
+    """Cut ``n`` ROIs into chunks of ``chunk_size``, and chunks into even parts of at most 64 ROIs,
+    or a quarter of a chunk."""
+    chunks: list[Chunk] = []
     for start in range(0, n, chunk_size):
         stop = min(start + chunk_size, n)
         count = math.ceil((stop - start) / max(PART_SIZE, math.ceil((stop - start) / 4)))

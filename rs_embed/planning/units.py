@@ -1,6 +1,6 @@
-"""What a run needs of the world: its units (model requests with every default filled in) and the sources they read.
+"""Units (model requests with all defaults filled in) and their sources, with their identities.
 
-Identities are made here: everything that changes the numbers is in them, and nothing else. Standard library only.
+An identity contains everything that changes the results, and nothing else. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from ..request.config import ExportModelRequest, canonical_modality
 from ..request.fields import from_mapping, to_mapping
 from ..request.identity import digest
 from ..request.request import Request
-from ..request.specs import InputPrepSpec, SensorSpec, TemporalSpec
-from .model_info import DECIBEL, LINEAR, RANDOM, UNITS, Frames, ModelInfo, Prep, Weights
+from ..request.specs import FetchSpec, InputPrepSpec, SensorSpec, TemporalSpec
+from .model_info import COLLECTION_UNITS, DECIBEL, LINEAR, RANDOM, Frames, ModelInfo, Prep, Weights
 
-#: Raised by hand when the meaning of a stored chip changes (grid rule, resampling, units).
+#: Increased by hand when the meaning of a stored chip changes (grid rule, resampling, units of
+#: measure).
 CHIP_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Tokens that ``resume=False`` puts into identities so that things are made anew; kept by later runs of the target.
+    """Tokens that ``resume=False`` adds to identities so that results are computed again; later
+    runs of the target keep them.
 
     Attributes:
-        embeddings: of the last ``resume=False``, or None.
-        chips: of the last ``refetch=True``, or None.
+        embeddings: token of the last ``resume=False``, or None.
+        chips: token of the last ``refetch=True``, or None.
     """
 
     embeddings: str | None = None
@@ -36,7 +38,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class Source:
-    """One imagery request of the run; ``identity`` is everything that changes its pixels except bands, place and window."""
+    """One imagery request of the run; ``identity`` contains all that changes its pixels except
+    bands, geometry and window."""
 
     id: str
     identity: dict
@@ -46,12 +49,14 @@ class Source:
     @property
     def scale_m(self) -> float:
         """Pixel size, metres."""
-        return self.identity["scale_m"]
+        scale_m: float = self.identity["scale_m"]
+        return scale_m
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One model request of the run; ``key`` names its arrays (requirements B2)."""
+    """One model request of the run with all defaults filled in; ``key`` is in the names of its
+    arrays (requirements B2)."""
 
     id: str
     label: str
@@ -65,57 +70,53 @@ class Unit:
     identity: dict
 
 
-def resolve_unit(
-    model: ExportModelRequest,
-    request: Request,
-    info: ModelInfo,
-    provider: dict,
-    generation: Generation,
-    digest_of: Callable[[str], str],
-) -> tuple[Unit, Source]:
-    """One model request with every default filled in, and the source it reads.
+@dataclass(frozen=True)
+class ModelSettings:
+    """One checked model request with all defaults filled in.
 
-    Args:
-        digest_of: sha256 of a local weights file, from its path in the request.
+    :func:`make_unit` turns it into a unit, which requires the digest of a local weights file.
+
+    Attributes:
+        where: its key in the request, for messages.
+        published: the published weights file of the model, or None.
+    """
+
+    where: str
+    label: str
+    info: ModelInfo
+    options: Any
+    modality: str
+    sensor: SensorSpec
+    frames: Frames
+    prep: Prep
+    published: Weights | None
+
+    @property
+    def weights_file(self) -> str | None:
+        """Path of the local weights file in the request, or None."""
+        given = getattr(self.options, "weights", None)
+        return None if given == RANDOM else given
+
+
+def check_model(model: ExportModelRequest, request: Request, info: ModelInfo) -> ModelSettings:
+    """Fill in every default of a model request and validate it. Opens no files.
 
     Raises:
-        ModelError: unsupported modality, option, bands, output or precision. SpecError: a window is needed and missing.
+        ModelError: an unsupported modality, option, band list, output or precision. SpecError: a
+            required window is missing.
     """
     where = f"models.{model.name}"
-    sensor_override, fetch_override = model.sensor, model.fetch
-    if sensor_override is None and fetch_override is None:
-        sensor_override, fetch_override = request.sensor, request.fetch
-    of_sensor = canonical_modality(sensor_override.modality) if sensor_override else None
-    modality = model.modality or request.modality or of_sensor or next(iter(info.modalities))
-    if modality not in info.modalities:
-        raise ModelError(
-            f"{where}.modality: {modality!r} is not supported; allowed: one of {', '.join(map(repr, info.modalities))}"
-        )
-    if of_sensor not in (None, modality):
-        raise ModelError(
-            f"{where}.sensor.modality: {sensor_override.modality!r} contradicts the modality {modality!r}; allowed: {modality!r} or null"
-        )
+    sensor_override, fetch_override = _choose_overrides(model, request)
+    modality = _choose_modality(model, request, info, sensor_override)
     if request.output.mode not in info.outputs:
         raise ModelError(
             f"output.mode: {request.output.mode!r} is not supported by {info.id}; allowed: one of {', '.join(map(repr, info.outputs))}"
         )
-    if info.needs_window and None in request.used_windows:
-        which = f" (ROI {request.names[request.windows.index(None)]!r} has none of its own)" if request.windows else ""
-        raise SpecError(
-            f"temporal: None is not valid for the model {info.id}, which needs a window{which}; "
-            "allowed: TemporalSpec.range(start, end) or .year(year), or start and end for every ROI"
-        )
-    options = from_mapping(info.options, model.model_config or {}, f"{where}.model_config", ModelError)
-    sensor = sensor_override or info.modalities[modality].sensor
-    if fetch_override is not None:
-        sensor = SensorSpec(
-            **(
-                to_mapping(sensor, defaults=True)
-                | {k: v for k, v in to_mapping(fetch_override).items() if v is not None}
-            )
-        )
-    _refuse_sentinel_1_fields(sensor, info, modality, where)
-    prep = resolved_prep(request.config.input_prep, info.size(options))
+    _check_window(request, info)
+    options: Any = from_mapping(info.options, model.model_config or {}, f"{where}.model_config", ModelError)
+    sensor = _change_sensor(sensor_override or info.modalities[modality].sensor, fetch_override)
+    _check_sentinel_1_fields(sensor, info, modality, where)
+    prep = resolve_prep(request.config.input_prep, info.size(options))
     if (reason := info.refuse(options, modality, sensor.scale_m, prep)) is not None:
         raise ModelError(f"{where}: {reason}")
     if not info.any_bands:
@@ -123,57 +124,129 @@ def resolve_unit(
     if request.config.precision not in info.precisions:
         raise ModelError(
             f"config.precision: {request.config.precision!r} is not supported by {info.id}; "
-            f"allowed: one of {', '.join(map(repr, info.precisions))} (other models of the run can have a run of their own)"
+            f"allowed: one of {', '.join(map(repr, info.precisions))} (run this model and the others separately)"
         )
-    frames = _frames(info, options, request.used_windows)
-    source = _source(sensor, modality, frames, info.square, request, provider, generation.chips)
-    output = {"mode": request.output.mode, "pooling": request.output.pooling}
+    frames = _resolve_frames(info, options, request.used_windows)
     if prep.mode in ("tile", "auto") and prep.tile_size < (smallest := info.smallest(options)):
         raise ModelError(
             f"config.input_prep.tile_size: {prep.tile_size!r} is not valid for {info.id}; allowed: at least {smallest} pixels"
         )
-    # weights and the seed of random ones are in the identity by themselves; another model's seed is an option like any other
-    apart = ("weights", "seed") if hasattr(options, "weights") else ()
-    identity = {
-        "model": info.id,
-        "adapter": info.version,
-        "options": {
-            k: v for k, v in to_mapping(info.canonical(options, modality), defaults=True).items() if k not in apart
-        },
-        "modality": modality,
-        "source": source.identity,
-        "bands": list(sensor.bands),
-        "output": output,
-        "input_prep": prep_identity(prep, request.output.mode),
-        "precision": request.config.precision,
-    }
-    chosen = getattr(options, "weights", None), getattr(options, "seed", 0)
     try:
-        weights = weights_identity(info.weights(options), *chosen, digest_of)
+        published = info.weights(options)
     except ModelError as error:
         raise ModelError(f"{where}.{error}") from None
+    return ModelSettings(where, model.label or info.id, info, options, modality, sensor, frames, prep, published)
+
+
+def make_unit(
+    settings: ModelSettings,
+    request: Request,
+    provider: dict,
+    generation: Generation,
+    digest_of: Callable[[str], str],
+) -> tuple[Unit, Source]:
+    """The unit of a checked model request, and its source.
+
+    Args:
+        digest_of: sha256 of a local weights file, from its path in the request.
+
+    Raises:
+        ModelError: the local weights file cannot be read.
+    """
+    source = _make_source(settings, request, provider, generation)
+    identity = _unit_identity(settings, request, source)
+    options = settings.options
+    chosen = getattr(options, "weights", None), getattr(options, "seed", 0)
+    try:
+        weights = weights_identity(settings.published, *chosen, digest_of)
+    except ModelError as error:
+        raise ModelError(f"{settings.where}.{error}") from None
     if weights is not None:
         identity["weights"] = weights
     if generation.embeddings:
         identity["generation"] = generation.embeddings
-    label = model.label or info.id
     unit = Unit(
-        f"{info.id}-{digest(identity, 16)}",
-        label,
-        array_key(label),
-        info.id,
-        options,
-        modality,
-        sensor,
-        source.id,
-        prep,
-        identity,
+        id=f"{settings.info.id}-{digest(identity, 16)}",
+        label=settings.label,
+        key=array_key(settings.label),
+        model=settings.info.id,
+        options=options,
+        modality=settings.modality,
+        sensor=settings.sensor,
+        source=source.id,
+        prep=settings.prep,
+        identity=identity,
     )
     return unit, source
 
 
-def _frames(info: ModelInfo, options: Any, windows: list[TemporalSpec | None]) -> Frames:
-    """How every window of the run becomes frames: in one way, because one imagery request serves all ROIs."""
+def _choose_overrides(model: ExportModelRequest, request: Request) -> tuple[SensorSpec | None, FetchSpec | None]:
+    """``sensor`` and ``fetch`` of the model, or those of the run if the model has neither."""
+    if model.sensor is None and model.fetch is None:
+        return request.sensor, request.fetch
+    return model.sensor, model.fetch
+
+
+def _choose_modality(model: ExportModelRequest, request: Request, info: ModelInfo, sensor: SensorSpec | None) -> str:
+    """The modality of the model request, of the run, of the sensor, or the default of the model,
+    in this order."""
+    where = f"models.{model.name}"
+    of_sensor = canonical_modality(sensor.modality) if sensor else None
+    modality = model.modality or request.modality or of_sensor or next(iter(info.modalities))
+    if modality not in info.modalities:
+        raise ModelError(
+            f"{where}.modality: {modality!r} is not supported; allowed: one of {', '.join(map(repr, info.modalities))}"
+        )
+    if sensor is not None and of_sensor not in (None, modality):
+        raise ModelError(
+            f"{where}.sensor.modality: {sensor.modality!r} contradicts the modality {modality!r}; allowed: {modality!r} or null"
+        )
+    return modality
+
+
+def _check_window(request: Request, info: ModelInfo) -> None:
+    """Raise :class:`SpecError` if the model needs a window and a ROI has none."""
+    if info.needs_window and None in request.used_windows:
+        which = f" (ROI {request.names[request.windows.index(None)]!r} has no window)" if request.windows else ""
+        raise SpecError(
+            f"temporal: None is not valid for the model {info.id}, which needs a window{which}; "
+            "allowed: TemporalSpec.range(start, end) or .year(year), or start and end for every ROI"
+        )
+
+
+def _change_sensor(sensor: SensorSpec, fetch: FetchSpec | None) -> SensorSpec:
+    """The sensor with the changes of a :class:`FetchSpec`."""
+    if fetch is None:
+        return sensor
+    changes = {k: v for k, v in to_mapping(fetch).items() if v is not None}
+    return SensorSpec(**(to_mapping(sensor, defaults=True) | changes))
+
+
+def _unit_identity(settings: ModelSettings, request: Request, source: Source) -> dict:
+    """Everything that determines the embeddings of a unit, except weights and generation."""
+    info, options = (
+        settings.info,
+        to_mapping(settings.info.canonical(settings.options, settings.modality), defaults=True),
+    )
+    # weights and their seed have their own entry; for a model without weights the seed is an
+    # option like the others
+    apart = ("weights", "seed") if hasattr(settings.options, "weights") else ()
+    return {
+        "model": info.id,
+        "adapter": info.version,
+        "options": {k: v for k, v in options.items() if k not in apart},
+        "modality": settings.modality,
+        "source": source.identity,
+        "bands": list(settings.sensor.bands),
+        "output": {"mode": request.output.mode, "pooling": request.output.pooling},
+        "input_prep": prep_identity(settings.prep, request.output.mode),
+        "precision": request.config.precision,
+    }
+
+
+def _resolve_frames(info: ModelInfo, options: Any, windows: list[TemporalSpec | None]) -> Frames:
+    """The frames of all windows of the run, which must be equal, because all ROIs have the same
+    imagery request."""
     first, *others = windows
     frames = info.frames(options, first)
     for other in others:
@@ -186,8 +259,8 @@ def _frames(info: ModelInfo, options: Any, windows: list[TemporalSpec | None]) -
     return frames
 
 
-def resolved_prep(policy: str | InputPrepSpec, size: int | None) -> Prep:
-    """The large-ROI policy as it applies to a model whose input has ``size`` pixels a side (None: any size)."""
+def resolve_prep(policy: str | InputPrepSpec, size: int | None) -> Prep:
+    """The large-ROI policy for a model whose input has ``size`` pixels a side (None: any size)."""
     spec = policy if isinstance(policy, InputPrepSpec) else InputPrepSpec(policy)
     if size is None:
         return Prep("native")
@@ -196,7 +269,7 @@ def resolved_prep(policy: str | InputPrepSpec, size: int | None) -> Prep:
 
 
 def prep_identity(prep: Prep, output: str) -> str | dict:
-    """What of a policy changes the numbers of an output mode."""
+    """The part of a policy that changes the results of an output mode."""
     if prep.mode not in ("tile", "auto"):
         return prep.mode
     limits = {"max_tiles": prep.max_tiles} if prep.mode == "auto" and output == "grid" else {}
@@ -206,19 +279,18 @@ def prep_identity(prep: Prep, output: str) -> str | dict:
 def weights_identity(
     published: Weights | None, given: str | None, seed: int, digest_of: Callable[[str], str]
 ) -> dict | None:
-    """What of the weights is in an embedding's identity: the published file, the content of another one (moved or renamed,
-    it is the same), or the seed of random ones; None for a model without weights."""
-    if given is None:
-        return published and {
-            "repository": published.repository,
-            "revision": published.revision,
-            "file": published.file,
-        }
-    return {"random": seed} if given == RANDOM else {"sha256": digest_of(given)}
+    """The weights in the identity of an embedding: the published file, the digest of a local file
+    (independent of its path), or the seed of random weights; None for a model without weights."""
+    if given is not None:
+        return {"random": seed} if given == RANDOM else {"sha256": digest_of(given)}
+    if published is None:
+        return None
+    return {"repository": published.repository, "revision": published.revision, "file": published.file}
 
 
 def _check_bands(sensor: SensorSpec, info: ModelInfo, modality: str, where: str) -> None:
-    """As many bands as the model's network takes; of known names, in its order: it cannot tell one from another."""
+    """Raise :class:`ModelError` unless the number of bands is that of the network, and known bands
+    are in its order."""
     wanted = info.modalities[modality].sensor.bands
     moved = set(sensor.bands) & set(wanted) and any(b in wanted and b != w for b, w in zip(sensor.bands, wanted))
     if len(sensor.bands) != len(wanted) or moved:
@@ -229,16 +301,17 @@ def _check_bands(sensor: SensorSpec, info: ModelInfo, modality: str, where: str)
 
 
 def array_key(label: str) -> str:
-    """The label as it appears in array names: runs of other characters become one underscore (requirements B2)."""
+    """The label in array names: each sequence of other characters becomes one underscore
+    (requirements B2)."""
     return "_".join(p for p in "".join(c if c.isascii() and c.isalnum() else "_" for c in label).split("_") if p)
 
 
 _S1_FIELDS = ("orbit", "use_float_linear", "s1_require_iw", "s1_relax_iw_on_empty")
 
 
-def _refuse_sentinel_1_fields(sensor: SensorSpec, info: ModelInfo, modality: str, where: str) -> None:
-    """Fields that nothing would honour: those of Sentinel-1 in another modality, and units that contradict the collection
-    or that the model does not take."""
+def _check_sentinel_1_fields(sensor: SensorSpec, info: ModelInfo, modality: str, where: str) -> None:
+    """Raise :class:`ModelError` for Sentinel-1 fields in another modality, and for units of
+    measure that contradict the collection or that the model does not accept."""
     for key in _S1_FIELDS:
         default = SensorSpec.__dataclass_fields__[key].default
         if modality != "s1" and getattr(sensor, key) != default:
@@ -247,29 +320,22 @@ def _refuse_sentinel_1_fields(sensor: SensorSpec, info: ModelInfo, modality: str
             )
     if modality != "s1":
         return
-    held, taken = UNITS.get(sensor.collection), info.modalities[modality].units
-    if held == LINEAR and not sensor.use_float_linear:
+    collection_units, model_units = COLLECTION_UNITS.get(sensor.collection), info.modalities[modality].units
+    if collection_units == LINEAR and not sensor.use_float_linear:
         raise ModelError(
-            f"{where}.sensor.use_float_linear: False contradicts the collection {sensor.collection!r}, which is {held}; "
+            f"{where}.sensor.use_float_linear: False contradicts the collection {sensor.collection!r}, which is {collection_units}; "
             "allowed: True, or the collection 'COPERNICUS/S1_GRD'"
         )
-    if held is not None and taken in (LINEAR, DECIBEL) and held != taken:
-        other = next(c for c, units in UNITS.items() if units == taken)
+    if collection_units is not None and model_units in (LINEAR, DECIBEL) and collection_units != model_units:
+        other = next(c for c, units in COLLECTION_UNITS.items() if units == model_units)
         raise ModelError(
-            f"{where}.sensor.collection: {sensor.collection!r} is {held}, and {info.id} takes {taken}; "
-            f"allowed: {other!r} (an archive in the other unit is converted)"
+            f"{where}.sensor.collection: {sensor.collection!r} is {collection_units}, and {info.id} takes {model_units}; "
+            f"allowed: {other!r} (an archive in the other unit of measure is converted)"
         )
 
 
-def _source(
-    sensor: SensorSpec,
-    modality: str,
-    frames: Frames,
-    square: bool,
-    request: Request,
-    provider: dict,
-    generation: str | None,
-) -> Source:
+def _make_source(settings: ModelSettings, request: Request, provider: dict, generation: Generation) -> Source:
+    sensor = settings.sensor
     identity: dict[str, Any] = {
         "version": CHIP_VERSION,
         "provider": provider,
@@ -278,13 +344,13 @@ def _source(
         "cloudy_pct": sensor.cloudy_pct,
         "fill_value": sensor.fill_value,
         "composite": sensor.composite,
-        "temporal": frames.identity(),
+        "temporal": settings.frames.identity(),
         "projection": request.config.projection,
         "resampling": "nearest",
-        "square": square,
+        "square": settings.info.square,
     }
-    if modality == "s1":
+    if settings.modality == "s1":
         identity["s1"] = {k: getattr(sensor, k) for k in _S1_FIELDS}
-    if generation:
-        identity["generation"] = generation
-    return Source(f"{provider['name']}-{digest(identity, 16)}", identity, sensor.bands, frames)
+    if generation.chips:
+        identity["generation"] = generation.chips
+    return Source(f"{provider['name']}-{digest(identity, 16)}", identity, sensor.bands, settings.frames)

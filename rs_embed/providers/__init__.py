@@ -1,4 +1,15 @@
-"""Providers of imagery, by the word before ``:`` in ``backend``. A new one is one file and one line here."""
+"""Providers of imagery, by the word before ``:`` in ``backend``. A new provider is one file and
+one line in ``PROVIDERS``.
+
+- ``base``: the protocol of a provider, and what it gets and returns.
+- ``composite``: several images combined into one, and windows divided into frames.
+- ``retries``: when a failed request is repeated.
+- ``sample``: the sample scene (``backend="sample"``).
+- ``rasters``: raster files, and the user's own (``backend="local:..."``).
+- ``gee``: Google Earth Engine (``backend="gee"``).
+- ``stac``: STAC APIs and static catalogues (``backend="stac"``).
+- ``limits``: limits that all jobs of a run share.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +17,7 @@ import importlib
 from collections.abc import Mapping
 
 from ..errors import ModelError
-from ..request.fields import nearest
+from ..request.fields import suggest_nearest
 from .base import Chip, Provider, Roi
 
 __all__ = ["PROVIDERS", "Chip", "Provider", "Roi", "get_provider"]
@@ -28,11 +39,12 @@ def get_provider(
     Args:
         base: folder that a path in the string is relative to.
         known: what an earlier start of the run froze (``Provider.freeze``).
-        job: this is a job of the run: ``known`` is what the run was planned with, and is not looked up again.
-        settings: what the config says to providers, by the word of their backend.
+        job: the caller is a job of the run: ``known`` is what the run was planned with, and is not
+            looked up again.
+        settings: sections of the config for providers, by the word of their backend.
 
     Raises:
-        ModelError: an unknown backend, naming those there are.
+        ModelError: the backend is unknown; the message lists the allowed ones.
     """
     word, _, argument = backend.partition(":")
     allowed = (
@@ -41,9 +53,8 @@ def get_provider(
     )
     word = "gee" if word == "auto" else word
     if word not in PROVIDERS:
-        raise ModelError(f"backend: {backend!r} is not supported{nearest(word, PROVIDERS)}; allowed: {allowed}")
+        raise ModelError(f"backend: {backend!r} is not supported{suggest_nearest(word, PROVIDERS)}; allowed: {allowed}")
     module, name = PROVIDERS[word]
-    said = (settings or {}).get(word)
-    return getattr(importlib.import_module(f".{module}", __name__), name)(
-        argument, base, known, job=job, **({"settings": said} if said else {})
-    )
+    section = (settings or {}).get(word)
+    options = {"settings": section} if section else {}
+    return getattr(importlib.import_module(f".{module}", __name__), name)(argument, base, known, job=job, **options)

@@ -1,4 +1,4 @@
-"""What a provider of imagery is: pixels in, on the plan's grid, with where they came from."""
+"""The protocol of a provider of imagery: pixels on the plan's grid, with their provenance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Roi:
-    """A place as stages and providers see it.
+    """One ROI as stages and providers see it.
 
     Attributes:
         index: row in the ROI table.
@@ -39,19 +39,24 @@ class Chip:
     """Pixels of one ROI.
 
     Attributes:
-        pixels: (C, H, W), or (T, C, H, W) for several frames; the collection's dtype and units; row-major, north-up.
-        coverage: share of values with data, 0..1, of each band. 0 in all of them means there is no imagery: an answer, not an
-            error. By band, like ``said``, because another model of a run may read these bands together with others.
-        dates: ISO date of each frame (of the window's midpoint for a composite), T entries; empty if unknown.
-        provenance: scenes, dates, request, and whatever else says where the pixels came from (JSON values).
-        said: sentences about each band for the quality record, for example about a frame without imagery of its own.
+        pixels: (C, H, W), or (T, C, H, W) for several frames; the collection's dtype and units of
+            measure; row-major, north-up.
+        coverage: share of values with data, 0..1, of each band. 0 in all bands means that there is
+            no imagery: a result, not an error. By band, like ``band_warnings``, because another
+            model of a run may read these bands together with others.
+        dates: ISO date of each frame (of the window's midpoint for a composite), T entries; empty
+            if unknown.
+        provenance: scenes, dates, request, and whatever else describes where the pixels came from
+            (JSON values).
+        band_warnings: sentences about each band for the quality record, for example about a frame
+            without imagery.
     """
 
     pixels: np.ndarray
     coverage: tuple[float, ...]
     dates: tuple[str, ...]
     provenance: dict
-    said: tuple[tuple[str, ...], ...] = ()
+    band_warnings: tuple[tuple[str, ...], ...] = ()
 
     @property
     def valid(self) -> float:
@@ -60,18 +65,18 @@ class Chip:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The sentences about any band, each once."""
-        return tuple(dict.fromkeys(s for band in self.said for s in band))
+        """The sentences about any band, without duplicates."""
+        return tuple(dict.fromkeys(s for band in self.band_warnings for s in band))
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What fetching a chip takes at most, as far as it can be said before its images are known.
+class FetchCost:
+    """Upper limits of what fetching a chip costs, as far as they are known before its images are.
 
     Attributes:
-        requests: for pixels; None where it depends on the files.
-        itemsize: bytes of a number of the chip.
-        sent: bytes that a service sends, uncompressed; None where it depends on the files.
+        requests: for pixels; None where the number depends on the files.
+        itemsize: bytes of one value of the chip.
+        sent: bytes that a service sends, uncompressed; None where they depend on the files.
     """
 
     requests: int | None
@@ -80,65 +85,74 @@ class Asked:
 
 
 class Provider(Protocol):
-    """A source of imagery. Raises :class:`~rs_embed.errors.ProviderError`, which says whether a retry can help."""
+    """A provider of imagery. Raises :class:`~rs_embed.errors.ProviderError`, which tells whether a
+    retry can help."""
 
     name: str
-    #: What :meth:`freeze` says (mappings by key) holds for every run whose provider has the same identity.
+    #: What :meth:`freeze` returns (mappings by key) is valid for every run whose provider has the
+    #: same identity.
     shared: bool
-    #: CPU cores that a fetch job keeps busy: 0 where it waits for a service, so that models compute meanwhile.
+    #: CPU cores that a fetch job keeps busy: 0 where it waits for a service, so that models
+    #: compute meanwhile.
     cores: int
-    #: Requests of a fetch job beside those for pixels.
+    #: Requests of a fetch job in addition to those for pixels.
     lookups: int
 
     def identity(self) -> dict:
-        """What of the provider and its endpoint changes all pixels; has the key ``name``."""
+        """Properties of the provider and its endpoint that change all pixels; has the key
+        ``name``."""
         ...
 
     def backend(self, folder: str) -> str:
-        """The ``backend`` string that means this provider for jobs in ``folder``: paths in it are relative to it."""
+        """The ``backend`` string of this provider for jobs in ``folder``: paths in it are relative
+        to that folder."""
         ...
 
     def resolve(
         self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool
     ) -> Sequence[str] | None:
-        """Look at a request before anything runs.
+        """Check a request before anything runs.
 
         Args:
-            strict: False where a ROI without imagery is to become a ``no_data`` row rather than an error.
+            strict: False where a ROI without imagery becomes a ``no_data`` row instead of an
+                error.
 
         Returns:
-            for every ROI, a digest of what else decides its pixels (the files that hold them); None if nothing does.
+            for every ROI, a digest of what else decides its pixels (the files that contain them);
+            None if nothing does.
 
         Raises:
-            SpecError, ProviderError: what can be known to fail, naming the ROI.
+            SpecError, ProviderError: failures that can be known in advance, naming the ROI.
         """
         ...
 
     def freeze(self) -> dict | None:
-        """What jobs need to know of what :meth:`resolve` found, as JSON values; None if nothing."""
+        """What jobs need of the results of :meth:`resolve`, as JSON values; None if nothing."""
         ...
 
-    def turns(self, workers: int) -> AbstractContextManager:
-        """Entered by every thread of a job while it fetches a chip and stores it: lets in ``workers`` of them at a time, and
-        of all jobs of the run no more than the service is to be asked at a time."""
+    def request_slots(self, workers: int) -> AbstractContextManager:
+        """A context that every thread of a job enters while it fetches and stores a chip. It
+        admits ``workers`` threads at a time, and over all jobs of the run no more than the limit
+        of requests in flight to the service."""
         ...
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
-        """These places are about to be fetched: what can be looked up for all of them together is. What fails for a place
-        alone is left to :meth:`fetch`.
+    def look_up(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], slots: AbstractContextManager) -> None:
+        """Look up metadata of all ROIs that are about to be fetched, together where possible.
+        Failures that concern one ROI are raised by :meth:`fetch`.
 
         Args:
-            turns: of :meth:`turns`, to be entered for every request.
+            slots: from :meth:`request_slots`, to be entered for every request.
 
         Raises:
             ProviderError: nothing could be looked up; fetching may still succeed.
         """
         ...
 
-    def asked(self, source: Source, bands: Sequence[str], height: int, width: int) -> Asked:
-        """What a chip of these bands and this size takes; after :meth:`resolve`, asks nobody."""
+    def fetch_cost(self, source: Source, bands: Sequence[str], height: int, width: int) -> FetchCost:
+        """Cost of a chip of these bands and this size; makes no request after :meth:`resolve`."""
         ...
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
-        """Pixels of these bands, in this order, on this grid. May be called from several threads at once."""
+        """Pixels of these bands, in this order, on this grid. May be called from several threads
+        at once."""
         ...

@@ -1,4 +1,5 @@
-"""From several images of a place to one, and from a window to the bins of several frames."""
+"""Combine several images of one grid into one, and divide a window into the time bins of several
+frames."""
 
 from __future__ import annotations
 
@@ -13,55 +14,59 @@ from ..request.specs import TemporalSpec
 if TYPE_CHECKING:
     import numpy as np
 
+#: Values (C, H, W) and validity (C, H, W) of an image.
+Masked = tuple["np.ndarray", "np.ndarray"]
 
-def bins(window: TemporalSpec, frames: Frames) -> list[tuple[str, str]]:
+
+def time_bins(window: TemporalSpec, frames: Frames) -> list[tuple[str, str]]:
     """Half-open (start, end) dates of every frame, earliest first, without gaps.
 
-    ``equal``: ``count`` bins with bounds ``start + total_days * i // count``. ``fixed``: consecutive bins of ``days`` days, at most
-    ``count``, the last one cut off at the end of the window; days after the last of ``count`` bins are left out if they are
-    less than a bin, otherwise there are ``count`` equal bins instead. Both as rs-embed 0.3.1 has them (``tools/temporal.py``).
+    ``equal``: ``count`` bins with bounds ``start + total_days * i // count``. ``fixed``:
+    consecutive bins of ``days`` days, at most ``count``, the last one cut off at the end of the
+    window. Days after the last of ``count`` bins are left out if they are fewer than one bin;
+    otherwise the result is ``count`` equal bins. Both as in rs-embed 0.3.1
+    (``tools/temporal.py``).
     """
     first, last = dt.date.fromisoformat(window.start), dt.date.fromisoformat(window.end)
     total = (last - first).days
     if frames.mode == "composite":
         cuts = [0, total]
-    elif frames.mode == "fixed" and total - frames.count * frames.days < frames.days:
+    elif frames.mode == "fixed" and frames.days and total - frames.count * frames.days < frames.days:
         count = min(frames.count, -(-total // frames.days))
         cuts = [*range(0, count * frames.days, frames.days), min(total, count * frames.days)]
     else:
-        count = min(frames.count, total)  # a bin has a day at least
+        count = min(frames.count, total)  # a bin has at least one day
         cuts = [total * i // count for i in range(count + 1)]
     days = [(first + dt.timedelta(days=d)).isoformat() for d in cuts]
     return list(itertools.pairwise(days))
 
 
 def midpoint(start: str, end: str) -> str:
-    """The date in the middle of a half-open window: start + (end - start) / 2, without the time of day."""
+    """The date in the middle of a half-open window: start + (end - start) / 2, without the time of
+    day."""
     first = dt.date.fromisoformat(start)
     return (first + (dt.date.fromisoformat(end) - first) / 2).isoformat()
 
 
-def stored_dtype(dtypes: Sequence[np.dtype], images: int, how: str, fill_value: float) -> np.dtype:
-    """The dtype that holds a composite exactly: the images' own; of a median of several, which can lie between two
-    integers, a float; and one that can hold ``fill_value``."""
+def composite_dtype(dtypes: Sequence[np.dtype], images: int, how: str, fill_value: float) -> np.dtype:
+    """The dtype that represents a composite and ``fill_value`` exactly: that of the images, or a
+    float for the median of several integer images, which can lie between two integers."""
     import numpy as np
 
-    own = np.result_type(*dtypes)
-    if how == "median" and images > 1 and own.kind in "iub":
-        own = np.dtype(np.float32 if own.itemsize <= 2 else np.float64)
-    if own.kind in "iu":
-        limits = np.iinfo(own)
+    dtype = np.result_type(*dtypes)
+    if how == "median" and images > 1 and dtype.kind in "iub":
+        dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
         if fill_value != int(fill_value) or not limits.min <= fill_value <= limits.max:
-            own = np.dtype(np.float32 if own.itemsize <= 2 else np.float64)
-    if own == np.float32 and abs(fill_value) > np.finfo(np.float32).max:
-        own = np.dtype(np.float64)
-    return own
+            dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
+    if dtype == np.float32 and abs(fill_value) > np.finfo(np.float32).max:
+        dtype = np.dtype(np.float64)
+    return dtype
 
 
-def combine(
-    images: Sequence[tuple[np.ndarray, np.ndarray]], how: str, fill_value: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """One image of several of one grid, earliest first.
+def combine(images: Sequence[Masked], how: str, fill_value: float) -> Masked:
+    """Combine several images of one grid, earliest first, into one.
 
     Args:
         images: (values (C, H, W), valid (C, H, W) bool) each.
@@ -69,11 +74,11 @@ def combine(
         fill_value: value of pixels without a valid one.
 
     Returns:
-        (values (C, H, W) in :func:`stored_dtype`, valid (C, H, W) bool).
+        (values (C, H, W) in :func:`composite_dtype`, valid (C, H, W) bool).
     """
     import numpy as np
 
-    dtype = stored_dtype([v.dtype for v, _ in images], len(images), how, fill_value)
+    dtype = composite_dtype([v.dtype for v, _ in images], len(images), how, fill_value)
     any_valid = np.logical_or.reduce([valid for _, valid in images])
     if how == "mosaic" or len(images) == 1:
         out = np.full(images[0][0].shape, fill_value, dtype)
@@ -81,68 +86,69 @@ def combine(
             np.copyto(out, values, where=valid, casting="same_kind")
         return out, any_valid
     out = np.empty(images[0][0].shape, dtype)
-    for band in range(len(out)):  # a band at a time: memory for the images of one band, not for all
+    for band in range(len(out)):  # band by band: memory for the images of one band only
         stack = np.ma.masked_array([v[band] for v, _ in images], mask=[~m[band] for _, m in images])
-        out[band] = _median(stack, dtype)
+        out[band] = _masked_median(stack, dtype)
     out[~any_valid] = fill_value
     return out, any_valid
 
 
-def replace_bands(
-    made: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], which: Sequence[bool]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(values, valid) with some bands of another image."""
+def replace_bands(image: Masked, other: Masked, which: Sequence[bool]) -> Masked:
+    """(values, valid) of an image with some bands taken from another image."""
     import numpy as np
 
     choose = np.asarray(which)[:, None, None]
-    return np.where(choose, other[0], made[0]), np.where(choose, other[1], made[1])
+    return np.where(choose, other[0], image[0]), np.where(choose, other[1], image[1])
 
 
-def coverage(valid: np.ndarray) -> tuple[float, ...]:
+def band_coverage(valid: np.ndarray) -> tuple[float, ...]:
     """Share of valid pixels of each band of (C, H, W)."""
     return tuple(float(v) for v in valid.mean(axis=(1, 2)))
 
 
-def frames(
-    spans: Sequence[tuple[str, str]],
+def composite_frames(
+    bins: Sequence[tuple[str, str]],
     scenes: Sequence[Sequence[str]],
-    make: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    whole: Callable[[], tuple[np.ndarray, np.ndarray]],
+    composite_bin: Callable[[int], Masked],
+    composite_window: Callable[[], Masked],
     bands: int,
 ) -> tuple[np.ndarray, tuple[float, ...], list[dict], tuple[tuple[str, ...], ...]]:
-    """One composite a bin. Where a bin has no imagery, or none of a band, the composite of the whole window stands in.
+    """One composite for each time bin. Where a bin has no imagery, or no valid pixel of a band,
+    the composite of the whole window is used.
 
     Args:
-        spans: dates of the bins. scenes: ids of the images in each.
-        make: (values, valid) of the composite of a bin that has images. whole: the same of the whole window.
+        bins: dates of the bins. scenes: ids of the images in each.
+        composite_bin: (values, valid) of the composite of a bin that has images. composite_window:
+            the same of the whole window.
 
     Returns:
-        (pixels (T, C, H, W), coverage of each band, what the provenance says of each frame, sentences about each band).
+        (pixels (T, C, H, W), coverage of each band, provenance of each frame, sentences about each
+        band).
     """
     import numpy as np
 
-    stand_in: tuple | None = None
+    whole: Masked | None = None
     pixels, covered, records = [], [], []
-    said: list[list[str]] = [[] for _ in range(bands)]
-    for number, ((start, end), inside) in enumerate(zip(spans, scenes)):
-        made = make(number) if inside else None
-        empty = [made is None or not made[1][i].any() for i in range(bands)]
-        if any(empty):
-            stand_in = stand_in or whole()
-            made = stand_in if made is None else replace_bands(made, stand_in, empty)
+    warnings: list[list[str]] = [[] for _ in range(bands)]
+    for number, ((start, end), ids) in enumerate(zip(bins, scenes)):
+        image = composite_bin(number) if ids else None
+        empty = [image is None or not image[1][i].any() for i in range(bands)]
+        if image is None or any(empty):
+            whole = whole or composite_window()
+            image = whole if image is None else replace_bands(image, whole, empty)
             for i in np.flatnonzero(empty):
-                said[i].append(
+                warnings[i].append(
                     f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
                 )
-        pixels.append(made[0])
-        covered.append(coverage(made[1]))
-        records.append({"start": start, "end": end, "scenes": list(inside), **({"empty": True} if all(empty) else {})})
-    kind = np.result_type(*(p.dtype for p in pixels))
-    stacked = np.stack([p.astype(kind, copy=False) for p in pixels])
-    return stacked, tuple(float(v) for v in np.mean(covered, axis=0)), records, tuple(map(tuple, said))
+        pixels.append(image[0])
+        covered.append(band_coverage(image[1]))
+        records.append({"start": start, "end": end, "scenes": list(ids), **({"empty": True} if all(empty) else {})})
+    dtype = np.result_type(*(p.dtype for p in pixels))
+    stacked = np.stack([p.astype(dtype, copy=False) for p in pixels])
+    return stacked, tuple(float(v) for v in np.mean(covered, axis=0)), records, tuple(map(tuple, warnings))
 
 
-def _median(stack: np.ma.MaskedArray, dtype: np.dtype) -> np.ndarray:
+def _masked_median(stack: np.ma.MaskedArray, dtype: np.dtype) -> np.ndarray:
     """Median over the first axis of the values that are not masked; undefined where all are."""
     import numpy as np
 
@@ -152,5 +158,5 @@ def _median(stack: np.ma.MaskedArray, dtype: np.dtype) -> np.ndarray:
     low, high = (
         np.take_along_axis(values, np.clip(i, 0, len(values) - 1), 0)[0] for i in ((count - 1) // 2, count // 2)
     )
-    with np.errstate(invalid="ignore"):  # infinities where nothing is valid
+    with np.errstate(invalid="ignore"):  # infinity where no value is valid
         return np.where(low == high, low, low + (high - low) / 2)

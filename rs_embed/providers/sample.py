@@ -1,8 +1,10 @@
-"""The embedded sample scene: a real Sentinel-2 image that the package ``spyndex`` ships, for demos and tests.
+"""The embedded sample scene: a real Sentinel-2 image that the package ``spyndex`` ships, for demos
+and tests.
 
-300 x 300 pixels of 10 m, bands B2 B3 B4 B8, surface reflectance x 10000. The file has no georeference and no date, so
-both are *nominal* here: the upper left corner is placed at 318000 E, 5693000 N in UTM zone 33 N (near Leipzig) and
-the scene is dated 2022-07-15. The provenance of every chip says so.
+300 x 300 pixels of 10 m, bands B2 B3 B4 B8, surface reflectance x 10000. The file has no
+georeference and no date, so both are *nominal*: the upper left corner is placed at 318000 E,
+5693000 N in UTM zone 33 N (near Leipzig) and the scene is dated 2022-07-15. The provenance of
+every chip states this.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, ProviderError, SpecError
-from ..request.geometry import Grid, transformer
-from .base import Asked, Chip, Roi
+from ..request.geometry import Grid, get_transformer
+from .base import Chip, FetchCost, Roi
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,17 +34,18 @@ SIDE = 300
 SCENE = Grid("EPSG:32633", (10.0, 0.0, 318000.0, 0.0, -10.0, 5693000.0), SIDE, SIDE)
 
 
-_reading = threading.Lock()
+_read_lock = threading.Lock()
 
 
-def scene() -> np.ndarray:
-    """The scene, (4, 300, 300) uint16, bands as in ``BANDS``; read once, as the file stores it (rows first)."""
-    with _reading:  # the first chips of a job ask for it from all threads at once
-        return _read()
+def read_scene() -> np.ndarray:
+    """The scene, (4, 300, 300) uint16, bands as in ``BANDS``; read once, as the file stores it
+    (rows first)."""
+    with _read_lock:  # the first chips of a job read it in all threads at once
+        return _read_scene_file()
 
 
 @functools.cache
-def _read() -> np.ndarray:
+def _read_scene_file() -> np.ndarray:
     import numpy as np
 
     try:
@@ -79,14 +82,15 @@ class SampleProvider:
     def freeze(self) -> None:
         return None
 
-    def turns(self, workers: int) -> AbstractContextManager:
+    def request_slots(self, workers: int) -> AbstractContextManager:
         return threading.BoundedSemaphore(workers)
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
-        """Nothing."""
+    def look_up(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], slots: AbstractContextManager) -> None:
+        """Do nothing: the scene has no metadata to look up."""
 
     def resolve(self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool) -> None:
-        """Refuse other collections and bands, windows without the scene's date, and ROIs outside the scene."""
+        """Refuse other collections and bands, windows without the scene's date, and ROIs outside
+        the scene."""
         if source.identity["collection"] != COLLECTION:
             raise ProviderError(
                 f"sensor.collection: {source.identity['collection']!r} is not in the sample scene; allowed: {COLLECTION!r}"
@@ -95,32 +99,32 @@ class SampleProvider:
         if missing:
             raise ProviderError(f"sensor.bands: {missing[0]!r} is not in the sample scene; allowed: {', '.join(BANDS)}")
         if source.frames.mode != "composite":
-            raise ProviderError("the sample scene is one image; allowed: models that take a single composite")
+            raise ProviderError("the sample scene is one image; allowed: models that use a single composite")
         for window in {r.temporal for r in rois}:
             if window is not None and not window.start <= DATE < window.end:
                 raise ProviderError(
                     f"temporal: {window.start}..{window.end} has no image of the sample scene; allowed: a window with its nominal date {DATE}"
                 )
         for roi, grid in zip(rois, grids):
-            if not _inside(grid):
-                west, south, east, north = transformer(SCENE.crs, "EPSG:4326").transform_bounds(*SCENE.bounds)
+            if not _is_inside_scene(grid):
+                west, south, east, north = get_transformer(SCENE.crs, "EPSG:4326").transform_bounds(*SCENE.bounds)
                 raise SpecError(
                     f"ROI {roi.name!r}: {roi.spatial} is not inside the sample scene; "
                     f"allowed: footprints within lon {west:.4f}..{east:.4f}, lat {south:.4f}..{north:.4f}"
                 )
 
-    def asked(self, source: Source, bands: Sequence[str], height: int, width: int) -> Asked:
-        """Nobody is asked."""
-        return Asked(0, 2, 0)
+    def fetch_cost(self, source: Source, bands: Sequence[str], height: int, width: int) -> FetchCost:
+        """No requests: the scene is a file of an installed package."""
+        return FetchCost(0, 2, 0)
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
         """The nearest scene pixel of every pixel centre; uint16 DN."""
         import numpy as np
 
-        columns, rows = _indices(grid)
+        columns, rows = _scene_indices(grid)
         if not ((columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)).all():
             raise ProviderError(f"ROI {roi.name!r} is not inside the sample scene")
-        pixels = np.ascontiguousarray(scene()[[BANDS.index(b) for b in bands]][:, rows, columns])
+        pixels = np.ascontiguousarray(read_scene()[[BANDS.index(b) for b in bands]][:, rows, columns])
         provenance = {
             "scenes": ["spyndex/data/S2_10m.json"],
             "package": f"spyndex {importlib.metadata.version('spyndex')}",
@@ -129,27 +133,28 @@ class SampleProvider:
         return Chip(pixels, (1.0,) * len(bands), (DATE,), provenance)
 
 
-def _indices(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def _scene_indices(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Scene column and row of every pixel of a grid, (H, W) each."""
     import numpy as np
 
     x, y = np.meshgrid(*grid.centres())
     if grid.crs != SCENE.crs:
-        x, y = transformer(grid.crs, SCENE.crs).transform(x, y)
+        x, y = get_transformer(grid.crs, SCENE.crs).transform(x, y)
     left, _, _, top = SCENE.bounds
     return np.floor((x - left) / 10.0).astype(int), np.floor((top - y) / 10.0).astype(int)
 
 
-def _inside(grid: Grid) -> bool:
-    """All pixel centres lie in the scene (its outline's do: both projections are smooth over 3 km)."""
+def _is_inside_scene(grid: Grid) -> bool:
+    """All pixel centres are inside the scene. The corners decide, because both projections are
+    smooth over 3 km."""
     left, bottom, right, top = grid.bounds
     half = grid.affine[0] / 2
     xs, ys = [left + half, right - half], [bottom + half, top - half]
     corners = [(x, y) for x in xs for y in ys]
     if grid.crs != SCENE.crs:
         try:
-            corners = list(transformer(grid.crs, SCENE.crs).itransform(corners, errcheck=True))
-        except Exception:  # pyproj: the point has no image in the scene's zone, so it is far from it
+            corners = [(x, y) for x, y, *_ in get_transformer(grid.crs, SCENE.crs).itransform(corners, errcheck=True)]
+        except Exception:  # pyproj cannot project a point that is far from the scene's zone
             return False
     west, south, east, north = SCENE.bounds
     return all(west <= x < east and south < y <= north for x, y in corners)

@@ -1,10 +1,11 @@
-"""Open a combined export: an array file and its manifest, or an array file alone."""
+"""Open a combined export: an array file and its manifest, or an array file without a manifest."""
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,191 +13,219 @@ from typing import Any
 from ..formats import open_arrays
 from ..request.config import SUFFIX
 from . import manifest_lines, manifest_records
-from .columns import Column, Single, Stacked
-from .result import MODEL_INPUT, ExportResult, Failure, ModelResult, window
+from .columns import ArrayPerRoi, Column, StackedArray
+from .model_result import MODEL_INPUT_PREFIX, Failure, ModelResult
+from .result import ExportResult, parse_window
 
-#: What arrays are called, by kind: stacked, and one for each ROI.
+#: Prefixes of the names of arrays by kind: one array of all ROIs, and an array per ROI.
 _STACKED = {"embeddings": "embeddings__", "inputs": "inputs_bchw__"}
-_SINGLE = {"embeddings": "embedding__", "inputs": "input_chw__"}
+_PER_ROI = {"embeddings": "embedding__", "inputs": "input_chw__"}
 
 
 def open_file(base: Path, arrays: Path | None, n_items: int | None) -> ExportResult:
     """Open an export by its path without a suffix.
 
     Args:
-        arrays: its array file; None: the one that the manifest speaks of, else the one that is there.
+        arrays: the array file; None: the one that the manifest names, else the one that exists.
     """
     sidecar = base.with_name(base.name + ".json")
     if not sidecar.exists():
-        arrays = arrays or _there(base, {})
+        arrays = arrays or _find_arrays(base, {})
         if arrays is None or not arrays.exists():
-            what = arrays or f"{base}.npz or {base}.nc"
-            raise FileNotFoundError(f"{what} is missing: there is no export")
-        return _bare(arrays, n_items)
-    manifest = manifest_lines.read(sidecar)
-    if "point_index" in manifest:
-        raise ValueError(
-            f"{sidecar} is the manifest of one ROI; allowed: its folder {sidecar.parent}, or a combined file"
-        )
-    if "models" not in manifest or "n_items" not in manifest:
-        raise ValueError(f"{sidecar} is not the manifest of a combined export")
-    asked, arrays = arrays, arrays or _there(base, manifest)
-    if arrays is None or not arrays.exists():
-        other = _there(base, manifest)
-        hint = f", {other.name} is" if other else ""
-        raise FileNotFoundError(f"{asked or f'{base}.npz'} is missing (its manifest {sidecar} is there{hint})")
+            raise FileNotFoundError(f"{arrays or f'{base}.npz or {base}.nc'} is missing: there is no export")
+        return _open_without_manifest(arrays, n_items)
+    manifest = _read_combined_manifest(sidecar)
+    arrays = _require_arrays(base, arrays, manifest, sidecar)
     n = int(manifest["n_items"])
     if n_items not in (None, n):
         raise ValueError(f"n_items: {n_items} is not the number of ROIs of {sidecar}; allowed: {n} or None")
-    models = {m["model"]: _model(m, n, arrays, manifest) for m in manifest["models"]}
+    models = {m["model"]: _build_model(m, n, arrays, manifest) for m in manifest["models"]}
     status = str(manifest.get("status", "unknown"))
     notes = []
-    said = next(
-        (Path(manifest[k]).name for k in ("npz_path", "nc_path") if isinstance(manifest.get(k), str)), arrays.name
-    )
-    if said != arrays.name:  # run.npz and run.nc have one run.json
-        if not all(map(_fits, models.values())):
-            found = _bare(arrays, n_items)
-            found.notes.append(f"{sidecar.name} is that of {said}, whose arrays are others")
-            return found
-        notes.append(f"{sidecar.name} is that of {said}; the rows that were compared are the same")
+    listed = next(iter(_listed_files(manifest)), arrays.name)
+    if listed != arrays.name:  # run.npz and run.nc have one run.json
+        if not all(map(_matches_digests, models.values())):
+            result = _open_without_manifest(arrays, n_items)
+            result.notes.append(f"{sidecar.name} describes {listed}, which contains other arrays")
+            return result
+        notes.append(f"{sidecar.name} describes {listed}; the compared rows are equal")
     if manifest.get("resume_incomplete") or status == "running":
         notes.append(f"the export was not finished (stage {manifest.get('stage')!r}): models may be missing")
-    return ExportResult(
-        "combined",
-        status,
-        n,
-        window(manifest.get("temporal")),
-        models,
-        arrays,
-        notes,
-        manifest,
-        sidecar,
-        lambda what: manifest_lines.as_list(manifest.get(what)),
-    )
+    window = parse_window(manifest.get("temporal"))
+
+    def read_roi_values(key: str) -> Sequence:
+        return manifest_lines.as_list(manifest.get(key))
+
+    return ExportResult("combined", status, n, window, models, arrays, notes, manifest, sidecar, read_roi_values)
 
 
-def _fits(model: ModelResult) -> bool:
-    """The first, middle and last vector of a model are those that the manifest speaks of."""
-    held = [i for i in {0, model.n_items // 2, model.n_items - 1} if (model.meta[i] or {}).get("embedding_sha256")]
-    try:
-        found = {i: model.rows(i, dtype=None) for i in held}
-    except (ValueError, KeyError, IndexError):
-        return False
-    return all(
-        a is not None and sha256(a.tobytes()).hexdigest() == model.meta[i]["embedding_sha256"] for i, a in found.items()
-    )
+def _read_combined_manifest(sidecar: Path) -> dict[str, Any]:
+    manifest = manifest_lines.read_manifest(sidecar)
+    if "point_index" in manifest:
+        allowed = f"its folder {sidecar.parent}, or a combined file"
+        raise ValueError(f"{sidecar} is the manifest of one ROI; allowed: {allowed}")
+    if "models" not in manifest or "n_items" not in manifest:
+        raise ValueError(f"{sidecar} is not the manifest of a combined export")
+    return manifest
 
 
-def _there(base: Path, manifest: Mapping) -> Path | None:
-    """The array file that a manifest speaks of, else the first that is there."""
-    said = [Path(manifest[k]).name for k in ("npz_path", "nc_path") if isinstance(manifest.get(k), str)]
-    names = [*said, *(base.name + s for s in SUFFIX.values())]
+def _require_arrays(base: Path, arrays: Path | None, manifest: Mapping, sidecar: Path) -> Path:
+    """The array file of a manifest; it must exist."""
+    found = arrays or _find_arrays(base, manifest)
+    if found is None or not found.exists():
+        other = _find_arrays(base, manifest)
+        hint = f", {other.name} is" if other else ""
+        raise FileNotFoundError(f"{arrays or f'{base}.npz'} is missing (its manifest {sidecar} is there{hint})")
+    return found
+
+
+def _find_arrays(base: Path, manifest: Mapping) -> Path | None:
+    """The array file that a manifest names, else the first that exists."""
+    names = [*_listed_files(manifest), *(base.name + s for s in SUFFIX.values())]
     return next((p for p in map(base.with_name, names) if p.exists()), None)
 
 
-def _model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
+def _listed_files(manifest: Mapping) -> list[str]:
+    """Names of the array files that a manifest names."""
+    return [Path(manifest[k]).name for k in ("npz_path", "nc_path") if isinstance(manifest.get(k), str)]
+
+
+def _matches_digests(model: ModelResult) -> bool:
+    """Whether the first, middle and last vector of a model have the digests of the manifest."""
+    digests = {i: (model.meta[i] or {}).get("embedding_sha256") for i in {0, model.n_items // 2, model.n_items - 1}}
+    try:
+        arrays = {i: model.rows(i, dtype=None) for i, digest in digests.items() if digest}
+    except (ValueError, KeyError, IndexError):
+        return False
+    return all(a is not None and sha256(a.tobytes()).hexdigest() == digests[i] for i, a in arrays.items())
+
+
+# models of a manifest ---------------------------------------------------------------------------------------------
+
+
+def _build_model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
     label = str(entry["model"])
-    said = (manifest.get("imagery") or {}).get(entry.get("source"))
-    meta = manifest_records.of_model(n, label, entry, manifest_records.Images(said) if said else None)
+    source = (manifest.get("imagery") or {}).get(entry.get("source"))
+    images = manifest_records.ImageRecords(source) if source else None
+    meta = manifest_records.build_model_records(n, label, entry, images)
     status = str(entry.get("status", "unknown"))
     error = entry.get("error")
-    if error is None and status != "ok":  # rs-embed says it for each ROI alone
-        error = next(iter(manifest_lines.by_index(entry.get("errors_by_index")).values()), None)
+    if error is None and status != "ok":  # rs-embed stores the error per ROI only
+        error = next(iter(manifest_lines.parse_index_keys(entry.get("errors_by_index")).values()), None)
 
-    @functools.cache
-    def failed() -> list[int]:
+    @cache
+    def read_failed_rows() -> list[int]:
         return [int(i) for i in manifest_lines.as_list(entry.get("failed_indices"))]
 
-    def failures() -> dict[int, Failure]:
-        errors = manifest_lines.by_index(entry.get("errors_by_index"))
-        more = manifest_lines.by_index(entry.get("failures_by_index"))
-        rows = failed() or list(errors) or (range(n) if status == "failed" else ())
-        return {i: Failure(errors.get(i, error), **more.get(i, {})) for i in rows}
+    def read_failures() -> dict[int, Failure]:
+        errors = manifest_lines.parse_index_keys(entry.get("errors_by_index"))
+        details = manifest_lines.parse_index_keys(entry.get("failures_by_index"))
+        rows = read_failed_rows() or list(errors) or (range(n) if status == "failed" else ())
+        return {i: Failure(errors.get(i, error), **details.get(i, {})) for i in rows}
 
-    def statuses() -> list[str]:
-        out = ["ok"] * n
-        for i in manifest_lines.as_list(entry.get("no_data_indices")):
-            out[i] = "no_data"
-        return out
-
-    columns = {
-        kind: _column(entry.get(kind), n, arrays, kind, f"{arrays}: model {label!r}", failed) for kind in _STACKED
-    }
-    for name, said in (entry.get("model_inputs") or {}).items():
-        columns[MODEL_INPUT + name] = _column(said, n, arrays, "model_inputs", f"{arrays}: model {label!r}", failed)
-    kept = {
-        k: v
-        for k, v in entry.items()
-        if not isinstance(v, manifest_lines.Lines) and k not in ("metas", "errors_by_index")
-    }
-    return ModelResult(label, status, str(error) if error else None, n, meta, kept, columns, failures, statuses)
+    where = f"{arrays}: model {label!r}"
+    columns = {kind: _build_column(entry.get(kind), n, arrays, kind, where, read_failed_rows) for kind in _STACKED}
+    for name, tensor in (entry.get("model_inputs") or {}).items():
+        columns[MODEL_INPUT_PREFIX + name] = _build_column(tensor, n, arrays, "model_inputs", where, read_failed_rows)
+    per_roi = ("metas", "errors_by_index")
+    kept = {k: v for k, v in entry.items() if not isinstance(v, manifest_lines.LineList) and k not in per_roi}
+    statuses = partial(manifest_lines.read_statuses, entry, n)
+    return ModelResult(label, status, str(error) if error else None, n, meta, kept, columns, read_failures, statuses)
 
 
-def _column(entry: Any, n: int, arrays: Path, kind: str, where: str, failed: Callable[[], list[int]]) -> Column | None:
+def _build_column(
+    entry: Any, n: int, arrays: Path, kind: str, where: str, read_failed_rows: Callable[[], list[int]]
+) -> Column | None:
+    """The column of an array entry of a manifest; None without arrays.
+
+    Args:
+        where: beginning of error messages.
+        read_failed_rows: reads the failed ROIs of the model, on demand.
+    """
     if not isinstance(entry, Mapping):
         return None
+    indices = entry.get("indices")
     if entry.get("npz_key"):
-        rows = entry.get("indices")
-        if rows is None and isinstance(entry.get("shape"), list) and entry["shape"][0] < n:
-            rows = [i for i in range(n) if i not in failed()]
-            if len(rows) != entry["shape"][0]:
-                return _Unplaced(f"{where}: nothing says which ROIs the {entry['shape'][0]} rows of {kind} belong to")
+        if indices is None and isinstance(entry.get("shape"), list) and entry["shape"][0] < n:
+            indices = [i for i in range(n) if i not in read_failed_rows()]
+            if len(indices) != entry["shape"][0]:
+                rows = f"the {entry['shape'][0]} rows of {kind}"
+                return _UnassignedRows(f"{where}: nothing says which ROIs {rows} belong to")
         missing = frozenset(manifest_lines.as_list(entry.get("missing_indices")))
-        return Stacked(
-            arrays, entry["npz_key"], n, None if rows is None else list(manifest_lines.as_list(rows)), missing
-        )
-    keys, said = manifest_lines.as_list(entry.get("npz_keys")), entry.get("indices")
+        rois = None if indices is None else list(manifest_lines.as_list(indices))
+        return StackedArray(arrays, entry["npz_key"], n, rois, missing)
+    keys = manifest_lines.as_list(entry.get("npz_keys"))
     if isinstance(keys, list) and not keys:
         return None
-    rows = manifest_lines.as_list(said) if said is not None else (int(k.rpartition("__")[2]) for k in keys)
-    return Single(arrays, lambda: dict(zip(rows, keys)), n)
+    return ArrayPerRoi(arrays, partial(_keys_by_roi, keys, indices), n)
 
 
-class _Unplaced:
-    """Arrays of which nobody knows whose they are."""
+def _keys_by_roi(keys: Sequence[str], indices: Any) -> dict[int, str]:
+    """Names of arrays by ROI: from the list of ROIs, else (rs-embed) from the numbers at their
+    ends."""
+    if indices is None:
+        return {int(key.rpartition("__")[2]): key for key in keys}
+    return dict(zip(manifest_lines.as_list(indices), keys))
 
-    def __init__(self, sentence: str) -> None:
-        self._sentence = sentence
+
+class _UnassignedRows:
+    """An array whose rows cannot be assigned to ROIs; reading it is an error."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
 
     def read(self, rows: Sequence[int]) -> list:
-        raise ValueError(self._sentence)
+        raise ValueError(self._message)
 
-    def all(self) -> list:
-        raise ValueError(self._sentence)
+    def read_all(self) -> list:
+        raise ValueError(self._message)
 
 
-def _bare(arrays: Path, n_items: int | None) -> ExportResult:
-    """What an array file says without a manifest: which arrays there are, and of which rows."""
+# without a manifest -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _ModelKeys:
+    """Names of the arrays of one model by kind: of all ROIs, and by ROI."""
+
+    stacked: dict[str, str] = field(default_factory=dict)
+    per_roi: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def columns(self, path: Path, n: int) -> dict[str, Column | None]:
+        """The columns of the arrays, for an export of ``n`` ROIs."""
+        columns: dict[str, Column | None] = {k: StackedArray(path, key, n) for k, key in self.stacked.items()}
+        return columns | {k: ArrayPerRoi(path, partial(dict, keys), n) for k, keys in self.per_roi.items()}
+
+
+def _open_without_manifest(arrays: Path, n_items: int | None) -> ExportResult:
+    """An export from the names and shapes of its arrays."""
     with open_arrays(arrays) as file:
-        keys = [k for k in file.keys() if not k.startswith("__prefetch")]  # noqa: SIM118 - no mapping
+        keys = [k for k in file.keys() if not k.startswith("__prefetch")]  # noqa: SIM118 - not a mapping
         shapes, dtypes = {k: file.shape(k) for k in keys}, {k: file.dtype(k) for k in keys}
-    found: dict[str, dict[str, Any]] = {}
-    lengths = [n_items or 0]
+    found, n = _group_keys(shapes, n_items or 0)
+    if not found:
+        raise ValueError(f"{arrays} is not a combined export: it has no array that is named like one")
+    meta, statuses = manifest_records.Records(n, lambda i: None), ["unknown"] * n
+    models = {}
+    for label, names in found.items():
+        columns = names.columns(arrays, n)
+        models[label] = ModelResult(label, "unknown", None, n, meta, {}, columns, dict, lambda: statuses)
+    sidecar = arrays.with_suffix(".json").name
+    notes = [f"{sidecar} is missing: rows and models are those of the arrays, geometries are unknown"]
+    if any(key.startswith(_STACKED["inputs"]) and dtype.kind != "f" for key, dtype in dtypes.items()):
+        notes.append("pixels are integers: ROIs without imagery have fill values and cannot be distinguished")
+    return ExportResult("combined", "unknown", n, None, models, arrays, notes)
+
+
+def _group_keys(shapes: Mapping[str, tuple[int, ...]], n: int) -> tuple[dict[str, _ModelKeys], int]:
+    """Names of arrays by model, and the number of ROIs that they show, at least ``n``."""
+    found: dict[str, _ModelKeys] = {}
     for key, shape in shapes.items():
         for kind in _STACKED:
             if key.startswith(_STACKED[kind]):
-                found.setdefault(key.removeprefix(_STACKED[kind]), {})[kind] = key
-                lengths.append(shape[0])
-            elif match := re.fullmatch(_SINGLE[kind] + r"(.+)__(\d{5,})", key):
-                found.setdefault(match[1], {}).setdefault(kind, {})[int(match[2])] = key
-                lengths.append(int(match[2]) + 1)
-    if not found:
-        raise ValueError(f"{arrays} is not a combined export: it has no array that is named like one")
-    n = max(lengths)
-    models = {}
-    for name, kinds in found.items():
-        columns: dict[str, Column | None] = {
-            kind: Single(arrays, lambda held=held: held, n) if isinstance(held, dict) else Stacked(arrays, held, n)
-            for kind, held in kinds.items()
-        }
-        nothing = manifest_records.Records(n, lambda i: None)
-        models[name] = ModelResult(name, "unknown", None, n, nothing, {}, columns, dict, lambda: ["unknown"] * n)
-    notes = [
-        f"{arrays.with_suffix('.json').name} is missing: rows and models are those of the arrays, places are unknown"
-    ]
-    if any(key.startswith(_STACKED["inputs"]) and kind.kind != "f" for key, kind in dtypes.items()):
-        notes.append(
-            "pixels are of integers, in which places without imagery are filled, and nothing says which these are"
-        )
-    return ExportResult("combined", "unknown", n, None, models, arrays, notes)
+                found.setdefault(key.removeprefix(_STACKED[kind]), _ModelKeys()).stacked[kind] = key
+                n = max(n, shape[0])
+            elif match := re.fullmatch(_PER_ROI[kind] + r"(.+)__(\d{5,})", key):
+                found.setdefault(match[1], _ModelKeys()).per_roi.setdefault(kind, {})[int(match[2])] = key
+                n = max(n, int(match[2]) + 1)
+    return found, n

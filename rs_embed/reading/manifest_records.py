@@ -1,57 +1,67 @@
-"""What a manifest says of every ROI, put together again from what it says once (``formats/compact.py``)."""
+"""A record per ROI, restored from what a manifest stores once (``formats/record_defaults.py``)."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import chain, islice, repeat
 from typing import Any, overload
 
 from ..formats import record_defaults
 from .manifest_lines import as_list
 
 
-class Images:
-    """The images of one source: a record per ROI."""
+class ImageRecords:
+    """The images of one source: a record per ROI.
 
-    #: What a record of an image has, for those who want little of it.
-    keys = ("crs", "shape", "affine", "roi", "dates", "fetched")
+    Args:
+        entry: the entry of the source in the manifest's ``imagery``.
+    """
 
-    def __init__(self, said: Mapping) -> None:
-        self.default = said.get("default") or {}
-        self._rows, self._scenes = as_list(said.get("rows")), as_list(said.get("scenes"))
-        self._scene_default = said.get("scene_default") or {}
-        self.scene = functools.lru_cache(maxsize=4096)(self._scene)
+    #: Keys of a record of an image.
+    KEYS = ("crs", "shape", "affine", "roi", "dates", "fetched")
 
-    def _scene(self, at: int) -> Any:
-        found = self._scenes[at]
-        return record_defaults.whole(found, self._scene_default) if isinstance(found, Mapping) else found
+    def __init__(self, entry: Mapping) -> None:
+        self.default = entry.get("default") or {}
+        #: The differences of each record from the default; None where a ROI has no image.
+        self.rows = as_list(entry.get("rows"))
+        self._scenes = as_list(entry.get("scenes"))
+        self._scene_default = entry.get("scene_default") or {}
+        self.read_scene = functools.lru_cache(maxsize=4096)(self._read_scene)
 
-    def rows(self) -> Sequence:
-        """What each record says beyond the default."""
-        return self._rows
+    def _read_scene(self, index: int) -> Any:
+        scene = self._scenes[index]
+        return record_defaults.restore_record(scene, self._scene_default) if isinstance(scene, Mapping) else scene
+
+    def _restore(self, row: Mapping | None) -> dict:
+        return {} if row is None else record_defaults.restore_record(row, self.default)
 
     def __getitem__(self, row: int) -> dict:
-        found = self._rows[row]
-        return {} if found is None else record_defaults.whole(found, self.default)
+        return self._restore(self.rows[row])
 
     def __iter__(self) -> Iterator[dict]:
-        return ({} if found is None else record_defaults.whole(found, self.default) for found in self._rows)
+        return map(self._restore, self.rows)
 
 
 class Records(Sequence):
-    """A record per ROI, None where there is none; read when it is asked for."""
+    """A record per ROI, None where the ROI has none; each is read on access.
+
+    Args:
+        n: number of ROIs.
+        read_one: reads the record of a ROI.
+        read_all: reads all records in order, where that is faster.
+        select: reads some keys of all records, see :meth:`select`, where that is faster.
+    """
 
     def __init__(
         self,
         n: int,
-        one: Callable[[int], dict | None],
-        every: Callable[[], Iterable[dict | None]] | None = None,
-        some: Callable[[Sequence[str]], Iterator[tuple]] | None = None,
+        read_one: Callable[[int], dict | None],
+        read_all: Callable[[], Iterable[dict | None]] | None = None,
+        select: Callable[[Sequence[str]], Iterator[tuple]] | None = None,
     ) -> None:
-        self._n, self._one, self._some = n, one, some
-        self._every = every or (lambda: map(one, range(n)))
+        self._n, self._read_one, self._select = n, read_one, select
+        self._read_all = read_all or (lambda: map(read_one, range(n)))
 
     def __len__(self) -> int:
         return self._n
@@ -64,58 +74,64 @@ class Records(Sequence):
 
     def __getitem__(self, which: int | slice) -> Any:
         if isinstance(which, slice):
-            return [self._one(i) for i in range(*which.indices(self._n))]
-        return self._one(range(self._n)[which])
+            return [self._read_one(i) for i in range(*which.indices(self._n))]
+        return self._read_one(range(self._n)[which])
 
     def __iter__(self) -> Iterator[dict | None]:
-        return iter(self._every())
+        return iter(self._read_all())
 
-    def some(self, keys: Sequence[str]) -> Iterator[tuple]:
-        """The values of some keys of every record, None where there is none; faster than whole records."""
-        if self._some is not None:
-            return self._some(keys)
+    def select(self, keys: Sequence[str]) -> Iterator[tuple]:
+        """The values of some keys of every record, None where missing; faster than whole
+        records."""
+        if self._select is not None:
+            return self._select(keys)
         return (tuple((record or {}).get(k) for k in keys) for record in self)
 
 
-def of_model(n: int, label: str, entry: Mapping, images: Images | None) -> Records:
-    """The records of a model in a combined manifest: its rows, what most of them say, and what its images say."""
+def build_model_records(n: int, label: str, entry: Mapping, images: ImageRecords | None) -> Records:
+    """The records of a model in a combined manifest: its rows with their default and the records
+    of its images."""
     rows, default = as_list(entry.get("metas")), entry.get("meta_default") or {}
 
-    def whole(row: Any, image: dict) -> dict | None:
+    def restore(row: Any, image: dict) -> dict | None:
         if not isinstance(row, Mapping):
             return None
         if images is None:
             return dict(row)
-        said = record_defaults.clean({"model": label, **image, **record_defaults.merged(row, default)})
-        return record_defaults.resolve(said, images.scene)
+        record = record_defaults.drop_nulls({"model": label, **image, **record_defaults.apply_default(row, default)})
+        restored: dict = record_defaults.restore_scenes(record, images.read_scene)
+        return restored
 
-    def one(index: int) -> dict | None:
+    def read_one(index: int) -> dict | None:
         row = rows[index] if index < len(rows) else None
-        return whole(row, images[index]) if row is not None and images is not None else whole(row, {})
+        return restore(row, images[index]) if row is not None and images is not None else restore(row, {})
 
-    def every() -> Iterator[dict | None]:
-        found = map(whole, rows, images if images is not None else repeat({}))
-        return (next(found, None) for _ in range(n))
+    def read_all() -> Iterator[dict | None]:
+        records = map(restore, rows, images if images is not None else repeat({}))
+        return (next(records, None) for _ in range(n))
 
-    def some(keys: Sequence[str]) -> Iterator[tuple]:
-        nothing = (None,) * len(keys)
-        of_images = images.rows() if images is not None and set(keys) & set(images.keys) else repeat({})
-        usual = [(k, default.get(k), images.default.get(k) if images is not None else None) for k in keys]
-        for row, image in zip(rows, of_images):
-            if not isinstance(row, Mapping):
-                yield nothing
-                continue
-            image = image or {}
-            yield tuple(
-                _value(row, k, own) if k in row else own if own is not None else image.get(k, its)
-                for k, own, its in usual
-            )
+    def select(keys: Sequence[str]) -> Iterator[tuple]:
+        return islice(chain(_select_keys(keys, rows, default, images), repeat((None,) * len(keys))), n)
 
-    return Records(
-        n, one, every, lambda keys: itertools.islice(itertools.chain(some(keys), repeat((None,) * len(keys))), n)
-    )
+    return Records(n, read_one, read_all, select)
 
 
-def _value(row: Mapping, key: str, usual: Any) -> Any:
+def _select_keys(keys: Sequence[str], rows: Sequence, default: Mapping, images: ImageRecords | None) -> Iterator[tuple]:
+    """The values of some keys of the rows of a model, without building whole records."""
+    uses_images = images is not None and set(keys) & set(images.KEYS)
+    image_rows = images.rows if images is not None and uses_images else repeat({})
+    defaults = [(k, default.get(k), images.default.get(k) if images is not None else None) for k in keys]
+    for row, image in zip(rows, image_rows):
+        if not isinstance(row, Mapping):
+            yield (None,) * len(keys)
+            continue
+        image = image or {}
+        yield tuple(
+            _read_value(row, key, usual) if key in row else usual if usual is not None else image.get(key, image_usual)
+            for key, usual, image_usual in defaults
+        )
+
+
+def _read_value(row: Mapping, key: str, usual: Any) -> Any:
     value = row[key]
-    return record_defaults.whole({key: value}, {key: usual}).get(key) if isinstance(usual, Mapping) else value
+    return record_defaults.restore_record({key: value}, {key: usual}).get(key) if isinstance(usual, Mapping) else value

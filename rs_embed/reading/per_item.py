@@ -1,4 +1,4 @@
-"""Open a per_item export: a folder with a file and a manifest for each ROI, with our index or without one."""
+"""Open a per_item export: a folder with an array file and a manifest for each ROI."""
 
 from __future__ import annotations
 
@@ -7,265 +7,293 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ..formats import record_defaults
-from ..formats.manifest import status_of
+from ..formats import open_arrays, record_defaults
+from ..formats.manifest import overall_status
 from ..planning.units import array_key
 from ..request.config import SUFFIX
 from . import manifest_lines
-from .columns import Column, Files
+from .columns import Column, FilePerRoi
 from .manifest_records import Records
-from .result import MODEL_INPUT, ExportResult, Failure, ModelResult, window
+from .model_result import MODEL_INPUT_PREFIX, Failure, ModelResult
+from .result import ExportResult, parse_window
 
-_KIND = {"embeddings": "embedding", "inputs": "input"}
-_USUAL = {"embeddings": "embedding__", "inputs": "input_chw__"}
+#: Key of an array in the manifest of a ROI, and prefix of its usual name, by kind.
+_ENTRY_KEY = {"embeddings": "embedding", "inputs": "input"}
+_PREFIX = {"embeddings": "embedding__", "inputs": "input_chw__"}
 
 
 def open_folder(folder: Path, n_items: int | None) -> ExportResult:
     """Open a folder; see :func:`rs_embed.load_export`."""
     index = folder / "manifest.json"
     if index.exists():
-        manifest = manifest_lines.read(index)
-        if isinstance(manifest.get("items"), (list, manifest_lines.Lines)):
-            return _indexed(folder, index, manifest, n_items)
-    return _found(folder, n_items)
+        manifest = manifest_lines.read_manifest(index)
+        if isinstance(manifest.get("items"), (list, manifest_lines.LineList)):
+            return _open_with_index(folder, index, manifest, n_items)
+    return _open_without_index(folder, n_items)
 
 
-def _sidecar(path: Path | None) -> dict:
+# manifests of ROIs ------------------------------------------------------------------------------------------------
+
+
+def _read_sidecar(path: Path | None) -> dict[str, Any]:
+    """The manifest beside an array file; empty without one."""
     if path is None:
         return {}
+    sidecar = path.with_suffix(".json")
     try:
-        found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        manifest = json.loads(sidecar.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ValueError(f"{path.with_suffix('.json')} cannot be read as a manifest ({error})") from None
-    return found if isinstance(found, dict) else {}
+        raise ValueError(f"{sidecar} cannot be read as a manifest ({error})") from None
+    return manifest if isinstance(manifest, dict) else {}
 
 
-def _entry(item: Mapping, label: str) -> dict:
+class _Items:
+    """The manifests of the ROIs; the last few are cached.
+
+    Args:
+        find_path: returns the array file of a ROI; None where the ROI has no file.
+    """
+
+    def __init__(self, n: int, find_path: Callable[[int], Path | None]) -> None:
+        self.n, self.find_path = n, find_path
+        self.read = functools.lru_cache(maxsize=16)(lambda row: _read_sidecar(find_path(row)))
+
+    def read_entry(self, row: int, label: str) -> dict:
+        """The entry of a model in the manifest of a ROI; empty where missing."""
+        return _find_entry(self.read(row), label)
+
+    def read_meta(self, row: int, label: str) -> dict | None:
+        """The record of a model in the manifest of a ROI, with that of its image."""
+        item = self.read(row)
+        entry = _find_entry(item, label)
+        meta = entry.get("meta")
+        if not isinstance(meta, Mapping):
+            return None
+        if "schema_version" not in item:
+            return dict(meta)
+        image = (item.get("imagery") or {}).get(entry.get("source")) or {}
+        digests = {f"{k}_sha256": (entry.get(k) or {}).get("sha256") for k in ("embedding", "input")}
+        return record_defaults.drop_nulls({**image, **meta, **digests})
+
+    def columns(self, label: str, key: str) -> dict[str, Column | None]:
+        """The columns of a model; ``key`` is its part of array names."""
+
+        def find_key(kind: str, row: int) -> str | None:
+            array = self.read_entry(row, label).get(_ENTRY_KEY[kind])
+            return (array or {}).get("npz_key")
+
+        return {
+            kind: FilePerRoi(self.n, self.find_path, _PREFIX[kind] + key, functools.partial(find_key, kind))
+            for kind in _PREFIX
+        }
+
+
+def _find_entry(item: Mapping, label: str) -> dict:
     return next((m for m in item.get("models") or () if m.get("model") == label), {})
 
 
-def _columns(
-    n: int, path: Callable[[int], Path | None], item: Callable[[int], dict], label: str, key: str
-) -> dict[str, Column | None]:
-    def named(kind: str, row: int) -> str | None:
-        return (_entry(item(row), label).get(_KIND[kind]) or {}).get("npz_key")
-
-    return {kind: Files(n, path, _USUAL[kind] + key, functools.partial(named, kind)) for kind in _KIND}
+def _build_failure(entry: Mapping) -> Failure:
+    return Failure(entry.get("error"), entry.get("stage"), entry.get("retryable"))
 
 
-def _meta(item: Mapping, label: str) -> dict | None:
-    """What a ROI's manifest says of a model, with what it says of its image."""
-    entry = _entry(item, label)
-    meta = entry.get("meta")
-    if not isinstance(meta, Mapping):
-        return None
-    image = (item.get("imagery") or {}).get(entry.get("source")) or {}
-    if "schema_version" not in item:
-        return dict(meta)
-    parts = ((k, (entry.get(k) or {}).get("sha256")) for k in ("embedding", "input"))
-    return record_defaults.clean({**image, **meta, **{f"{k}_sha256": sha for k, sha in parts}})
+# with an index ----------------------------------------------------------------------------------------------------
 
 
-# our own, by the index ------------------------------------------------------------------------------------------
-
-
-def _indexed(folder: Path, index: Path, manifest: dict, n_items: int | None) -> ExportResult:
+def _open_with_index(folder: Path, index: Path, manifest: dict, n_items: int | None) -> ExportResult:
     entries, n = manifest["items"], int(manifest["n_items"])
     if n_items not in (None, n):
         raise ValueError(f"n_items: {n_items} is not the number of ROIs of {index}; allowed: {n} or None")
 
-    def path(row: int) -> Path:
-        return folder / entries[row]["file"]
+    def find_path(row: int) -> Path:
+        return folder / str(entries[row]["file"])
 
-    item = functools.lru_cache(maxsize=16)(lambda row: _sidecar(path(row)))
+    items = _Items(n, find_path)
 
-    def places(what: str) -> Iterator:
-        if what == "names":
+    def read_roi_values(key: str) -> Iterator:
+        if key == "names":
             return (e["name"] for e in entries)
-        if what in manifest:
-            return iter(manifest_lines.as_list(manifest[what]))
+        if key in manifest:
+            return iter(manifest_lines.as_list(manifest[key]))
         # an index of schema 1 has no geometries
-        return (item(i).get("spatial") or {} for i in range(n)) if what == "spatials" else iter(())
+        return (items.read(i).get("spatial") or {} for i in range(n)) if key == "spatials" else iter(())
 
-    models = {}
-    for entry in manifest["models"]:
-        label = entry["model"]
-
-        def failures(entry: dict = entry, label: str = label) -> dict[int, Failure]:
-            if manifest["schema_version"] == 1:
-                held = {i: _entry(item(i), label) for i in range(n)} if entry["status"] != "ok" else {}
-                return {i: _failure(e) for i, e in held.items() if e.get("status") == "failed"}
-            errors, more = (manifest_lines.by_index(entry.get(k)) for k in ("errors_by_index", "failures_by_index"))
-            return {i: Failure(errors[i], **more.get(i, {})) for i in errors}
-
-        def statuses(entry: dict = entry, label: str = label) -> list[str]:
-            if manifest["schema_version"] == 1:
-                return [_entry(item(i), label).get("status", "failed") for i in range(n)]
-            out = ["ok"] * n
-            for i in manifest_lines.as_list(entry.get("no_data_indices")):
-                out[i] = "no_data"
-            return out
-
-        meta = Records(n, lambda i, label=label: _meta(item(i), label))
-        error = entry.get("error")
-        if error is None and entry["status"] != "ok":
-            error = next((f.error for f in failures().values()), None)
-        kept = {k: v for k, v in entry.items() if not isinstance(v, manifest_lines.Lines)}
-        columns = _columns(n, path, item, label, entry["key"])
-        for name in entry.get("model_inputs", ()):
-            usual = f"model_input__{entry['key']}" + ("" if name == "pixels" else f"__{name}")
-            columns[MODEL_INPUT + name] = Files(n, path, usual, lambda row: None)
-        models[label] = ModelResult(
-            label,
-            entry["status"],
-            error,
-            n,
-            meta,
-            kept,
-            columns,
-            failures,
-            statuses,
-        )
-    temporal = window(manifest.get("temporal"))
-    return ExportResult("per_item", manifest["status"], n, temporal, models, folder, [], manifest, index, places)
+    models = {e["model"]: _build_indexed_model(e, items, manifest["schema_version"]) for e in manifest["models"]}
+    window = parse_window(manifest.get("temporal"))
+    return ExportResult("per_item", manifest["status"], n, window, models, folder, [], manifest, index, read_roi_values)
 
 
-def _failure(entry: Mapping) -> Failure:
-    return Failure(entry.get("error"), entry.get("stage"), entry.get("retryable"))
+def _build_indexed_model(entry: dict, items: _Items, schema_version: int) -> ModelResult:
+    """The results of a model of the index. Schema 1 stores failures and statuses in the manifests
+    of the ROIs only."""
+    label, n = entry["model"], items.n
+
+    def read_failures() -> dict[int, Failure]:
+        if schema_version == 1:
+            found = {i: items.read_entry(i, label) for i in range(n)} if entry["status"] != "ok" else {}
+            return {i: _build_failure(e) for i, e in found.items() if e.get("status") == "failed"}
+        errors = manifest_lines.parse_index_keys(entry.get("errors_by_index"))
+        details = manifest_lines.parse_index_keys(entry.get("failures_by_index"))
+        return {i: Failure(errors[i], **details.get(i, {})) for i in errors}
+
+    def read_statuses() -> list[str]:
+        if schema_version == 1:
+            return [items.read_entry(i, label).get("status", "failed") for i in range(n)]
+        return manifest_lines.read_statuses(entry, n)
+
+    error = entry.get("error")
+    if error is None and entry["status"] != "ok":
+        error = next((f.error for f in read_failures().values()), None)
+    columns = items.columns(label, entry["key"])
+    for name in entry.get("model_inputs", ()):
+        key = f"model_input__{entry['key']}" + ("" if name == "pixels" else f"__{name}")
+        columns[MODEL_INPUT_PREFIX + name] = FilePerRoi(n, items.find_path, key, lambda row: None)
+    meta = Records(n, lambda i: items.read_meta(i, label))
+    kept = {k: v for k, v in entry.items() if not isinstance(v, manifest_lines.LineList)}
+    return ModelResult(label, entry["status"], error, n, meta, kept, columns, read_failures, read_statuses)
 
 
-# rs-embed's, by what lies in the folder -------------------------------------------------------------------------
+# without an index (rs-embed) --------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Item:
-    """What is kept of the manifest of a ROI: rs-embed's have 12 kB for each model."""
+class _Roi:
+    """What is kept of the manifest of a ROI; a manifest of rs-embed has 12 kB for each model.
+
+    Attributes:
+        path: the array file.
+        statuses, failures: by label of the model; by key of array names where ``has_keys``.
+        has_schema: this package wrote the manifest.
+    """
 
     path: Path
     spatial: dict
     temporal: dict | None
+    has_keys: bool = False
+    has_schema: bool = False
     statuses: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-    bare: bool = False
 
 
-def _found(folder: Path, n_items: int | None) -> ExportResult:
-    items: dict[int, _Item] = {}
-    notes: list[str] = []
-    ours = False
-    for path in _pairs(folder):
-        said = _sidecar(path)
-        row = said.get("point_index")
-        if not isinstance(row, int) or row < 0:
-            row = int(path.stem[1:]) if path.stem[:1] == "p" and path.stem[1:].isdigit() else None
-        if row is None or "n_items" in said:
-            notes.append(f"{path.name} is left out: nothing says which ROI it is of")
-            continue
-        if row in items:
-            raise ValueError(
-                f"{folder}: {items[row].path.name} and {path.name} are both of ROI {row}; allowed: the files of one export"
-            )
-        if not said:
-            notes.append(f"{path.with_suffix('.json').name} is missing: of ROI {row} only the arrays are known")
-            said = {"models": _bare(path), "status": "unknown"}
-        spatial = said.get("spatial")
-        items[row] = _Item(path, spatial if isinstance(spatial, dict) else {}, window(said.get("temporal")))
-        items[row].bare = said.get("status") == "unknown"
-        for entry in said.get("models") or ():
-            label, status = str(entry.get("model")), str(entry.get("status", "failed"))
-            items[row].statuses[label] = status
-            if status == "failed":
-                items[row].failures[label] = _failure(entry)
-        ours = ours or "schema_version" in said
-    if not items:
-        raise FileNotFoundError(f"{folder} holds no per_item export: there is no manifest.json, and no file of a ROI")
-    n = max(max(items) + 1, n_items or 0)
-    missing = [i for i in range(n) if i not in items]
+def _open_without_index(folder: Path, n_items: int | None) -> ExportResult:
+    rois, notes = _scan_folder(folder)
+    if not rois:
+        raise FileNotFoundError(f"{folder} contains no per_item export: no manifest.json, and no file of a ROI")
+    n = max(max(rois) + 1, n_items or 0)
+    missing = [i for i in range(n) if i not in rois]
     if missing:
         rows = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         notes.append(f"no file for {len(missing)} ROIs (rows {rows}): they failed as a whole")
-    if ours:
-        notes.append("manifest.json is missing: files of ROIs that were asked for earlier may be among these")
-    known = dict.fromkeys(label for i in sorted(items) for label in items[i].statuses if not items[i].bare)
-    by_key = {array_key(label): label for label in known}
-    for held in items.values():
-        if held.bare:
-            held.statuses = {by_key.get(k, k): s for k, s in held.statuses.items()}
-    labels = dict.fromkeys(label for i in sorted(items) for label in items[i].statuses)
-    path = {i: held.path for i, held in items.items()}.get
-    item = functools.lru_cache(maxsize=16)(lambda row: _sidecar(path(row)))
-    models = {label: _model(label, items, n, path, item) for label in labels}
-    found = {m.status for m in models.values()}
-    if missing and not found:
-        found = {"partial"}
-    status = found.pop() if len(found) == 1 else "partial" if found else "unknown"
-    windows = [items[i].temporal if i in items else None for i in range(n)]
-    lists: dict[str, list] = {
-        "names": [items[i].path.stem if i in items else f"p{i:05d}" for i in range(n)],
-        "spatials": [items[i].spatial if i in items else {} for i in range(n)],
+    if any(roi.has_schema for roi in rois.values()):
+        notes.append("manifest.json is missing: the folder may contain files of ROIs of earlier requests")
+    _replace_keys_by_labels(rois)
+    items = _Items(n, {i: roi.path for i, roi in rois.items()}.get)
+    labels = dict.fromkeys(label for i in sorted(rois) for label in rois[i].statuses)
+    models = {label: _build_scanned_model(label, rois, items) for label in labels}
+    found = {m.status for m in models.values()} or ({"partial"} if missing else {"unknown"})
+    status = found.pop() if len(found) == 1 else "partial"
+    windows = [rois[i].temporal if i in rois else None for i in range(n)]
+    values: dict[str, list] = {
+        "names": [rois[i].path.stem if i in rois else f"p{i:05d}" for i in range(n)],
+        "spatials": [rois[i].spatial if i in rois else {} for i in range(n)],
         "windows": windows,
     }
-    temporal = next((w for w in windows if w), None)
-    first = items[min(items)].path
-    head = _sidecar(first)
+    window = next((w for w in windows if w), None)
+    first = rois[min(rois)].path
+    head = _read_sidecar(first)
     sidecar = first.with_suffix(".json") if head else None
     return ExportResult(
-        "per_item", status, n, temporal, models, folder, notes, head, sidecar, lambda what: lists.get(what, ())
+        "per_item", status, n, window, models, folder, notes, head, sidecar, lambda k: values.get(k, ())
     )
 
 
-def _pairs(folder: Path) -> list[Path]:
-    """The array files of a folder; of two of one ROI the one that its manifest speaks of, else the npz."""
+def _scan_folder(folder: Path) -> tuple[dict[int, _Roi], list[str]]:
+    """The ROIs of a folder by row, and notes about files that are left out."""
+    rois: dict[int, _Roi] = {}
+    notes: list[str] = []
+    for path in _list_array_files(folder):
+        item = _read_sidecar(path)
+        row = _find_row(path, item)
+        if row is None or "n_items" in item:
+            notes.append(f"{path.name} is left out: nothing says which ROI it is of")
+            continue
+        if row in rois:
+            both = f"{rois[row].path.name} and {path.name} are both of ROI {row}"
+            raise ValueError(f"{folder}: {both}; allowed: the files of one export")
+        if not item:
+            notes.append(f"{path.with_suffix('.json').name} is missing: of ROI {row} only the arrays are known")
+            item = {"models": _list_models(path), "status": "unknown"}
+        rois[row] = _build_roi(path, item)
+    return rois, notes
+
+
+def _list_array_files(folder: Path) -> list[Path]:
+    """The array files of a folder; of two files of one ROI the one that its manifest names, else
+    the npz."""
     chosen: dict[str, Path] = {}
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIX.values()):
-        other = chosen.get(path.stem)
-        if other is None:
+        if path.stem not in chosen:
             chosen[path.stem] = path
             continue
-        said = _sidecar(path)
-        if Path(str(said.get("nc_path"))).name == path.name or (path.suffix == ".npz" and "nc_path" not in said):
+        item = _read_sidecar(path)
+        if Path(str(item.get("nc_path"))).name == path.name or (path.suffix == ".npz" and "nc_path" not in item):
             chosen[path.stem] = path
     return [chosen[stem] for stem in sorted(chosen)]
 
 
-def _bare(path: Path) -> list[dict]:
-    """Models by the names of a file's arrays."""
-    from ..formats import open_arrays
+def _find_row(path: Path, item: Mapping) -> int | None:
+    """The row of a ROI from its manifest, else from the name of its file (``p00003``)."""
+    row = item.get("point_index")
+    if isinstance(row, int) and row >= 0:
+        return row
+    return int(path.stem[1:]) if path.stem[:1] == "p" and path.stem[1:].isdigit() else None
 
+
+def _list_models(path: Path) -> list[dict]:
+    """Entries of models from the names of a file's arrays; these contain keys instead of
+    labels."""
     with open_arrays(path) as file:
-        keys = file.keys()
-    labels = dict.fromkeys(k.removeprefix(p) for k in keys for p in _USUAL.values() if k.startswith(p))
-    return [{"model": label, "status": "unknown"} for label in labels]
+        names = file.keys()
+    keys = dict.fromkeys(k.removeprefix(p) for k in names for p in _PREFIX.values() if k.startswith(p))
+    return [{"model": key, "status": "unknown"} for key in keys]
 
 
-def _model(
-    label: str,
-    items: Mapping[int, _Item],
-    n: int,
-    path: Callable[[int], Path | None],
-    item: Callable[[int], dict],
-) -> ModelResult:
-    statuses = [items[i].statuses.get(label, "failed") if i in items else "failed" for i in range(n)]
-    failed = statuses.count("failed")
-    status = "unknown" if set(statuses) == {"unknown"} else status_of(n - failed, failed)
-    failures = {
-        i: items[i].failures.get(label, Failure("not in the ROI's manifest"))
-        if i in items
-        else Failure("no file of this ROI")
-        for i, s in enumerate(statuses)
-        if s == "failed"
-    }
+def _build_roi(path: Path, item: Mapping) -> _Roi:
+    spatial = item.get("spatial")
+    roi = _Roi(path, spatial if isinstance(spatial, dict) else {}, parse_window(item.get("temporal")))
+    roi.has_keys, roi.has_schema = item.get("status") == "unknown", "schema_version" in item
+    for entry in item.get("models") or ():
+        label, status = str(entry.get("model")), str(entry.get("status", "failed"))
+        roi.statuses[label] = status
+        if status == "failed":
+            roi.failures[label] = _build_failure(entry)
+    return roi
 
-    error = next((items[i].failures[label].error for i in sorted(items) if label in items[i].failures), None)
+
+def _replace_keys_by_labels(rois: Mapping[int, _Roi]) -> None:
+    """Use the labels of other ROIs' manifests for ROIs whose models are known by key only."""
+    labels = dict.fromkeys(label for i in sorted(rois) for label in rois[i].statuses if not rois[i].has_keys)
+    label_of_key = {array_key(label): label for label in labels}
+    for roi in rois.values():
+        if roi.has_keys:
+            roi.statuses = {label_of_key.get(key, key): status for key, status in roi.statuses.items()}
+
+
+def _build_scanned_model(label: str, rois: Mapping[int, _Roi], items: _Items) -> ModelResult:
+    n = items.n
+    statuses = [rois[i].statuses.get(label, "failed") if i in rois else "failed" for i in range(n)]
+    failed = [i for i, status in enumerate(statuses) if status == "failed"]
+    status = "unknown" if set(statuses) == {"unknown"} else overall_status(n - len(failed), len(failed))
+    no_entry, no_file = Failure("not in the ROI's manifest"), Failure("no file of this ROI")
+    failures = {i: rois[i].failures.get(label, no_entry) if i in rois else no_file for i in failed}
+    error = next((rois[i].failures[label].error for i in sorted(rois) if label in rois[i].failures), None)
     if error is None:
         error = next((f.error for f in failures.values()), None)
-    meta = Records(n, lambda i: None if statuses[i] == "failed" else _meta(item(i), label))
-    entry = next((_entry(item(i), label) for i in sorted(items) if label in items[i].statuses), {})
+    meta = Records(n, lambda i: None if statuses[i] == "failed" else items.read_meta(i, label))
+    entry = next((items.read_entry(i, label) for i in sorted(rois) if label in rois[i].statuses), {})
     kept = {k: v for k, v in entry.items() if k not in ("meta", "input", "embedding", "error", "status")}
-    key = array_key(label)
-    return ModelResult(
-        label, status, error, n, meta, kept, _columns(n, path, item, label, key), lambda: failures, lambda: statuses
-    )
+    columns = items.columns(label, array_key(label))
+    return ModelResult(label, status, error, n, meta, kept, columns, lambda: failures, lambda: statuses)

@@ -1,31 +1,69 @@
-"""An export as a table of items (pandas) and as a data set (xarray)."""
+"""An export as a table of items (pandas) and as a dataset (xarray)."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError
 from ..planning.units import array_key
-from ..request.geometry import EARTH_RADIUS_M, mercator, transformer, utm_crs
+from ..request.geometry import get_transformer, to_mercator, utm_crs
+from ..request.specs import EARTH_RADIUS_M
+from .model_result import ModelResult
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas
     import xarray
 
-    from .result import ExportResult, ModelResult
+
+# ROIs -------------------------------------------------------------------------------------------------------------
 
 
-# places -----------------------------------------------------------------------------------------------------------
+@dataclass
+class Rois:
+    """The ROIs of an export, in order.
+
+    Attributes:
+        spatials: geometries as in manifests, empty where unknown.
+        windows: as in manifests, or None.
+        projection: projection of the squares around points, ``utm`` or ``web_mercator``.
+    """
+
+    names: Sequence[str]
+    spatials: Sequence[Mapping]
+    windows: Sequence[Mapping | None]
+    projection: str
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """(N, 4) float64, see :func:`geographic_bounds`."""
+        return geographic_bounds(self.spatials, self.projection)
+
+    @cached_property
+    def centres(self) -> np.ndarray:
+        """Longitude and latitude, (N, 2) float64, degrees: the point of the request, or the centre
+        of the box."""
+        import numpy as np
+
+        boxes = self.bounds
+        out = np.stack([(boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2], axis=1)
+        for i, s in enumerate(self.spatials):
+            if "lon" in s:
+                out[i] = s["lon"], s["lat"]
+        return out
 
 
-def bounds(spatials: Sequence[Mapping], projection: str) -> np.ndarray:
-    """West, south, east and north of ROIs in degrees: (N, 4) float64, NaN where a place is unknown.
+def geographic_bounds(spatials: Sequence[Mapping], projection: str) -> np.ndarray:
+    """West, south, east and north of ROIs in degrees: (N, 4) float64, NaN where the geometry is
+    unknown.
 
     Args:
-        spatials: as manifests have them. projection: of the squares round points: ``utm`` or ``web_mercator``.
+        spatials: geometries as in manifests.
+        projection: projection of the squares around points, ``utm`` or ``web_mercator``.
     """
     import numpy as np
 
@@ -37,87 +75,77 @@ def bounds(spatials: Sequence[Mapping], projection: str) -> np.ndarray:
         elif "buffer_m" in s and projection == "utm":
             zones.setdefault(utm_crs(s["lon"], s["lat"]), []).append(i)
         elif "buffer_m" in s:
-            (x, y), r = mercator(s["lon"], s["lat"]), s["buffer_m"]
-            out[i] = _degrees(x - r, y - r) + _degrees(x + r, y + r)
+            (x, y), r = to_mercator(s["lon"], s["lat"]), s["buffer_m"]
+            out[i] = _mercator_to_degrees(x - r, y - r) + _mercator_to_degrees(x + r, y + r)
     for crs, rows in zones.items():
         lon, lat, r = (np.array([spatials[i][k] for i in rows]) for k in ("lon", "lat", "buffer_m"))
-        x, y = transformer("EPSG:4326", crs).transform(lon, lat)
+        x, y = get_transformer("EPSG:4326", crs).transform(lon, lat)
         steps = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
-        ring = [transformer(crs, "EPSG:4326").transform(x + r * i, y + r * j) for i, j in steps]
+        ring = [get_transformer(crs, "EPSG:4326").transform(x + r * i, y + r * j) for i, j in steps]
         lons, lats = (np.stack([p[k] for p in ring]) for k in (0, 1))
         out[rows] = np.stack([lons.min(0), lats.min(0), lons.max(0), lats.max(0)], axis=1)
     return out
 
 
-def _degrees(x: float, y: float) -> tuple[float, float]:
+def _mercator_to_degrees(x: float, y: float) -> tuple[float, float]:
     lat = 2 * math.atan(math.exp(y / EARTH_RADIUS_M)) - math.pi / 2
     return math.degrees(x / EARTH_RADIUS_M), math.degrees(lat)
 
 
-def _centres(spatials: Sequence[Mapping], boxes: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    out = np.stack([(boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2], axis=1)
-    for i, s in enumerate(spatials):
-        if "lon" in s:
-            out[i] = s["lon"], s["lat"]
-    return out
-
-
-def _places(result: ExportResult) -> tuple[np.ndarray, np.ndarray]:
-    boxes = bounds(result.spatials, result._manifest.get("projection", "web_mercator"))
-    return boxes, _centres(result.spatials, boxes)
-
-
 # pandas -----------------------------------------------------------------------------------------------------------
 
-_OF_ROI = ("row", "name", "lon", "lat", "west", "south", "east", "north", "start", "end")
-_OF_RESULT = ("status", "error", "stage", "retryable", "valid", "constant_bands", "warnings", "duplicate_of")
-_TYPES = {"retryable": "boolean", "valid": "float64", "row": "int64"}
-_TYPES |= dict.fromkeys(("duplicate_of", "repeats", "height", "width"), "Int64")  # texts and these have pandas.NA
-_TYPES |= dict.fromkeys(("lon", "lat", "west", "south", "east", "north"), "float64")
-_OF_IMAGE = ("crs", "height", "width", "fetched")
+_ROI_COLUMNS = ("row", "name", "lon", "lat", "west", "south", "east", "north", "start", "end")
+_RESULT_COLUMNS = ("status", "error", "stage", "retryable", "valid", "constant_bands", "warnings", "duplicate_of")
+_DTYPES = {"retryable": "boolean", "valid": "float64", "row": "int64"}
+_DTYPES |= dict.fromkeys(("duplicate_of", "repeats", "height", "width"), "Int64")  # with pandas.NA, like strings
+_DTYPES |= dict.fromkeys(("lon", "lat", "west", "south", "east", "north"), "float64")
+_IMAGE_COLUMNS = ("crs", "height", "width", "fetched")
 
 
-def items(result: ExportResult, per_model: bool) -> pandas.DataFrame:
-    """See :meth:`rs_embed.reading.ExportResult.items`."""
+def build_items_table(
+    rois: Rois, models: Sequence[ModelResult], repeated: Iterable[Sequence[int]] | None, *, per_model: bool
+) -> pandas.DataFrame:
+    """See :meth:`rs_embed.reading.ExportResult.items`.
+
+    Args:
+        repeated: groups of rows that request the same ROI.
+    """
     import pandas
 
-    boxes, centres = _places(result)
-    repeats = _firsts(result._manifest.get("repeated_rois"))
-    columns = [*_OF_ROI, *(("model",) if per_model else ()), *_OF_RESULT, *(_OF_IMAGE if per_model else ()), "repeats"]
+    repeats = _first_of_group(repeated)
+    model_columns = (("model",), _IMAGE_COLUMNS) if per_model else ((), ())
+    columns = [*_ROI_COLUMNS, *model_columns[0], *_RESULT_COLUMNS, *model_columns[1], "repeats"]
     data: dict[str, list] = {c: [] for c in columns}
-    models = list(result.models.values())
     keys = ("quality", *(("crs", "shape", "fetched") if per_model else ()))
-    every = zip(*(_results(m, keys) for m in models)) if models else ((),) * result.n_items
-    places = zip(result.names, result.windows, centres.tolist(), boxes.tolist(), every)
-    for row, (name, window, centre, box, found) in enumerate(places):
-        window = window or {}
-        of_roi = (row, name, *centre, *box, *_dates(window))
-        lines = [{**f, "model": m.name} for m, f in zip(models, found)] if per_model else [_together(found)]
+    all_results = zip(*(_iter_results(m, keys) for m in models)) if models else itertools.repeat(())
+    values = zip(rois.names, rois.windows, rois.centres.tolist(), rois.bounds.tolist(), all_results)
+    for row, (name, window, centre, box, results) in enumerate(values):
+        roi = dict(zip(_ROI_COLUMNS, (row, name, *centre, *box, *_window_dates(window or {}))))
+        lines = [{**f, "model": m.name} for m, f in zip(models, results)] if per_model else [_merge_results(results)]
         for line in lines:
-            line |= dict(zip(_OF_ROI, of_roi)) | {"repeats": repeats.get(row)}
+            line |= roi | {"repeats": repeats.get(row)}
             for column in columns:
                 data[column].append(line.get(column))
     table = pandas.DataFrame(data)
-    return table.astype({c: _TYPES.get(c, "string") for c in columns})
+    return table.astype({c: _DTYPES.get(c, "string") for c in columns})
 
 
-def _dates(window: Mapping) -> tuple[str | None, str | None]:
+def _window_dates(window: Mapping) -> tuple[str | None, str | None]:
     if window.get("mode") == "year" and window.get("year"):
         return f"{window['year']}-01-01", f"{window['year'] + 1}-01-01"
     return window.get("start"), window.get("end")
 
 
-def _firsts(groups: Any) -> dict[int, int]:
-    """Every row of a group but the first, and the first."""
+def _first_of_group(groups: Iterable[Sequence[int]] | None) -> dict[int, int]:
+    """The first row of a group, by each other row of it."""
     return {row: group[0] for group in groups or () for row in group[1:]}
 
 
-def _results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict]:
-    same = _firsts((model.entry.get("duplicates") or {}).get("embeddings"))
-    for row, (status, said) in enumerate(zip(model.statuses(), model.meta.some(keys))):
-        failure, meta = model.failures.get(row), dict(zip(keys, said))
+def _iter_results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict]:
+    """The columns of each ROI that come from a model."""
+    duplicates = _first_of_group((model.entry.get("duplicates") or {}).get("embeddings"))
+    for row, (status, values) in enumerate(zip(model.statuses(), model.meta.select(keys))):
+        failure, meta = model.failures.get(row), dict(zip(keys, values))
         quality, (height, width) = meta.get("quality") or {}, meta.get("shape") or (None, None)
         yield {
             "status": status,
@@ -127,7 +155,7 @@ def _results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict]:
             "valid": quality.get("valid"),
             "constant_bands": ", ".join(quality.get("constant_bands") or ()) or None,
             "warnings": "; ".join(quality.get("warnings") or ()) or None,
-            "duplicate_of": same.get(row),
+            "duplicate_of": duplicates.get(row),
             "crs": meta.get("crs"),
             "height": height,
             "width": width,
@@ -135,18 +163,18 @@ def _results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict]:
         }
 
 
-def _together(found: Sequence[dict]) -> dict:
-    """One line for the results of several models."""
-    statuses = [f["status"] for f in found]
+def _merge_results(results: Sequence[dict]) -> dict:
+    """One line from the results of several models."""
+    statuses = [f["status"] for f in results]
     failed = statuses.count("failed")
     status = (
         "partial" if 0 < failed < len(statuses) else "ok" if "ok" in statuses else statuses[0] if statuses else None
     )
-    out: dict[str, Any] = {k: next((f[k] for f in found if f[k] is not None), None) for k in _OF_RESULT}
-    warnings = dict.fromkeys(f["warnings"] for f in found if f["warnings"])
+    out: dict[str, Any] = {k: next((f[k] for f in results if f[k] is not None), None) for k in _RESULT_COLUMNS}
+    warnings = dict.fromkeys(f["warnings"] for f in results if f["warnings"])
     return out | {
         "status": status,
-        "valid": min((f["valid"] for f in found if f["valid"] is not None), default=None),
+        "valid": min((f["valid"] for f in results if f["valid"] is not None), default=None),
         "warnings": "; ".join(warnings) or None,
     }
 
@@ -154,59 +182,58 @@ def _together(found: Sequence[dict]) -> dict:
 # xarray -----------------------------------------------------------------------------------------------------------
 
 
-def dataset(result: ExportResult, models: Sequence[str] | None, inputs: bool) -> xarray.Dataset:
+def build_dataset(
+    rois: Rois, models: Sequence[ModelResult], attributes: Mapping[str, str], *, inputs: bool
+) -> xarray.Dataset:
     """See :meth:`rs_embed.reading.ExportResult.to_xarray`."""
     import xarray
 
-    for label in models or ():
-        if label not in result.models:
-            known = ", ".join(map(repr, result.models))
-            raise ModelError(f"models: {label!r} is not in this export; allowed: {known}")
-    boxes, centres = _places(result)
+    boxes, centres = rois.bounds, rois.centres
     variables: dict[str, Any] = {}
     coordinates: dict[str, Any] = {
-        "roi": result.names,
+        "roi": rois.names,
         **{k: ("roi", centres[:, i], {"units": "degrees"}) for i, k in enumerate(("lon", "lat"))},
         **{k: ("roi", boxes[:, i], {"units": "degrees"}) for i, k in enumerate(("west", "south", "east", "north"))},
     }
-    for model in (result.models[m] for m in models or result.models):
+    for model in models:
         key = array_key(model.name)
-        found = {"embedding": model.embeddings} | ({"input": model.inputs} if inputs else {})
-        for kind, arrays in found.items():
+        arrays_of_kind = {"embedding": model.embeddings} | ({"input": model.inputs} if inputs else {})
+        for kind, arrays in arrays_of_kind.items():
             if arrays is None:
                 continue
-            array, sizes = _filled(arrays)
-            dims = _dimensions(kind, key, array.ndim)
-            about = {"model": model.name, "status": model.status}
+            array, sizes = _pad_to_common_size(arrays)
             if kind == "input":
                 bands = (model.entry.get("sensor") or {}).get("bands")
                 if bands and len(bands) == array.shape[-3]:
                     coordinates[f"band_{key}"] = list(bands)
-            variables[f"{kind}_{key}"] = (dims, array, about)
+            model_attributes = {"model": model.name, "status": model.status}
+            variables[f"{kind}_{key}"] = (_dimension_names(kind, key, array.ndim), array, model_attributes)
             if sizes is not None:
                 variables[f"{kind}_{key}_size"] = (("roi", "height_width"), sizes, {"model": model.name})
-    about = {"layout": result.layout, "status": result.status, "created_at": result.created_at or ""}
-    return xarray.Dataset(variables, coordinates, about)
+    return xarray.Dataset(variables, coordinates, attributes)
 
 
-def _dimensions(kind: str, key: str, rank: int) -> tuple[str, ...]:
+def _dimension_names(kind: str, key: str, rank: int) -> tuple[str, ...]:
     if kind == "input":
         return ("roi", *(f"{d}_{key}" for d in ("frame", "band", "py", "px")[5 - rank :]))
     return ("roi", *(f"{d}_{key}" for d in ("dim", "y", "x")[: rank - 1]))
 
 
-def _filled(arrays: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Arrays of different heights and widths as one, filled up with NaN; their own heights and widths where they differ."""
+def _pad_to_common_size(arrays: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Arrays of different heights and widths as one, padded with NaN.
+
+    Returns:
+        The padded array, and (N, 2) int64 heights and widths; None where all have the same size.
+    """
     import numpy as np
 
     if isinstance(arrays, np.ndarray):
         return arrays, None
-    there = [a for a in arrays if a is not None]
-    shape = tuple(np.max([a.shape for a in there], axis=0))
+    shape = tuple(np.max([a.shape for a in arrays if a is not None], axis=0))
     out = np.full((len(arrays), *shape), np.nan, np.float32)
     sizes = np.zeros((len(arrays), 2), np.int64)
     for i, a in enumerate(arrays):
         if a is not None:
-            out[(i, *map(slice, a.shape))] = a
+            out[i][tuple(slice(n) for n in a.shape)] = a
             sizes[i] = a.shape[-2:]
     return out, sizes

@@ -1,1 +1,2 @@
-"""What the user asks for: specs, config files, ROI tables, pixel grids, identities. Reads tables, writes nothing."""
+"""Requests of the user: specs, config files, ROI tables, pixel grids, identities. Reads tables,
+writes no files."""

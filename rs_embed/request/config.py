@@ -1,4 +1,5 @@
-"""How an export is made: target, run options and per-model settings, as frozen, validated dataclasses."""
+"""Settings of an export: target, run options and model requests, as frozen, validated
+dataclasses."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import ModelError, SpecError
-from .fields import check, option, usable
+from .fields import check_fields, is_usable_text, option
 from .specs import FetchSpec, InputPrepSpec, SensorSpec
 
-#: Names of ROIs become file names; this is what one may look like.
+#: Pattern of ROI names, which become file names.
 NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,128}")
-#: The per_item index is ``manifest.json``, so no ROI may be called that.
+#: The index of a per_item export is ``manifest.json``, so this name is not allowed for a ROI.
 RESERVED_NAMES = ("manifest",)
 LAYOUTS = ("combined", "per_item")
 #: File formats, each a module of ``formats``, and the suffix of their files.
@@ -22,7 +23,8 @@ SUFFIX = {"npz": ".npz", "netcdf": ".nc"}
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """ROI names as a tuple; :class:`SpecError` names the first that is not unique, safe and short."""
+    """ROI names as a tuple; raises :class:`SpecError` with the first name that is not unique, safe
+    and short."""
     seen: dict[str, str] = {}
     for name in names:
         if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -45,15 +47,15 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ExportTarget:
-    """Where the export goes, and in which layout; made with :meth:`per_item` or :meth:`combined`.
+    """Path and layout of an export; created with :meth:`per_item` or :meth:`combined`.
 
     Attributes:
         layout: ``"combined"`` (one file) or ``"per_item"`` (one file per ROI).
         path: combined: the file, with or without its suffix; per_item: the folder.
-        names: names of the ROIs, one each, in the order of the ROIs; None means p00000, p00001, ...
+        names: one name per ROI, in ROI order; None: p00000, p00001, ...
 
     Raises:
-        ModelError: an unknown layout or an empty path. SpecError: a name that is not unique and safe.
+        ModelError: an unknown layout or an empty path. SpecError: a name is not unique and safe.
     """
 
     layout: str
@@ -67,7 +69,7 @@ class ExportTarget:
             path = self.path if isinstance(self.path, str) else self.path.__fspath__()
         except AttributeError:
             path = ""
-        if not isinstance(path, str) or not path.strip() or not usable(path):
+        if not isinstance(path, str) or not path.strip() or not is_usable_text(path):
             raise ModelError(f"target.path: {self.path!r} is not valid; allowed: a path")
         object.__setattr__(self, "path", path)
         if self.names is not None:
@@ -77,51 +79,51 @@ class ExportTarget:
 
     @classmethod
     def per_item(cls, out_dir: str, *, names: Sequence[str] | None = None) -> ExportTarget:
-        """One file per ROI in the folder ``out_dir``, called after the names."""
+        """One file per ROI in the folder ``out_dir``, named after the ROI."""
         return cls("per_item", out_dir, names)  # type: ignore[arg-type]
 
     @classmethod
     def combined(cls, path: str, *, names: Sequence[str] | None = None) -> ExportTarget:
-        """One file for the whole run; the suffix of the format is appended unless it is there."""
+        """One file for the whole run; the suffix of the format is appended if it is missing."""
         return cls("combined", path, names)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """How the export runs. The defaults work; docs/configuration.md has the table.
+    """Run options of an export, all with defaults; docs/configuration.md has the table.
 
     Raises:
-        ModelError: a value that is not allowed, or not supported by this version.
+        ModelError: a value is not allowed, or not supported by this version.
     """
 
     format: str = option("npz", "file format", choices=tuple(SUFFIX))
     save_inputs: bool | str = option(
         True,
-        "save the provider's pixels, in their own dtype and units; model: and the tensors that enter the networks",
+        "save the provider's pixels, in their original dtype and units of measure; model: also the tensors that enter the networks",
         choices=(True, False, "model"),
     )
     save_embeddings: bool = option(True, "run the models and save the embeddings")
     save_manifest: bool = option(True, "write the JSON manifest beside the arrays")
     fail_on_bad_input: bool = option(
-        False, "make constant, partly filled or non-finite input an error before inference"
+        False, "treat constant, partly filled or non-finite input as an error before inference"
     )
-    chunk_size: int | None = option(None, "ROIs per embed job; null chooses; never changes a number", minimum=1)
+    chunk_size: int | None = option(
+        None, "ROIs per embed job; null: chosen automatically; does not change the results", minimum=1
+    )
     infer_batch_size: int | None = option(
-        None, "images per forward pass; null: the model's own choice for the device", minimum=1, maximum=65536
+        None, "images per forward pass; null: the default of the model for the device", minimum=1, maximum=65536
     )
     num_workers: int = option(
         8, "concurrent requests to the imagery provider in one fetch job", minimum=1, maximum=1024
     )
-    continue_on_error: bool = option(False, "record a failed ROI or model and go on, rather than stop the run")
-    max_retries: int = option(
-        3, "repetitions of a request that failed for a reason that can pass", minimum=0, maximum=1000
-    )
+    continue_on_error: bool = option(False, "record a failed ROI or model and continue, instead of stopping the run")
+    max_retries: int = option(3, "retries of a request that failed with a temporary error", minimum=0, maximum=1000)
     retry_backoff_s: float = option(
-        1.0, "first pause before a repetition, seconds; doubles, with jitter, up to a minute", minimum=0, maximum=3600
+        1.0, "pause before the first retry, seconds; doubles, with jitter, up to a minute", minimum=0, maximum=3600
     )
     async_write: bool = option(True, "per_item: write files with several threads")
     writer_workers: int = option(2, "per_item: number of writing threads", minimum=1, maximum=1024)
-    resume: bool = option(True, "reuse what is already there; false computes embeddings and outputs again")
+    resume: bool = option(True, "reuse existing results; false: compute embeddings and outputs again")
     show_progress: bool = option(True, "progress bars on stderr")
     input_prep: str | InputPrepSpec = option(
         "resize",
@@ -129,31 +131,36 @@ class ExportConfig:
         choices=("resize", "tile", "auto"),
     )
     projection: str = option(
-        "utm", "pixel grid: true ground metres, or the reference library's lattice", choices=("utm", "web_mercator")
+        "utm",
+        "pixel grid: ground metres (utm), or the lattice of the reference library (web_mercator)",
+        choices=("utm", "web_mercator"),
     )
     precision: str = option("fp32", "arithmetic of the models", choices=("fp32", "bf16"))
     cores: int | None = option(None, "export_batch: CPU cores for Snakemake; null: all", minimum=1, maximum=1e6)
     profile: str | None = option(None, "export_batch: Snakemake workflow profile, a name (slurm) or a folder")
     work_dir: str | None = option(None, "work folder; null: .rs_embed beside the target")
-    store_dir: str | None = option(None, "folder of fetched pixels and embeddings; null: store in the work folder")
+    store_dir: str | None = option(
+        None, "folder of fetched pixels and embeddings; null: the folder store in the work folder"
+    )
     keep_work: str = option(
         "embeddings",
-        "what stays in the store after success; freed pixels are read back from the export",
+        "what remains in the store after success; freed pixels are read back from the export",
         choices=("all", "embeddings", "none"),
     )
     store_limit_gb: float | None = option(
-        None, "size of the store after success, GB of 1e9 bytes; the oldest objects of finished exports go", minimum=0
+        None,
+        "size of the store after success, GB of 1e9 bytes; the oldest objects of finished exports are deleted",
+        minimum=0,
     )
-    pack: bool = option(
-        False, "each fetch and embed job puts its objects together into one file at its end, for file quotas"
-    )
-    refetch: bool = option(False, "with resume=false: fetch the pixels again, too")
+    pack: bool = option(False, "each fetch and embed job packs its objects into one file at its end, for file quotas")
+    refetch: bool = option(False, "with resume=false: also fetch the pixels again")
 
     def __post_init__(self) -> None:
         prep = self.input_prep
-        if isinstance(prep, InputPrepSpec) and prep == InputPrepSpec(prep.mode):  # one value, one spelling
+        # equal values have one spelling
+        if isinstance(prep, InputPrepSpec) and prep == InputPrepSpec(prep.mode):
             object.__setattr__(self, "input_prep", prep.mode)
-        check(self, "config", ModelError)
+        check_fields(self, "config", ModelError)
         if not self.save_inputs and not self.save_embeddings:
             raise ModelError(
                 "config.save_embeddings: False with save_inputs=False leaves nothing to export; allowed: at least one of them true"
@@ -169,30 +176,33 @@ class ExportConfig:
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:
-        """The names of all options."""
+        """Names of all options."""
         return tuple(f.name for f in fields(cls))
 
 
-#: Options that change what is computed or written; the others only change how, and appear in no key.
+#: Options that change what is computed or written. The other options are in no key.
 OUTPUT_OPTIONS = ("format", "save_inputs", "save_embeddings", "save_manifest")
 
-#: What a label may look like.
+#: Pattern of labels.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 @dataclass(frozen=True)
 class ExportModelRequest:
-    """One model of the run, with what it overrides.
+    """One model of the run, with its settings.
 
     Attributes:
         name: model id or alias, any case.
-        sensor, fetch: imagery override of this model; at most one of them; replaces the run's ``sensor`` or ``fetch``.
-        modality: the model's input modality; replaces the run's.
-        model_config: options of the model, checked against what it declares; ``{}`` means None.
-        label: name of the arrays; default the model id. Lets one model be exported twice with other settings.
+        sensor, fetch: imagery request of this model, at most one of them; replaces ``sensor`` or
+            ``fetch`` of the run.
+        modality: input modality of the model; replaces that of the run.
+        model_config: options of the model, validated against its declared options; ``{}`` means
+            None.
+        label: name of the arrays; default the model id. With labels one model can be exported
+            twice, with different settings.
 
     Raises:
-        ModelError: both ``sensor`` and ``fetch``, or a field of a wrong type.
+        ModelError: both ``sensor`` and ``fetch`` are given, or a field has the wrong type.
     """
 
     name: str
@@ -226,11 +236,11 @@ class ExportModelRequest:
 
 
 def _plain_options(options: Mapping[str, Any] | None, model: str) -> dict[str, Any] | None:
-    """Options as a new plain dict, or None when there is none."""
+    """Options as a new dict of plain values, or None for no options."""
     for key, value in (options or {}).items():
         plain = (
             value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
-        ) or (isinstance(value, str) and usable(value))
+        ) or (isinstance(value, str) and is_usable_text(value))
         if not isinstance(key, str) or not plain:
             raise ModelError(
                 f"models.{model}.model_config.{key}: {value!r} is not valid; allowed: a text, a finite number, true, false or null"
@@ -239,7 +249,8 @@ def _plain_options(options: Mapping[str, Any] | None, model: str) -> dict[str, A
 
 
 def canonical_modality(word: str | None) -> str | None:
-    """``sentinel-2`` -> ``s2``, ``sentinel-1`` -> ``s1``, other words in lower case with ``_`` for ``-``."""
+    """``sentinel-2`` -> ``s2``, ``sentinel-1`` -> ``s1``, other words in lower case with ``_`` for
+    ``-``."""
     if word is None:
         return None
     if not isinstance(word, str) or not word.strip():
@@ -249,7 +260,8 @@ def canonical_modality(word: str | None) -> str | None:
 
 
 def refuse_both(sensor: object, fetch: object, where: str) -> None:
-    """``sensor`` and ``fetch`` of one level exclude each other, and must be specs."""
+    """Raise :class:`ModelError` if both ``sensor`` and ``fetch`` are given, or if one of them is
+    not a spec."""
     if sensor is not None and not isinstance(sensor, SensorSpec):
         raise ModelError(f"{where}.sensor: {sensor!r} is not valid; allowed: a SensorSpec or null")
     if fetch is not None and not isinstance(fetch, FetchSpec):

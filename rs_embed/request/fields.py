@@ -1,7 +1,9 @@
-"""Declared fields: one declaration of type, limits and meaning serves the check, the JSON schema and the docs.
+"""Declared fields: one declaration of type, limits and meaning for validation, the JSON schema and
+the docs.
 
-A dataclass declares its fields with :func:`option`; :func:`check` validates and normalises an instance, and
-:func:`json_schema` writes the same rules as JSON schema. A refusal is one sentence: key, value, what is allowed.
+A dataclass declares its fields with :func:`option`; :func:`check_fields` validates and normalises
+an instance, and :func:`json_schema` writes the same rules as JSON schema. An error message is one
+sentence: key, value, what is allowed.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def option(
@@ -33,27 +40,29 @@ def option(
 
     Args:
         default: the default value; without one the field is required.
-        doc: what it means, with its unit.
+        doc: its meaning, with the unit of measure.
         choices: the allowed values (strings are compared without case).
         minimum, above, maximum: bounds of a number: ``>= minimum``, ``> above``, ``<= maximum``.
-        not_yet: true for a value that is part of the API but that nothing honours yet; such a value raises.
+        not_yet: returns true for a value that is part of the API but not implemented; such a value
+            raises.
     """
     rules = {"doc": doc, "choices": choices, "minimum": minimum, "above": above, "maximum": maximum, "not_yet": not_yet}
     return dataclasses.field(default=default, metadata=rules)
 
 
 class Refused(ValueError):
-    """A value does not fit its declaration. The text says what is allowed; callers prefix key and value."""
+    """A value does not fit its declaration. The message lists what is allowed; callers put key and
+    value before it."""
 
 
 @functools.cache
-def hints(cls: type) -> dict[str, Any]:
-    """Resolved annotations of a dataclass."""
+def resolve_hints(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass, resolved to types."""
     return typing.get_type_hints(cls)
 
 
-def members(hint: Any) -> tuple:
-    """The alternatives of a union, or the type alone."""
+def union_members(hint: Any) -> tuple:
+    """The members of a union, or the type alone."""
     return (
         typing.get_args(hint)
         if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
@@ -61,15 +70,15 @@ def members(hint: Any) -> tuple:
     )
 
 
-def allowed(hint: Any, rules: Mapping) -> str:
-    """What a field accepts, in words."""
+def describe_allowed(hint: Any, rules: Mapping) -> str:
+    """The allowed values of a field, in words."""
     if rules.get("choices"):
         words = [repr(c) for c in rules["choices"]]
-        if type(None) in members(hint):
+        if type(None) in union_members(hint):
             words.append("null")
         return "one of " + ", ".join(words) if len(words) > 1 else words[0]
     kinds = []
-    for kind in members(hint):
+    for kind in union_members(hint):
         if kind is type(None):
             kinds.append("null")
         elif kind in (bool, int, float, str):
@@ -82,49 +91,54 @@ def allowed(hint: Any, rules: Mapping) -> str:
                 ]
                 name += " " + " and ".join(bounds) if bounds else ""
             kinds.append(name)
-        elif dataclasses.is_dataclass(kind):
+        elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
             kinds.append(kind.__name__)
         else:
             kinds.append("a list of texts")
     return " or ".join(kinds)
 
 
-def normalise(value: Any, hint: Any, rules: Mapping) -> Any:
-    """The value in its declared type, or :class:`Refused`."""
-    for kind in members(hint):
+def normalise_value(value: Any, hint: Any, rules: Mapping) -> Any:
+    """The value in its declared type.
+
+    Raises:
+        Refused: the value does not fit.
+    """
+    for kind in union_members(hint):
         if kind is type(None) and value is None:
             return None
         if kind is bool and isinstance(value, bool):
-            return _bounded(value, hint, rules)
+            return _check_bounds(value, hint, rules)
         if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
-            return _bounded(int(value), hint, rules)
+            return _check_bounds(int(value), hint, rules)
         if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
             try:
                 number = float(value)
             except OverflowError:  # an integer beyond any float
                 continue
             if math.isfinite(number):
-                return _bounded(number, hint, rules)
-        if kind is str and isinstance(value, str) and usable(value):
-            return _bounded(value, hint, rules)
-        if dataclasses.is_dataclass(kind) and isinstance(value, kind):
+                return _check_bounds(number, hint, rules)
+        if kind is str and isinstance(value, str) and is_usable_text(value):
+            return _check_bounds(value, hint, rules)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind):
             return value
         if (
             typing.get_origin(kind) is tuple
             and isinstance(value, (list, tuple))
-            and all(isinstance(v, str) and v and usable(v) for v in value)
+            and all(isinstance(v, str) and v and is_usable_text(v) for v in value)
         ):
             return tuple(value)
-    raise Refused(f"allowed: {allowed(hint, rules)}")
+    raise Refused(f"allowed: {describe_allowed(hint, rules)}")
 
 
-#: Longest text that anything in a request can mean, and longest name and path that files can have (bytes, of Linux; the
-#: work folder's own files need some of a path).
+#: Most characters of a text in a request, and most bytes of the name and the path of a file (on
+#: Linux; the files of the work folder need a part of the path).
 LONGEST_TEXT, LONGEST_NAME, LONGEST_PATH = 10_000, 255, 3_500
 
 
-def usable(text: str) -> bool:
-    """A text can be written down and can be part of a path: no NUL, nothing that no encoding has, no novel."""
+def is_usable_text(text: str) -> bool:
+    """Whether a text can be encoded and be part of a path: no NUL, no lone surrogates, at most
+    LONGEST_TEXT characters."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -132,20 +146,24 @@ def usable(text: str) -> bool:
     return "\0" not in text and len(text) <= LONGEST_TEXT
 
 
-def too_long(path: str) -> bool:
-    """No file system here takes a file of this absolute path."""
-    said = os.fsencode(path)
-    return len(said) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in said.split(b"/"))
+def is_path_too_long(path: str) -> bool:
+    """Whether an absolute path is too long for the file systems of Linux."""
+    encoded = os.fsencode(path)
+    return len(encoded) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in encoded.split(b"/"))
 
 
-#: How deep a config file is nested, and how many values it has, at most: aliases of YAML make a few lines into billions.
-DEEPEST, MOST = 12, 2_000_000
+#: Most levels and most values of a config file: YAML aliases can expand a few lines to billions of
+#: values.
+MAX_DEPTH, MAX_VALUES = 12, 2_000_000
 
 
-def refuse_bombs(given: Any, where: str, error: type[Exception]) -> None:
-    """Refuse values that are nested too deep, are too many (an alias counts where it is used), or texts that nothing can
-    use, before anything repeats them."""
-    left, todo = MOST, [(given, 1)]
+def refuse_oversized(given: Any, where: str, error: type[Exception]) -> None:
+    """Refuse values that are nested too deep or too many (an alias counts at each use), and texts
+    that cannot be encoded.
+
+    To be called before the values are copied or printed.
+    """
+    left, todo = MAX_VALUES, [(given, 1)]
     while todo:
         value, depth = todo.pop()
         inner: list = []
@@ -153,7 +171,7 @@ def refuse_bombs(given: Any, where: str, error: type[Exception]) -> None:
             inner = [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set, frozenset)):
             inner = list(value)
-        elif isinstance(value, str) and not usable(value):
+        elif isinstance(value, str) and not is_usable_text(value):
             raise error(
                 f"{where}: {value[:40]!r} ({len(value)} characters) is not valid; "
                 f"allowed: texts of at most {LONGEST_TEXT} characters, without NUL, that UTF-8 can encode"
@@ -161,14 +179,16 @@ def refuse_bombs(given: Any, where: str, error: type[Exception]) -> None:
         elif isinstance(value, int) and value.bit_length() > 1024:
             raise error(f"{where}: an integer of {value.bit_length()} bits is not valid; allowed: numbers below 1e308")
         left -= len(inner)
-        if inner and (depth > DEEPEST or left < 0):
+        if inner and (depth > MAX_DEPTH or left < 0):
             raise error(
-                f"{where}: it is nested deeper than {DEEPEST} levels or has more than {MOST} values; allowed: less of both"
+                f"{where}: it is nested deeper than {MAX_DEPTH} levels or has more than {MAX_VALUES} values; allowed: less of both"
             )
         todo += [(v, depth + 1) for v in inner]
 
 
-def _bounded(value: Any, hint: Any, rules: Mapping) -> Any:
+def _check_bounds(value: Any, hint: Any, rules: Mapping) -> Any:
+    """The value, or the choice that it equals; :class:`Refused` if it is neither a choice nor
+    within the bounds."""
     if rules.get("choices"):
         for choice in rules["choices"]:
             same = (
@@ -178,7 +198,7 @@ def _bounded(value: Any, hint: Any, rules: Mapping) -> Any:
             )
             if same and isinstance(value, bool) == isinstance(choice, bool):
                 return choice
-        raise Refused(f"allowed: {allowed(hint, rules)}")
+        raise Refused(f"allowed: {describe_allowed(hint, rules)}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         low, above, high = rules.get("minimum"), rules.get("above"), rules.get("maximum")
         outside = (
@@ -187,20 +207,23 @@ def _bounded(value: Any, hint: Any, rules: Mapping) -> Any:
             high is not None and value > high,
         )
         if any(outside):
-            raise Refused(f"allowed: {allowed(hint, rules)}")
-    return value + 0.0 if isinstance(value, float) else value  # -0.0 becomes 0.0: one value, one identity
+            raise Refused(f"allowed: {describe_allowed(hint, rules)}")
+    return (
+        value + 0.0 if isinstance(value, float) else value
+    )  # -0.0 becomes 0.0, so that equal values have equal identities
 
 
-def check(obj: Any, where: str, error: type[Exception]) -> None:
-    """Validate a frozen dataclass in place and put normalised values into it.
+def check_fields(obj: Any, where: str, error: type[Exception]) -> None:
+    """Validate a frozen dataclass and replace its values by the normalised ones, in place.
 
     Raises:
         error: one sentence with key, value and what is allowed.
     """
+    cls: type = type(obj)
     for f in dataclasses.fields(obj):
         value = getattr(obj, f.name)
         try:
-            value = normalise(value, hints(type(obj))[f.name], f.metadata)
+            value = normalise_value(value, resolve_hints(cls)[f.name], f.metadata)
         except Refused as refused:
             raise error(f"{where}.{f.name}: {value!r} is not valid; {refused}") from None
         if f.metadata.get("not_yet") and f.metadata["not_yet"](value):
@@ -208,57 +231,72 @@ def check(obj: Any, where: str, error: type[Exception]) -> None:
         object.__setattr__(obj, f.name, value)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` or nothing."""
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` with the most similar known word, or an empty text."""
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
-def mistaken(word: str, known: Iterable[str]) -> str | None:
-    """The known word that another one misspells: in other letter case, with letters swapped, one too many or too few, or
-    with something put before or after it (``strat``, ``START``, ``start_date``, ``buffer``); not ``state`` for ``start``."""
+def find_misspelled(word: str, known: Iterable[str]) -> str | None:
+    """The known word that ``word`` misspells, or None.
+
+    Misspelled are words in other letter case, with swapped letters, with one letter too many or
+    too few, or with a prefix or suffix (``strat``, ``START``, ``start_date``, ``buffer``); but not
+    ``state`` for ``start``.
+    """
     known = list(known)
-    low = str(word).lower()
+    lower = str(word).lower()
     if word in known:
         return None
-    for right in known:
-        swapped = len(low) > 3 and sorted(low) == sorted(right)  # "alt" is no misspelt "lat"
-        part = right != "name" and right.split("_")[0] in re.split(r"[^a-z0-9]+", low)  # "name_en" is a name, too
-        if low == right or swapped or part:
-            return right
-    return next(iter(difflib.get_close_matches(low, known, n=1, cutoff=0.81)), None)
+    for candidate in known:
+        swapped = len(lower) > 3 and sorted(lower) == sorted(candidate)  # "alt" is not a misspelled "lat"
+        part = candidate != "name" and candidate.split("_")[0] in re.split(
+            r"[^a-z0-9]+", lower
+        )  # "name_en" is another column
+        if lower == candidate or swapped or part:
+            return candidate
+    return next(iter(difflib.get_close_matches(lower, known, n=1, cutoff=0.81)), None)
 
 
 def refuse_unknown(given: Mapping, known: Iterable[str], where: str, error: type[Exception]) -> None:
-    """Raise for the first key of ``given`` that is not known, naming the nearest one."""
+    """Raise ``error`` for the first unknown key of ``given``; the message suggests the most
+    similar known key."""
     known = list(known)
     for key in given:
         if key not in known:
-            raise error(f"{where}: unknown key {key!r}{nearest(key, known)}; allowed: {', '.join(known)}")
+            raise error(f"{where}: unknown key {key!r}{suggest_nearest(key, known)}; allowed: {', '.join(known)}")
 
 
-def from_mapping(cls: type, given: Any, where: str, error: type[Exception]) -> Any:
-    """Build a dataclass from a mapping of a config file, refusing unknown and missing keys."""
+def from_mapping(cls: type[T], given: Any, where: str, error: type[Exception]) -> T:
+    """Build a dataclass from a mapping of a config file; unknown and missing keys raise
+    ``error``."""
     if not isinstance(given, Mapping):
-        raise error(f"{where}: {given!r} is not valid; allowed: a mapping with the keys {', '.join(hints(cls))}")
+        raise error(
+            f"{where}: {given!r} is not valid; allowed: a mapping with the keys {', '.join(resolve_hints(cls))}"
+        )
     fields = dataclasses.fields(cls)
     refuse_unknown(given, [f.name for f in fields], where, error)
     for f in fields:
         if f.default is dataclasses.MISSING and f.name not in given:
-            raise error(f"{where}: the key {f.name!r} is missing; allowed: {allowed(hints(cls)[f.name], f.metadata)}")
+            raise error(
+                f"{where}: the key {f.name!r} is missing; allowed: {describe_allowed(resolve_hints(cls)[f.name], f.metadata)}"
+            )
         if f.name in given:
-            value, hint = given[f.name], hints(cls)[f.name]
+            value, hint = given[f.name], resolve_hints(cls)[f.name]
             try:
-                same = normalise(value, hint, f.metadata) == value
+                same = normalise_value(value, hint, f.metadata) == value
             except Refused:
                 same = False
-            if not same and not isinstance(value, list):  # a config file spells a choice exactly as the schema has it
-                raise error(f"{where}.{f.name}: {value!r} is not valid; allowed: {allowed(hint, f.metadata)}")
+            if not same and not isinstance(
+                value, list
+            ):  # in a config file a choice is spelled exactly as in the schema
+                raise error(f"{where}.{f.name}: {value!r} is not valid; allowed: {describe_allowed(hint, f.metadata)}")
     return cls(**given)
 
 
 def to_mapping(obj: Any, *, defaults: bool = False) -> dict:
-    """The fields of a flat dataclass as plain values; without ``defaults`` only those that differ from them."""
+    """The fields of a flat dataclass as plain values; without ``defaults`` only values that differ
+    from the default."""
     out = {}
     for f in dataclasses.fields(obj):
         value = getattr(obj, f.name)
@@ -277,10 +315,10 @@ def value_schema(hint: Any, rules: Mapping) -> dict:
         schema["description"] = rules["doc"]
     choices = list(rules.get("choices") or ()) or ([False, True] if hint is bool and rules.get("not_yet") else [])
     if choices or rules.get("not_yet"):
-        nullable = [None] if type(None) in members(hint) else []
+        nullable = [None] if type(None) in union_members(hint) else []
         return schema | {"enum": [c for c in choices + nullable if not (rules.get("not_yet") and rules["not_yet"](c))]}
-    names = [kinds[k] for k in members(hint) if k in kinds]
-    lists = [k for k in members(hint) if typing.get_origin(k) is tuple]
+    names = [kinds[k] for k in union_members(hint) if k in kinds]
+    lists = [k for k in union_members(hint) if typing.get_origin(k) is tuple]
     if lists:
         names.append("array")
         schema |= {"items": {"type": "string", "minLength": 1}, "minItems": 1, "uniqueItems": True}
@@ -294,13 +332,14 @@ def value_schema(hint: Any, rules: Mapping) -> dict:
 
 
 def json_schema(cls: type, overrides: Mapping[str, dict] | None = None) -> dict:
-    """JSON schema of a flat dataclass; ``overrides`` replaces the schema of fields that hold other dataclasses."""
+    """JSON schema of a flat dataclass; ``overrides`` replaces the schema of fields that contain
+    other dataclasses."""
     properties, required = {}, []
     for f in dataclasses.fields(cls):
         if overrides and f.name in overrides:
             properties[f.name] = overrides[f.name]
         else:
-            properties[f.name] = value_schema(hints(cls)[f.name], f.metadata)
+            properties[f.name] = value_schema(resolve_hints(cls)[f.name], f.metadata)
         if f.default is dataclasses.MISSING:
             required.append(f.name)
         elif f.default is None or isinstance(f.default, (bool, int, float, str)):

@@ -1,4 +1,4 @@
-"""Digests of values: what is equal has the same digest in every process, whatever its hash seed or platform."""
+"""Digests of values: equal values have equal digests in every process and on every platform."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 
 def canonical(value: Any) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, ASCII, shortest float repr; refuses NaN and unknown types."""
+    """Canonical JSON: sorted keys, no spaces, ASCII, shortest float repr; NaN and unknown types
+    raise an error."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 

@@ -1,7 +1,9 @@
-"""The whole request as one value, and its two faces: the arguments of ``export_batch`` and a config mapping.
+"""The whole request as one value, built from the arguments of ``export_batch`` or from a config
+mapping.
 
-``Request.build`` normalises arguments; ``to_config`` and ``from_config`` write and read the same request as plain
-values (what YAML holds) plus a ROI table. Nothing here reads or writes a file, knows a model or a provider.
+``Request.build`` normalises arguments; ``to_config`` and ``from_config`` write and read the same
+request as plain values (for YAML) and a ROI table. This module reads and writes no files, and does
+not depend on models or providers.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ModelError, SpecError
-from . import stac_settings
 from .config import (
     LAYOUTS,
     ExportConfig,
@@ -21,12 +22,13 @@ from .config import (
     check_names,
     refuse_both,
 )
-from .fields import from_mapping, refuse_bombs, refuse_unknown, to_mapping, usable
+from .fields import from_mapping, is_usable_text, refuse_oversized, refuse_unknown, to_mapping
 from .gee_settings import GeeSettings
 from .rois import RoiTable
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec
+from .stac_settings import read_stac_settings
 
-#: Keys of a config file, in the order they are written.
+#: Keys of a config file, in the order in which they are written.
 KEYS = (
     "rois",
     "temporal",
@@ -48,7 +50,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class Request:
-    """A normalised export request; every field is validated when it is built by :meth:`build`."""
+    """A normalised export request; :meth:`build` validates every field."""
 
     spatials: tuple[SpatialSpec, ...]
     names: tuple[str, ...]
@@ -67,12 +69,12 @@ class Request:
     stac: Mapping | None = None
 
     def window(self, index: int) -> TemporalSpec | None:
-        """The window of a ROI: its own, or the run's."""
+        """The window of a ROI: its own window, or that of the run."""
         return (self.windows and self.windows[index]) or self.temporal
 
     @property
     def used_windows(self) -> list[TemporalSpec | None]:
-        """Every window that a ROI of this run has, each once."""
+        """The distinct windows of the ROIs of this run."""
         return list(dict.fromkeys(w or self.temporal for w in self.windows)) if self.windows else [self.temporal]
 
     @staticmethod
@@ -97,43 +99,17 @@ class Request:
         """Normalise and validate the arguments of ``export_batch``.
 
         Raises:
-            SpecError: ROIs, names or window. ModelError: everything else.
+            SpecError: invalid ROIs, names or window. ModelError: any other invalid argument.
         """
-        spatials = _items(spatials, "spatials", "a non-empty list of PointBuffer or BBox")
-        for i, spatial in enumerate(spatials):
-            if not isinstance(spatial, (PointBuffer, BBox)):
-                raise ModelError(f"spatials[{i}]: {spatial!r} is not valid; allowed: PointBuffer or BBox")
+        spatials = _check_spatials(spatials)
         if temporal is not None and not isinstance(temporal, TemporalSpec):
             raise SpecError(f"temporal: {temporal!r} is not valid; allowed: a TemporalSpec or None")
-        requests = []
-        for item in _items(models, "models", "a non-empty list of model ids or ExportModelRequest"):
-            if not isinstance(item, (str, ExportModelRequest)):
-                raise ModelError(f"models: {item!r} is not valid; allowed: a model id or an ExportModelRequest")
-            requests.append(ExportModelRequest(item) if isinstance(item, str) else item)
-        if not isinstance(target, ExportTarget):
-            raise ModelError(
-                f"target: {target!r} is not valid; allowed: ExportTarget.combined(path) or ExportTarget.per_item(dir)"
-            )
-        if config is not None and not isinstance(config, ExportConfig):
-            raise ModelError(f"config: {config!r} is not valid; allowed: an ExportConfig or None")
-        if not isinstance(output, OutputSpec):
-            raise ModelError(f"output: {output!r} is not valid; allowed: OutputSpec.pooled() or OutputSpec.grid()")
+        requests = _to_model_requests(models)
+        _check_settings(target, config, output)
         refuse_both(sensor, fetch, "export")
-        if target.names is not None:
-            if names is not None:
-                raise ModelError(
-                    "target.names: given beside the column name of the ROI table; allowed: one or the other"
-                )
-            names, target = target.names, replace(target, names=None)
-        if names is not None and len(names) != len(spatials):
-            raise ModelError(f"target.names: {len(names)} names for {len(spatials)} ROIs; allowed: one name per ROI")
-        names = [f"p{i:05d}" for i in range(len(spatials))] if names is None else names
-        device = (device or "auto").strip().lower() if isinstance(device, str) or device is None else device
-        if device not in DEVICES:
-            raise ModelError(f"device: {device!r} is not valid; allowed: one of {', '.join(map(repr, DEVICES))}")
-        if not isinstance(backend, str) or not backend.strip() or not usable(backend):
-            raise ModelError(f"backend: {backend!r} is not valid; allowed: a text such as 'auto' or 'sample'")
-        kind, sep, rest = backend.strip().partition(":")
+        target, names = _choose_names(target, names, len(spatials))
+        device = _normalise_device(device)
+        backend = _normalise_backend(backend)
         return Request(
             spatials=tuple(spatials),
             names=check_names(names),
@@ -141,25 +117,24 @@ class Request:
             models=tuple(requests),
             target=target,
             config=config or ExportConfig(),
-            backend=kind.lower() + sep + rest,
+            backend=backend,
             device=device,
             output=output,
             sensor=sensor,
             fetch=fetch,
             modality=canonical_modality(modality),
             windows=tuple(windows) if windows and any(windows) else None,
-            gee=gee
-            if gee is None or isinstance(gee, GeeSettings)
-            else from_mapping(GeeSettings, gee, "gee", ModelError),
-            stac=stac_settings.read(stac) or None,
+            gee=_to_gee_settings(gee),
+            stac=read_stac_settings(stac) or None,
         )
 
     def to_config(self, rois: Any) -> dict:
-        """The request as a config mapping of plain values; ``rois`` is the table's path (or inline rows)."""
+        """The request as a config mapping of plain values; ``rois`` is the path of the table, or
+        inline rows."""
         target = {"layout": self.target.layout, "path": self.target.path}
         return {
             "rois": rois,
-            "temporal": None if self.temporal is None else _window(self.temporal),
+            "temporal": None if self.temporal is None else _window_mapping(self.temporal),
             "models": [_model_mapping(m) for m in self.models],
             "target": target,
             "backend": self.backend,
@@ -175,10 +150,11 @@ class Request:
 
     @staticmethod
     def from_config(config: Mapping, rois: RoiTable) -> Request:
-        """Read :meth:`to_config` back.
+        """The request of a config mapping; inverse of :meth:`to_config`.
 
         Raises:
-            SpecError, ModelError: one sentence with the key, the value and what is allowed.
+            SpecError, ModelError: an invalid value; the message has the key, the value and what is
+                allowed.
         """
         check_keys(config)
         output = config.get("output")
@@ -188,22 +164,23 @@ class Request:
             names=rois.names,
             windows=rois.windows,
             temporal=None if temporal is None else TemporalSpec.from_dict(temporal),
-            models=[_model_request(m) for m in _items(config["models"], "models", "a non-empty list of models")],
-            target=_target(config["target"]),
-            config=_options(config.get("export")),
+            models=[_read_model(m) for m in _to_list(config["models"], "models", "a non-empty list of models")],
+            target=_read_target(config["target"]),
+            config=_read_options(config.get("export")),
             backend="auto" if config.get("backend") is None else config["backend"],
             gee=config.get("gee"),
             device=config.get("device"),
             output=OutputSpec() if output is None else from_mapping(OutputSpec, output, "output", SpecError),
-            **_source_override(config, ""),
+            **_read_source(config, ""),
             modality=config.get("modality"),
             stac=config.get("stac"),
         )
 
 
 def check_keys(config: object) -> None:
-    """Refuse a config that is no mapping, has unknown keys or lacks required ones."""
-    refuse_bombs(config, "config", ModelError)
+    """Raise :class:`ModelError` if a config is not a mapping, has unknown keys, or lacks required
+    keys."""
+    refuse_oversized(config, "config", ModelError)
     if not isinstance(config, Mapping):
         raise ModelError(f"config: {config!r} is not valid; allowed: a mapping with the keys {', '.join(KEYS)}")
     refuse_unknown(config, KEYS, "config", ModelError)
@@ -212,7 +189,69 @@ def check_keys(config: object) -> None:
             raise ModelError(f"config: the key {key!r} is missing; required are {', '.join(REQUIRED)}")
 
 
-def _items(value: Any, where: str, allowed: str) -> list:
+def _check_spatials(spatials: Any) -> list[SpatialSpec]:
+    items = _to_list(spatials, "spatials", "a non-empty list of PointBuffer or BBox")
+    for i, spatial in enumerate(items):
+        if not isinstance(spatial, (PointBuffer, BBox)):
+            raise ModelError(f"spatials[{i}]: {spatial!r} is not valid; allowed: PointBuffer or BBox")
+    return items
+
+
+def _to_model_requests(models: Any) -> list[ExportModelRequest]:
+    requests = []
+    for item in _to_list(models, "models", "a non-empty list of model ids or ExportModelRequest"):
+        if not isinstance(item, (str, ExportModelRequest)):
+            raise ModelError(f"models: {item!r} is not valid; allowed: a model id or an ExportModelRequest")
+        requests.append(ExportModelRequest(item) if isinstance(item, str) else item)
+    return requests
+
+
+def _check_settings(target: object, config: object, output: object) -> None:
+    if not isinstance(target, ExportTarget):
+        raise ModelError(
+            f"target: {target!r} is not valid; allowed: ExportTarget.combined(path) or ExportTarget.per_item(dir)"
+        )
+    if config is not None and not isinstance(config, ExportConfig):
+        raise ModelError(f"config: {config!r} is not valid; allowed: an ExportConfig or None")
+    if not isinstance(output, OutputSpec):
+        raise ModelError(f"output: {output!r} is not valid; allowed: OutputSpec.pooled() or OutputSpec.grid()")
+
+
+def _choose_names(target: ExportTarget, names: Sequence[str] | None, n: int) -> tuple[ExportTarget, Sequence[str]]:
+    """The target without its names, and the names of ``n`` ROIs: of the target, of the table, or
+    the default names."""
+    if target.names is not None:
+        if names is not None:
+            raise ModelError(
+                "target.names: given together with the column name of the ROI table; allowed: one or the other"
+            )
+        names, target = target.names, replace(target, names=None)
+    if names is not None and len(names) != n:
+        raise ModelError(f"target.names: {len(names)} names for {n} ROIs; allowed: one name per ROI")
+    return target, [f"p{i:05d}" for i in range(n)] if names is None else names
+
+
+def _normalise_device(device: Any) -> str:
+    device = (device or "auto").strip().lower() if isinstance(device, str) or device is None else device
+    if device not in DEVICES:
+        raise ModelError(f"device: {device!r} is not valid; allowed: one of {', '.join(map(repr, DEVICES))}")
+    return str(device)
+
+
+def _normalise_backend(backend: Any) -> str:
+    if not isinstance(backend, str) or not backend.strip() or not is_usable_text(backend):
+        raise ModelError(f"backend: {backend!r} is not valid; allowed: a text such as 'auto' or 'sample'")
+    kind, separator, argument = backend.strip().partition(":")
+    return kind.lower() + separator + argument
+
+
+def _to_gee_settings(gee: GeeSettings | Mapping | None) -> GeeSettings | None:
+    if gee is None or isinstance(gee, GeeSettings):
+        return gee
+    return from_mapping(GeeSettings, gee, "gee", ModelError)
+
+
+def _to_list(value: Any, where: str, allowed: str) -> list:
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         raise ModelError(f"{where}: {value!r} is not valid; allowed: {allowed}")
     items = list(value)
@@ -221,7 +260,7 @@ def _items(value: Any, where: str, allowed: str) -> list:
     return items
 
 
-def _window(temporal: TemporalSpec) -> dict:
+def _window_mapping(temporal: TemporalSpec) -> dict:
     return (
         {"year": int(temporal.start[:4])} if temporal.mode == "year" else {"start": temporal.start, "end": temporal.end}
     )
@@ -238,31 +277,31 @@ def _model_mapping(model: ExportModelRequest) -> str | dict:
     return out if len(out) > 1 else model.name
 
 
-def _model_request(item: Any) -> ExportModelRequest:
+def _read_model(item: Any) -> ExportModelRequest:
     if isinstance(item, str):
         return ExportModelRequest(item)
     if not isinstance(item, Mapping) or "name" not in item:
         raise ModelError(f"models: {item!r} is not valid; allowed: a model id, or a mapping with the key 'name'")
     where = f"models.{item['name']}"
     refuse_unknown(item, ("name", "label", "modality", "sensor", "fetch", "model_config"), where, ModelError)
-    return ExportModelRequest(**(dict(item) | _source_override(item, where + ".")))
+    return ExportModelRequest(**(dict(item) | _read_source(item, where + ".")))
 
 
-def _source_override(given: Mapping, where: str) -> dict:
+def _read_source(given: Mapping, where: str) -> dict:
     return {
         key: None if given.get(key) is None else from_mapping(cls, given[key], where + key, SpecError)
         for key, cls in (("sensor", SensorSpec), ("fetch", FetchSpec))
     }
 
 
-def _options(given: Any) -> ExportConfig:
+def _read_options(given: Any) -> ExportConfig:
     if isinstance(given, Mapping) and isinstance(given.get("input_prep"), Mapping):
         prep = from_mapping(InputPrepSpec, {"mode": "tile"} | dict(given["input_prep"]), "export.input_prep", SpecError)
         given = dict(given) | {"input_prep": prep}
     return from_mapping(ExportConfig, {} if given is None else given, "export", ModelError)
 
 
-def _target(given: Any) -> ExportTarget:
+def _read_target(given: Any) -> ExportTarget:
     if not isinstance(given, Mapping):
         raise ModelError(f"target: {given!r} is not valid; allowed: a mapping with the keys layout, path")
     refuse_unknown(given, ("layout", "path"), "target", ModelError)

@@ -1,9 +1,10 @@
-"""ROI tables: ``.csv`` files, a few rows inline in the config, and whatever ``vectors`` and ``frames`` turn into rows.
+"""ROI tables: CSV files, inline rows of the config, vector files (``vector_features.py``) and data
+frames (``dataframes.py``).
 
-Columns: ``name`` (optional) with ``lon, lat, buffer_m`` for points or ``minlon, minlat, maxlon, maxlat`` for boxes;
-a table may hold both kinds, the cells of the other kind empty. ``start, end`` (optional) is a window of a ROI's own. The
-table of a run (``rois_text`` with ids) has an ``id`` column besides, so that a job can plan without validating ten
-thousand rows again.
+Columns: ``name`` (optional) with ``lon, lat, buffer_m`` for points or ``minlon, minlat, maxlon,
+maxlat`` for boxes; a table may contain both, with empty cells in the columns of the other kind.
+``start, end`` (optional) are the window of the ROI. The table of a run (``format_rois`` with ids)
+also has the column ``id``, so that a job can plan without validating thousands of rows again.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class RoiTable(NamedTuple):
 
     Attributes:
         spatials: geometries.
-        names: one per ROI, or None where the table names none.
-        windows: a window for each ROI that has its own, None for the others; None where no ROI has one.
+        names: one name per ROI, or None if the table has no names.
+        windows: the window of each ROI, None for a ROI without one; None if no ROI has a window.
     """
 
     spatials: list[SpatialSpec]
@@ -40,7 +41,8 @@ class RoiTable(NamedTuple):
 
 
 def roi_id(spatial: SpatialSpec, temporal: TemporalSpec | None) -> str:
-    """Identity of a place in a window: 32 hex characters, independent of name, order and spelling of the window."""
+    """Identity of a geometry and a window: 32 hex characters, independent of name, order and
+    spelling of the window."""
     keys = POINT if isinstance(spatial, PointBuffer) else BOX
     window = None if temporal is None else [temporal.start, temporal.end]
     return digest({"geometry": {k: getattr(spatial, k) for k in keys}, "window": window})
@@ -50,33 +52,36 @@ _ALLOWED = "a .csv, .geojson, .json or .gpkg table, or a list of rows"
 
 
 def read_rois(given: Any, base: str) -> RoiTable:
-    """The ROIs of a config's ``rois`` value, or of ``export_batch(rois=...)``: a path (relative to ``base``), a list of
-    mappings, a DataFrame or a GeoDataFrame.
+    """The ROIs of the config key ``rois`` or of ``export_batch(rois=...)``.
+
+    Args:
+        given: a path (relative to ``base``), a list of mappings, a DataFrame or a GeoDataFrame.
 
     Raises:
-        SpecError: no such table, an unknown column, or a row that is no ROI (with its line).
+        SpecError: the table does not exist, has an unknown column, or a row is not a ROI (with its
+            line).
     """
     inline = False
     if isinstance(given, (str, os.PathLike)):
         rows, where = _read_file(os.fspath(given), base)
     elif dataframes.is_frame(given):
-        rows, where = dataframes.read(given, COLUMNS)
+        rows, where = dataframes.read_frame(given, COLUMNS)
     elif isinstance(given, Sequence) and not isinstance(given, bytes):
         inline = True
         rows, where = list(given), [f"rois[{i}]" for i in range(len(given))]
     else:
-        said = repr(given) if isinstance(given, (bool, int, float)) else f"a {type(given).__name__}"
-        raise SpecError(f"rois: {said} is not valid; allowed: {_ALLOWED}, or a DataFrame or GeoDataFrame in Python")
+        shown = repr(given) if isinstance(given, (bool, int, float)) else f"a {type(given).__name__}"
+        raise SpecError(f"rois: {shown} is not valid; allowed: {_ALLOWED}, or a DataFrame or GeoDataFrame in Python")
     if not rows and not inline:
-        said = repr(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else "the table"
-        raise SpecError(f"rois: {said} is empty; allowed: a table with at least one row")
-    spatials = [spatial(row, at) for row, at in zip(rows, where)]
+        shown = repr(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else "the table"
+        raise SpecError(f"rois: {shown} is empty; allowed: a table with at least one row")
+    spatials = [parse_spatial(row, at) for row, at in zip(rows, where)]
     if inline:
         _refuse_blanks(rows, where)
     named = [_cell(row, "name") not in (None, "") for row in rows]
     if any(named) and not all(named):
         raise SpecError(f"{where[named.index(False)]}: the name is missing; allowed: a name in every row, or in none")
-    windows = [window(row, at) for row, at in zip(rows, where)]
+    windows = [parse_window(row, at) for row, at in zip(rows, where)]
     return RoiTable(
         spatials,
         [str(row["name"]).strip() for row in rows] if rows and all(named) else None,
@@ -85,20 +90,21 @@ def read_rois(given: Any, base: str) -> RoiTable:
 
 
 def _read_file(given: str, base: str) -> tuple[list[dict], list[str]]:
-    """Rows of a table's file, and where each comes from."""
+    """Rows of a table file, and the location of each row for messages."""
     path = os.path.join(base, os.path.expanduser(given))
     if not path.lower().endswith(".csv") and not vector_features.is_vector(path):
         raise SpecError(f"rois: {given!r} is not valid; allowed: {_ALLOWED}")
     if not os.path.isfile(path):
         raise SpecError(f"rois: {given!r} does not exist (looked for {path}); allowed: {_ALLOWED}")
     if vector_features.is_vector(path):
-        return vector_features.read(path, given)
+        return vector_features.read_vector_file(path, given)
     numbered = list(read_table(path))
     return [row for _, row in numbered], [f"rois: {given} line {n}" for n, _ in numbered]
 
 
 def _refuse_blanks(rows: Sequence[Mapping], where: Sequence[str]) -> None:
-    """An empty cell of a table is nothing; an empty text in a config was typed."""
+    """Raise :class:`SpecError` for an empty text in an inline row (an empty cell of a table file
+    means no value)."""
     for at, row in zip(where, rows):
         for key in ("name", *WINDOW):
             if row.get(key) == "":
@@ -107,7 +113,7 @@ def _refuse_blanks(rows: Sequence[Mapping], where: Sequence[str]) -> None:
 
 
 def read_table(path: str) -> Iterable[tuple[int, dict[str, str]]]:
-    """Rows of a CSV table as (line number, mapping), blank lines skipped."""
+    """Rows of a CSV table as (line number, mapping), without blank lines."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -135,7 +141,7 @@ def _check_header(path: str, header: list[str]) -> None:
     if unknown:
         what = f"unknown column {unknown[0]!r}"
     elif twice:
-        what = f"the column {twice[0]!r} is there twice"
+        what = f"the column {twice[0]!r} occurs twice"
     elif not (set(POINT) <= set(header) or set(BOX) <= set(header)):
         what = f"the columns {', '.join(header) or '(none)'} are not enough"
     else:
@@ -150,8 +156,8 @@ def _cell(row: Mapping, key: str) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-def spatial(row: Any, where: str) -> SpatialSpec:
-    """The ROI of one row; :class:`SpecError` begins with ``where``."""
+def parse_spatial(row: Any, where: str) -> SpatialSpec:
+    """The ROI of one row; the message of a :class:`SpecError` begins with ``where``."""
     if not isinstance(row, Mapping):
         raise SpecError(
             f"{where}: {row!r} is not valid; allowed: a mapping with {', '.join(POINT)} or {', '.join(BOX)}"
@@ -162,7 +168,7 @@ def spatial(row: Any, where: str) -> SpatialSpec:
     given = {k: _cell(row, k) for k in (*POINT, *BOX) if _cell(row, k) not in (None, "")}
     for cls, keys in ((PointBuffer, POINT), (BBox, BOX)):
         if set(given) == set(keys):
-            numbers = {k: _number(given[k], f"{where}: {k}") for k in keys}
+            numbers: dict[str, Any] = {k: _number(given[k], f"{where}: {k}") for k in keys}
             try:
                 return cls(**numbers)
             except SpecError as error:
@@ -170,8 +176,9 @@ def spatial(row: Any, where: str) -> SpatialSpec:
     raise SpecError(f"{where}: {given or 'nothing'} is not a ROI; allowed: {', '.join(POINT)} or {', '.join(BOX)}")
 
 
-def window(row: Mapping, where: str) -> TemporalSpec | None:
-    """The window of one row, None where it has none; :class:`SpecError` begins with ``where``."""
+def parse_window(row: Mapping, where: str) -> TemporalSpec | None:
+    """The window of one row, or None; the message of a :class:`SpecError` begins with
+    ``where``."""
     given = {k: _cell(row, k) for k in WINDOW}
     missing = [k for k in WINDOW if given[k] in (None, "")]
     if len(missing) == 2:
@@ -184,11 +191,12 @@ def window(row: Mapping, where: str) -> TemporalSpec | None:
         raise SpecError(f"{where}: {error}") from None
 
 
-def windows(rows: Sequence[Mapping]) -> tuple[TemporalSpec | None, ...] | None:
-    """The windows of a table that was validated already, None where no row has one; each different one is made once."""
-    said = [(row.get("start"), row.get("end")) for row in rows]
-    made = {pair: window(dict(zip(WINDOW, pair)), "rois") for pair in set(said)}
-    return tuple(made[pair] for pair in said) if any(made.values()) else None
+def parse_windows(rows: Sequence[Mapping]) -> tuple[TemporalSpec | None, ...] | None:
+    """The windows of a validated table, None if no row has a window; rows with the same dates
+    share one object."""
+    dates = [(row.get("start"), row.get("end")) for row in rows]
+    parsed = {pair: parse_window(dict(zip(WINDOW, pair)), "rois") for pair in set(dates)}
+    return tuple(parsed[pair] for pair in dates) if any(parsed.values()) else None
 
 
 def _number(value: Any, where: str) -> float:
@@ -200,18 +208,19 @@ def _number(value: Any, where: str) -> float:
         raise SpecError(f"{where}: {value!r} is not valid; allowed: a number") from None
 
 
-def row(spatial: SpatialSpec) -> dict[str, float]:
-    """The cells of a ROI, without its name."""
+def spatial_cells(spatial: SpatialSpec) -> dict[str, float]:
+    """The cells of a ROI in a table, without its name."""
     return {k: getattr(spatial, k) for k in (POINT if isinstance(spatial, PointBuffer) else BOX)}
 
 
-def rois_text(
+def format_rois(
     spatials: Sequence[SpatialSpec],
     names: Sequence[str],
     ids: Sequence[str] | None = None,
     windows: Sequence[TemporalSpec | None] | None = None,
 ) -> str:
-    """A table as text that :func:`read_rois` reads back exactly; floats by their shortest exact form."""
+    """A CSV table that :func:`read_rois` reads back exactly; floats in their shortest exact
+    form."""
     kinds = {type(s) for s in spatials}
     columns = [
         "name",
@@ -223,8 +232,8 @@ def rois_text(
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    for i, (place, name) in enumerate(zip(spatials, names)):
-        cells = {"name": name, **row(place)} | ({"id": ids[i]} if ids else {})
+    for i, (spatial, name) in enumerate(zip(spatials, names)):
+        cells = {"name": name, **spatial_cells(spatial)} | ({"id": ids[i]} if ids else {})
         if windows and windows[i]:
             cells |= {k: getattr(windows[i], k) for k in WINDOW}
         writer.writerow(cells)

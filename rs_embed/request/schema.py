@@ -1,22 +1,23 @@
-"""The JSON schema of the config file, generated from the dataclasses it is read into.
+"""The JSON schema of the config file, generated from the dataclasses of a request.
 
-``rs-embed schema > workflow/schemas/config.schema.yaml`` (``make schema``); a test fails when the file is out of date.
+``rs-embed schema > workflow/schemas/config.schema.yaml`` (``make schema``); a test fails when the
+file is out of date.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from . import stac_settings
 from .config import LABEL, LAYOUTS, NAME, ExportConfig
 from .fields import json_schema
 from .gee_settings import GeeSettings
 from .request import DEVICES, REQUIRED
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec
+from .stac_settings import stac_schema
 
 _TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}
 _LABEL_OR_NULL = {"type": ["string", "null"], "pattern": f"^{LABEL.pattern}$"}
-#: sensor and fetch of one level exclude each other
+#: At most one of sensor and fetch, in the config and in each model.
 _NOT_BOTH = {
     "not": {
         "required": ["sensor", "fetch"],
@@ -30,7 +31,7 @@ def _nullable(schema: dict) -> dict:
     return {"oneOf": [{"type": "null"}, schema]}
 
 
-def _row(cls: type) -> dict:
+def _row_schema(cls: type) -> dict:
     schema = json_schema(cls)
     del schema["properties"]["crs"]
     name = {"type": ["string", "integer"], "pattern": f"^{NAME.pattern}$"}
@@ -40,25 +41,61 @@ def _row(cls: type) -> dict:
 
 def config_schema() -> dict[str, Any]:
     """JSON schema (2020-12) of a config file."""
-    overrides = {"sensor": _nullable(json_schema(SensorSpec)), "fetch": _nullable(json_schema(FetchSpec))}
-    options = {
-        "description": "options of the model; see `rs-embed models <id>`",
-        "type": ["object", "null"],
-        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
-    }
-    model = {
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rs_embed export request",
         "type": "object",
         "additionalProperties": False,
-        "required": ["name"],
+        "required": list(REQUIRED),
         "properties": {
-            "name": {"description": "model id or alias", "type": "string", "minLength": 1},
-            "label": {"description": "name of the arrays; default the model id", **_LABEL_OR_NULL},
+            "rois": _rois_schema(),
+            "temporal": _temporal_schema(),
+            "models": {
+                "description": "model ids, or mappings with the settings of one model",
+                "type": "array",
+                "minItems": 1,
+                "items": {"oneOf": [{"type": "string", "minLength": 1}, _model_schema()]},
+            },
+            "target": {
+                "description": "combined: one file; per_item: one file per ROI in a folder",
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["layout", "path"],
+                "properties": {"layout": {"enum": list(LAYOUTS)}, "path": {"type": "string", "minLength": 1}},
+            },
+            "backend": {
+                "description": "source of the pixels",
+                "type": ["string", "null"],
+                "minLength": 1,
+                "default": "auto",
+            },
+            "gee": _nullable(json_schema(GeeSettings)),
+            "device": {"description": "device on which models run", "enum": [*DEVICES, None], "default": "auto"},
+            "output": _nullable(json_schema(OutputSpec)),
+            **_imagery_schemas(),
             "modality": _TEXT_OR_NULL,
-            "model_config": options,
-            **overrides,
+            "stac": stac_schema(),
+            "export": _nullable(_export_schema()),
         },
         **_NOT_BOTH,
     }
+
+
+def _imagery_schemas() -> dict:
+    return {"sensor": _nullable(json_schema(SensorSpec)), "fetch": _nullable(json_schema(FetchSpec))}
+
+
+def _rois_schema() -> dict:
+    return {
+        "description": "ROI table (.csv, .geojson, .json or .gpkg), or a few rows inline",
+        "oneOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "minItems": 1, "items": {"oneOf": [_row_schema(PointBuffer), _row_schema(BBox)]}},
+        ],
+    }
+
+
+def _temporal_schema() -> dict:
     year = {
         "type": "object",
         "additionalProperties": False,
@@ -71,57 +108,32 @@ def config_schema() -> dict[str, Any]:
         "required": ["start", "end"],
         "properties": {"start": _DATE, "end": _DATE},
     }
+    return {"description": "window, half-open: the end is excluded", "oneOf": [{"type": "null"}, year, window]}
+
+
+def _model_schema() -> dict:
+    options = {
+        "description": "options of the model; see `rs-embed models <id>`",
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+    }
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "rs_embed export request",
         "type": "object",
         "additionalProperties": False,
-        "required": list(REQUIRED),
+        "required": ["name"],
         "properties": {
-            "rois": {
-                "description": "ROI table (.csv, .geojson, .json or .gpkg), or a few rows inline",
-                "oneOf": [
-                    {"type": "string", "minLength": 1},
-                    {"type": "array", "minItems": 1, "items": {"oneOf": [_row(PointBuffer), _row(BBox)]}},
-                ],
-            },
-            "temporal": {
-                "description": "window, half-open: the end is excluded",
-                "oneOf": [{"type": "null"}, year, window],
-            },
-            "models": {
-                "description": "model ids, or mappings with what one model overrides",
-                "type": "array",
-                "minItems": 1,
-                "items": {"oneOf": [{"type": "string", "minLength": 1}, model]},
-            },
-            "target": {
-                "description": "combined: one file; per_item: one file per ROI in a folder",
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["layout", "path"],
-                "properties": {"layout": {"enum": list(LAYOUTS)}, "path": {"type": "string", "minLength": 1}},
-            },
-            "backend": {
-                "description": "where pixels come from",
-                "type": ["string", "null"],
-                "minLength": 1,
-                "default": "auto",
-            },
-            "gee": _nullable(json_schema(GeeSettings)),
-            "device": {"description": "where models run", "enum": [*DEVICES, None], "default": "auto"},
-            "output": _nullable(json_schema(OutputSpec)),
-            **overrides,
+            "name": {"description": "model id or alias", "type": "string", "minLength": 1},
+            "label": {"description": "name of the arrays; default the model id", **_LABEL_OR_NULL},
             "modality": _TEXT_OR_NULL,
-            "stac": stac_settings.schema(),
-            "export": _nullable(_export()),
+            "model_config": options,
+            **_imagery_schemas(),
         },
         **_NOT_BOTH,
     }
 
 
-def _export() -> dict:
-    """The options of a run, with what they exclude together."""
+def _export_schema() -> dict:
+    """The run options, with the combinations that are not allowed."""
     nothing = {"save_inputs": {"const": False}, "save_embeddings": {"const": False}}
     refetch = {"required": ["refetch"], "properties": {"refetch": {"const": True}}}
     again = {"required": ["resume"], "properties": {"resume": {"const": False}}}
@@ -135,8 +147,8 @@ def _export() -> dict:
     }
 
 
-def as_yaml() -> str:
-    """The schema file's text."""
+def format_schema() -> str:
+    """The text of the schema file."""
     import yaml
 
     class Plain(yaml.SafeDumper):

@@ -1,7 +1,8 @@
-"""What a user says about places, times, imagery and outputs: frozen, validated value objects.
+"""Specifications of ROIs, windows, imagery and outputs: frozen, validated value objects.
 
-Every class checks itself when it is made and raises :class:`~rs_embed.errors.SpecError`. Longitudes and latitudes
-are WGS 84 degrees (EPSG:4326); lengths are metres; windows are half-open, ``[start, end)``.
+Every class validates its fields on creation and raises :class:`~rs_embed.errors.SpecError`.
+Longitudes and latitudes are WGS 84 degrees (EPSG:4326); lengths are metres; windows are half-open,
+``[start, end)``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import SpecError
-from .fields import check, option
+from .fields import check_fields, option
 
 WGS84 = "EPSG:4326"
 #: Semi-major axis of WGS 84 in metres (NGA.STND.0036, table 3.1).
@@ -25,12 +26,13 @@ class PointBuffer:
 
     Attributes:
         lon, lat: centre, degrees.
-        buffer_m: half the side, metres: ground metres with ``projection="utm"``, Mercator metres with ``"web_mercator"``.
+        buffer_m: half the side, metres: ground metres with ``projection="utm"``, Mercator metres
+            with ``"web_mercator"``.
         crs: CRS of ``lon`` and ``lat``; only ``EPSG:4326``.
 
     Raises:
-        SpecError: outside +-180 / +-90 degrees, ``buffer_m <= 0``, or a square that would cross the antimeridian
-            or a pole.
+        SpecError: the point is outside +-180 / +-90 degrees, ``buffer_m <= 0``, or the square
+            crosses the antimeridian or contains a pole.
     """
 
     lon: float = option(doc="centre longitude, degrees east (WGS 84)", minimum=-180, maximum=180)
@@ -43,7 +45,7 @@ class PointBuffer:
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check(self, "PointBuffer", SpecError)
+        check_fields(self, "PointBuffer", SpecError)
         reach_lat = math.degrees(self.buffer_m / EARTH_RADIUS_M)
         if abs(self.lat) + reach_lat >= 90:
             raise SpecError(
@@ -71,8 +73,8 @@ class BBox:
         crs: CRS of the bounds; only ``EPSG:4326``.
 
     Raises:
-        SpecError: outside +-180 / +-90 degrees or not increasing (a box across the antimeridian has
-            ``minlon > maxlon`` and is refused: split it at 180 degrees).
+        SpecError: the bounds are outside +-180 / +-90 degrees or not increasing (a box across the
+            antimeridian has ``minlon > maxlon``: split it at 180 degrees).
     """
 
     minlon: float = option(doc="western bound, degrees east (WGS 84)", minimum=-180, maximum=180)
@@ -86,7 +88,7 @@ class BBox:
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check(self, "BBox", SpecError)
+        check_fields(self, "BBox", SpecError)
         if self.minlon >= self.maxlon:
             raise SpecError(
                 f"BBox.minlon: {self.minlon:g} is not below maxlon={self.maxlon:g}; "
@@ -108,11 +110,12 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def _iso_date(value: object, where: str) -> str:
-    text = value.isoformat() if isinstance(value, dt.date) else str(value)  # YAML turns 2022-06-01 into a date
+    # YAML turns 2022-06-01 into a date
+    text = value.isoformat() if isinstance(value, dt.date) else str(value)
     if isinstance(value, dt.datetime):
-        text = text.removesuffix("T00:00:00")  # a time of day is refused, not cut off
+        text = text.removesuffix("T00:00:00")  # other times of day are refused, not rounded
     try:
-        if not _DATE.fullmatch(text):  # fromisoformat takes week dates, too
+        if not _DATE.fullmatch(text):  # fromisoformat also parses week dates
             raise ValueError
         return dt.date.fromisoformat(text).isoformat()
     except ValueError:
@@ -121,14 +124,15 @@ def _iso_date(value: object, where: str) -> str:
 
 @dataclass(frozen=True)
 class TemporalSpec:
-    """A half-open window ``[start, end)`` of dates; made with :meth:`year` or :meth:`range`.
+    """A half-open window ``[start, end)`` of dates; created with :meth:`year` or :meth:`range`.
 
     Attributes:
-        mode: ``"range"`` or ``"year"`` (how it was said; both mean the same window).
+        mode: ``"range"`` or ``"year"``: how the window was written; it has no other meaning.
         start, end: ISO dates; ``end`` is excluded.
 
     Raises:
-        SpecError: not a date, ``start >= end``, or year mode with other bounds than 1 January to 1 January.
+        SpecError: an invalid date, ``start >= end``, or year mode with other bounds than 1 January
+            to 1 January.
     """
 
     mode: str
@@ -163,11 +167,11 @@ class TemporalSpec:
 
     @staticmethod
     def range(start: str, end: str) -> TemporalSpec:
-        """The window from ``start`` up to, and without, ``end`` (ISO dates)."""
+        """The window from ``start`` to ``end`` (ISO dates), ``end`` excluded."""
         return TemporalSpec("range", start, end)
 
     def to_dict(self) -> dict:
-        """``{mode, year, start, end}`` with ``year`` null in range mode: the form of manifests."""
+        """``{mode, year, start, end}`` with ``year`` null in range mode, as in manifests."""
         return {
             "mode": self.mode,
             "year": int(self.start[:4]) if self.mode == "year" else None,
@@ -177,7 +181,8 @@ class TemporalSpec:
 
     @staticmethod
     def from_dict(given: dict) -> TemporalSpec:
-        """From ``{year: 2022}`` or ``{start: ..., end: ...}`` (a config file), or the form of :meth:`to_dict`."""
+        """From ``{year: 2022}`` or ``{start: ..., end: ...}`` (a config file), or the output of
+        :meth:`to_dict`."""
         if not isinstance(given, dict) or not given or set(given) - {"mode", "year", "start", "end"}:
             raise SpecError(
                 f"temporal: {given!r} is not valid; allowed: {{year: 2022}}, {{start: 2022-06-01, end: 2022-09-01}} or null"
@@ -185,12 +190,12 @@ class TemporalSpec:
         if given.get("mode") not in (None, "year", "range"):
             raise SpecError(f"temporal.mode: {given['mode']!r} is not valid; allowed: one of 'year', 'range'")
         if given.get("mode") != "range" and given.get("year") is not None:
-            made = TemporalSpec.year(given["year"])
-            if any(given.get(k) not in (None, getattr(made, k)) for k in ("start", "end")):
+            window = TemporalSpec.year(given["year"])
+            if any(given.get(k) not in (None, getattr(window, k)) for k in ("start", "end")):
                 raise SpecError(
                     f"temporal.year: {given['year']!r} contradicts start and end; allowed: a year, or start and end"
                 )
-            return made
+            return window
         for key in ("start", "end"):
             if given.get(key) is None:
                 raise SpecError(
@@ -201,7 +206,7 @@ class TemporalSpec:
 
 @dataclass(frozen=True)
 class SensorSpec:
-    """A whole imagery request, for models or sources whose default does not fit.
+    """A complete imagery request that replaces the default of a model.
 
     Attributes:
         collection: collection id, for example ``COPERNICUS/S2_SR_HARMONIZED``.
@@ -210,25 +215,27 @@ class SensorSpec:
         cloudy_pct: highest scene cloud cover, percent, inclusive (collections that record it).
         fill_value: value of pixels without data.
         composite: ``"median"`` or ``"mosaic"`` over the window.
-        modality: the model's modality this sensor feeds, or None.
+        modality: modality of the model for this sensor, or None.
         orbit: ``"ASCENDING"``, ``"DESCENDING"`` or None (Sentinel-1).
         use_float_linear: Sentinel-1 as linear power rather than dB.
-        s1_require_iw, s1_relax_iw_on_empty: prefer IW mode, and take others when there is none (Sentinel-1).
-        check_input, check_raise, check_save_dir: diagnostics of the reference library; not supported here
-            (``ExportConfig(fail_on_bad_input=True)`` and the ``quality`` record of the manifest replace them).
+        s1_require_iw, s1_relax_iw_on_empty: use images in IW mode, and other modes if no IW image
+            exists (Sentinel-1).
+        check_input, check_raise, check_save_dir: diagnostics of the reference library; not
+            supported (use ``ExportConfig(fail_on_bad_input=True)`` and the ``quality`` record of
+            the manifest).
     """
 
     collection: str = option(doc="collection id, for example COPERNICUS/S2_SR_HARMONIZED")
-    bands: tuple[str, ...] = option(doc="band names in the model's order")
+    bands: tuple[str, ...] = option(doc="band names in the order of the model")
     scale_m: float = option(10.0, doc="pixel size, metres", above=0)
     cloudy_pct: float = option(30.0, doc="highest scene cloud cover, percent (inclusive)", minimum=0, maximum=100)
     fill_value: float = option(0.0, doc="value of pixels without data")
-    composite: str = option("median", doc="how the images of the window become one", choices=("median", "mosaic"))
-    modality: str | None = option(None, doc="modality of the model that this sensor feeds")
+    composite: str = option("median", doc="how the images of the window are combined", choices=("median", "mosaic"))
+    modality: str | None = option(None, doc="modality of the model for this sensor")
     orbit: str | None = option(None, doc="Sentinel-1 orbit pass", choices=("ASCENDING", "DESCENDING"))
     use_float_linear: bool = option(True, doc="Sentinel-1: linear power (true) or dB (false)")
     s1_require_iw: bool = option(True, doc="Sentinel-1: prefer interferometric wide swath")
-    s1_relax_iw_on_empty: bool = option(True, doc="Sentinel-1: other modes where there is no IW image")
+    s1_relax_iw_on_empty: bool = option(True, doc="Sentinel-1: use other modes if no IW image exists")
     check_input: bool = option(False, doc="not supported; see fail_on_bad_input", not_yet=bool)
     check_raise: bool = option(True, doc="not supported; see fail_on_bad_input", not_yet=lambda v: not v)
     check_save_dir: str | None = option(None, doc="not supported", not_yet=bool)
@@ -238,7 +245,7 @@ class SensorSpec:
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check(self, "SensorSpec", SpecError)
+        check_fields(self, "SensorSpec", SpecError)
         if not self.collection.strip():
             raise SpecError(f"SensorSpec.collection: {self.collection!r} is not valid; allowed: a collection id")
         if not self.bands or len(set(self.bands)) != len(self.bands):
@@ -263,24 +270,26 @@ class FetchSpec:
         None, doc="highest scene cloud cover, percent (inclusive)", minimum=0, maximum=100
     )
     fill_value: float | None = option(None, doc="value of pixels without data")
-    composite: str | None = option(None, doc="how the images of the window become one", choices=("median", "mosaic"))
+    composite: str | None = option(None, doc="how the images of the window are combined", choices=("median", "mosaic"))
 
     def __post_init__(self) -> None:
         self.validate()
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check(self, "FetchSpec", SpecError)
+        check_fields(self, "FetchSpec", SpecError)
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What is made of an image: one vector, or a grid of vectors; made with :meth:`pooled` or :meth:`grid`.
+    """Form of an embedding: one vector, or a grid of vectors; created with :meth:`pooled` or
+    :meth:`grid`.
 
     Attributes:
         mode: ``"pooled"`` gives (D,), ``"grid"`` gives (D, h, w).
-        pooling: ``"mean"`` or ``"max"`` over the tokens (models with a vector of their own say so).
-        grid_orientation: grids are north-up here whatever the provider, so both words mean the same.
+        pooling: ``"mean"`` or ``"max"`` over the tokens (docs/models lists models that pool
+            differently).
+        grid_orientation: grids are always north-up, so both values mean the same.
     """
 
     mode: str = option("pooled", doc="one vector per ROI, or a grid of vectors", choices=("pooled", "grid"))
@@ -292,7 +301,7 @@ class OutputSpec:
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check(self, "OutputSpec", SpecError)
+        check_fields(self, "OutputSpec", SpecError)
 
     @staticmethod
     def pooled(pooling: str = "mean") -> OutputSpec:
@@ -301,9 +310,10 @@ class OutputSpec:
 
     @staticmethod
     def grid(pooling: str = "mean", grid_orientation: str = "north_up", scale_m: float | None = None) -> OutputSpec:
-        """A grid of shape (D, h, w) per ROI, north-up. ``scale_m`` belongs into ``FetchSpec`` and is refused."""
+        """A grid of shape (D, h, w) per ROI, north-up. ``scale_m`` raises: it is an option of
+        ``FetchSpec``."""
         if scale_m is not None:
-            raise SpecError(f"OutputSpec.scale_m: {scale_m!r} is not valid here; allowed: FetchSpec(scale_m=...)")
+            raise SpecError(f"OutputSpec.scale_m: {scale_m!r} is not valid; allowed: FetchSpec(scale_m=...)")
         return OutputSpec("grid", pooling, grid_orientation)
 
 
@@ -313,26 +323,31 @@ class InputPrepSpec:
 
     Attributes:
         mode: ``"resize"`` (one pass over the whole ROI), ``"tile"`` or ``"auto"``.
-        tile_size, tile_stride: pixels, None for the model's own size; the stride must equal the size.
-        max_tiles, max_tiles_hard: tiles per image from which a warning, or an error, is given.
-        pad_edges: replicate the edge where the image is smaller than a tile; models of a fixed size need it.
-        tile_snap_frac: how far, as a share of the tile, an image may be scaled down to whole tiles.
+        tile_size, tile_stride: pixels; None: the input size of the model. The stride must equal
+            the size.
+        max_tiles, max_tiles_hard: tiles per image above which a warning is given, or an error is
+            raised.
+        pad_edges: replicate the edges of images smaller than a tile; models with a fixed input
+            size need it.
+        tile_snap_frac: largest reduction of an image to whole tiles, as a share of a tile.
     """
 
     mode: str = option("tile", doc="large-ROI policy", choices=("resize", "tile", "auto"))
     tile_size: int | None = option(None, doc="tile side, pixels", minimum=1)
-    tile_stride: int | None = option(None, doc="tile step, pixels; equals the tile side", minimum=1)
-    max_tiles: int = option(64, doc="tiles per image that give a warning", minimum=1)
-    max_tiles_hard: int = option(1024, doc="tiles per image that are refused", minimum=1)
-    pad_edges: bool = option(True, doc="replicate the edge of images smaller than a tile", not_yet=lambda v: not v)
-    tile_snap_frac: float = option(0.1, doc="largest scaling to whole tiles, share of the tile", minimum=0, maximum=0.5)
+    tile_stride: int | None = option(None, doc="tile stride, pixels; equals the tile side", minimum=1)
+    max_tiles: int = option(64, doc="tiles per image above which a warning is given", minimum=1)
+    max_tiles_hard: int = option(1024, doc="tiles per image above which an error is raised", minimum=1)
+    pad_edges: bool = option(True, doc="replicate the edges of images smaller than a tile", not_yet=lambda v: not v)
+    tile_snap_frac: float = option(
+        0.1, doc="largest reduction to whole tiles, as a share of a tile", minimum=0, maximum=0.5
+    )
 
     def __post_init__(self) -> None:
         self.validate()
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check(self, "InputPrepSpec", SpecError)
+        check_fields(self, "InputPrepSpec", SpecError)
         if self.tile_stride is not None and self.tile_stride != self.tile_size:
             raise SpecError(
                 f"InputPrepSpec.tile_stride: {self.tile_stride!r} is not valid; allowed: the tile size ({self.tile_size!r})"

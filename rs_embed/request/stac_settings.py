@@ -1,4 +1,5 @@
-"""``stac`` in the config: what our collections are called in a STAC API, and in which numbers it holds them. Standard library only."""
+"""The config section ``stac``: names of the collections and assets in a STAC API, and the scaling
+of their values."""
 
 from __future__ import annotations
 
@@ -13,41 +14,41 @@ _KEYS = ("collection", "assets", "scale", "offset")
 _TEXT = {"type": "string", "minLength": 1}
 
 
-def read(given: Any) -> dict:
-    """The validated section, ``{}`` for none.
+def read_stac_settings(given: Any) -> dict:
+    """The validated section; ``{}`` if it is empty.
 
     Raises:
-        ModelError: one sentence with key, value and what is allowed.
+        ModelError: an invalid value; the message has key, value and what is allowed.
     """
     if given is None:
         return {}
-    _mapping(given, "stac", ("collections",))
+    _check_mapping(given, "stac", ("collections",))
     collections = given.get("collections")
     if collections is None:
         return {}
-    _mapping(collections, "stac.collections", None)
-    found = {str(ours): _entry(said, f"stac.collections.{ours}") for ours, said in collections.items()}
-    return {"collections": found} if found else {}
+    _check_mapping(collections, "stac.collections", None)
+    entries = {str(name): _read_entry(entry, f"stac.collections.{name}") for name, entry in collections.items()}
+    return {"collections": entries} if entries else {}
 
 
-def _entry(said: Any, where: str) -> dict:
-    _mapping(said, where, _KEYS)
+def _read_entry(entry: Any, where: str) -> dict:
+    _check_mapping(entry, where, _KEYS)
     out: dict[str, Any] = {}
-    if said.get("collection") is not None:
-        out["collection"] = _text(said["collection"], f"{where}.collection", "the collection's id in the API")
-    if said.get("assets") is not None:
-        _mapping(said["assets"], f"{where}.assets", None)
+    if entry.get("collection") is not None:
+        out["collection"] = _check_text(entry["collection"], f"{where}.collection", "the collection's id in the API")
+    if entry.get("assets") is not None:
+        _check_mapping(entry["assets"], f"{where}.assets", None)
         what = "an asset, or asset#2 for the second band of its file"
-        out["assets"] = {str(b): _text(a, f"{where}.assets.{b}", what) for b, a in said["assets"].items()}
+        out["assets"] = {str(b): _check_text(a, f"{where}.assets.{b}", what) for b, a in entry["assets"].items()}
     for key in ("scale", "offset"):
-        if said.get(key) is not None:
-            out[key] = _number(said[key], f"{where}.{key}", zero=key == "offset")
+        if entry.get(key) is not None:
+            out[key] = _check_number(entry[key], f"{where}.{key}", zero=key == "offset")
     if not out:
-        raise ModelError(f"{where}: {said!r} says nothing; allowed: a mapping with the keys {', '.join(_KEYS)}")
+        raise ModelError(f"{where}: {entry!r} is empty; allowed: a mapping with the keys {', '.join(_KEYS)}")
     return out
 
 
-def _mapping(given: Any, where: str, keys: tuple[str, ...] | None) -> None:
+def _check_mapping(given: Any, where: str, keys: tuple[str, ...] | None) -> None:
     if not isinstance(given, Mapping):
         allowed = f"a mapping with the keys {', '.join(keys)}" if keys else "a mapping"
         raise ModelError(f"{where}: {given!r} is not valid; allowed: {allowed}")
@@ -55,13 +56,13 @@ def _mapping(given: Any, where: str, keys: tuple[str, ...] | None) -> None:
         refuse_unknown(given, keys, where, ModelError)
 
 
-def _text(given: Any, where: str, allowed: str) -> str:
+def _check_text(given: Any, where: str, allowed: str) -> str:
     if not isinstance(given, str) or not given.strip():
         raise ModelError(f"{where}: {given!r} is not valid; allowed: {allowed}")
     return given.strip()
 
 
-def _number(given: Any, where: str, *, zero: bool) -> float:
+def _check_number(given: Any, where: str, *, zero: bool) -> float:
     if (
         isinstance(given, bool)
         or not isinstance(given, (int, float))
@@ -72,7 +73,7 @@ def _number(given: Any, where: str, *, zero: bool) -> float:
     return float(given)
 
 
-def schema() -> dict:
+def stac_schema() -> dict:
     """JSON schema (2020-12) of the section."""
     entry = {
         "type": "object",
@@ -90,7 +91,7 @@ def schema() -> dict:
         },
     }
     return {
-        "description": "what collections are called in a STAC API (backend stac:...)",
+        "description": "names of the collections in a STAC API (backend stac:...)",
         "type": ["object", "null"],
         "additionalProperties": False,
         "properties": {"collections": {"type": ["object", "null"], "additionalProperties": entry}},

@@ -1,4 +1,5 @@
-"""Where a run's files lie: the target, the work folder beside it, the store, and the run's own folder."""
+"""The paths of a run: its target, the work folder beside it, the store, and the run's own
+folder."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from pathlib import Path
 
 from ..errors import ModelError
 from ..request.config import SUFFIX
-from ..request.fields import LONGEST_NAME, LONGEST_PATH, too_long
+from ..request.fields import LONGEST_NAME, LONGEST_PATH, is_path_too_long
 from ..request.identity import digest
 from ..request.request import Request
 
-#: Environment variable with the store of runs that name none (``store_dir``); jobs take it from the frozen request.
+#: Environment variable with the store of runs without ``store_dir``; jobs read it from the frozen
+#: request.
 STORE = "RS_EMBED_STORE"
 
 
@@ -21,14 +23,14 @@ def target_path(request: Request, base: str) -> str:
     """Absolute path of the target: combined with its suffix, per_item the folder.
 
     Raises:
-        ModelError: the path is taken by something else, or cannot be written.
+        ModelError: the path exists and is not a target, or cannot be written.
     """
-    path = resolved(request.target.path, base)
+    path = resolve_path(request.target.path, base)
     # a combined export's manifest has the longest suffix
     _refuse_too_long(path + (".json" if request.target.layout == "combined" else ""), "target.path")
     if request.target.layout == "combined":
         given = os.path.abspath(os.path.join(base, os.path.expanduser(request.target.path)))
-        path = os.path.join(resolved(os.path.dirname(given), base), os.path.basename(given))
+        path = os.path.join(resolve_path(os.path.dirname(given), base), os.path.basename(given))
         suffix = SUFFIX[request.config.format]
         path = path if path.endswith(suffix) else path + suffix
         if os.path.isdir(path) or os.path.basename(path) == suffix:
@@ -40,21 +42,21 @@ def target_path(request: Request, base: str) -> str:
 
 
 def _refuse_too_long(path: str, where: str) -> None:
-    if too_long(path):
+    if is_path_too_long(path):
         raise ModelError(
             f"{where}: a path of {len(os.fsencode(path))} bytes is too long; "
             f"allowed: {LONGEST_PATH} bytes, {LONGEST_NAME} in a name"
         )
 
 
-def resolved(path: str, base: str) -> str:
-    """Absolute path without symbolic links: paths between the folders of a run are relative, and ``..`` of a linked
-    folder leads elsewhere."""
+def resolve_path(path: str, base: str) -> str:
+    """Absolute path without symbolic links: paths between the folders of a run are relative, and
+    ``..`` of a linked folder is another folder."""
     return os.path.realpath(os.path.join(base, os.path.expanduser(path)))
 
 
 def check_writable(folder: str, where: str) -> None:
-    """Refuse a folder that could not be made or written to, without leaving anything behind."""
+    """Refuse a folder that cannot be created or written to. Creates nothing."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
@@ -68,12 +70,13 @@ def check_writable(folder: str, where: str) -> None:
         ) from None
 
 
-def folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path]:
-    """(work, store, run folder) of a request. The work folder lies beside the target, so that both layouts share it."""
+def locate_folders(request: Request, target: str, base: str) -> tuple[Path, Path, Path]:
+    """(work, store, run folder) of a request. The work folder is beside the target, so that both
+    layouts share it."""
     config = request.config
-    work = Path(resolved(config.work_dir, base)) if config.work_dir else Path(target).parent / ".rs_embed"
+    work = Path(resolve_path(config.work_dir, base)) if config.work_dir else Path(target).parent / ".rs_embed"
     shared = config.store_dir or os.environ.get(STORE)
-    store = Path(resolved(shared, base)) if shared else work / "store"
+    store = Path(resolve_path(shared, base)) if shared else work / "store"
     for folder, key in ((work, "work_dir"), (store, "store_dir")):
         where = STORE if key == "store_dir" and shared and not config.store_dir else f"export.{key}"
         _refuse_too_long(str(folder), where)

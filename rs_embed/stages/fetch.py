@@ -1,5 +1,6 @@
-"""Fetch one part of one source: the pixels its ROIs still lack, each ROI an object, then the receipt. The provider is asked for
-what neither the store nor a finished export has (``restore.py``)."""
+"""The fetch job: the pixels that the ROIs of one part lack of one source, each ROI an object, then
+the receipt. The provider is asked for what neither the store nor a finished export has
+(``restored_chips.py``)."""
 
 from __future__ import annotations
 
@@ -12,49 +13,55 @@ from contextlib import AbstractContextManager
 from ..errors import ProviderError
 from ..planning.units import Source
 from ..providers import Roi
-from ..providers.retries import attempts
+from ..providers.retries import retrying
 from ..request.geometry import Grid, roi_in_square
 from ..runs.run import Run
 from ..store import receipts
 from ..store.store import write_object
-from .shared.common import by_object, models_of, needed_bands, now, part_of, source_of, spent, stop
+from .shared.job_timing import measure_job, utc_now
 from .shared.packing import pack_part
-from .shared.restored_chips import restore
+from .shared.plan_lookup import find_part, find_source, group_by_object
+from .shared.restored_chips import restore_freed_chips
+from .shared.stage_error import format_readers, make_stage_error
+from .shared.stored_objects import needed_bands
 
-#: Threads for each request that may be in flight: while one waits to ask again, another asks.
+#: Threads for each request that may be in flight: while one waits for a retry, another sends a
+#: request.
 THREADS = 2
 
 
 def fetch(run: Run, source_id: str, part_name: str) -> dict:
-    """Fetch what a part lacks and write ``fetch/<source>/<part>.json``; returns counts.
+    """Fetch the chips that a part lacks, and write ``fetch/<source>/<part>.json``; returns counts.
 
-    A chip is needed where the inputs are saved or a model that reads it has no embedding of the ROI yet.
+    A chip is needed where the inputs are saved or a model that reads it has no embedding of the
+    ROI yet.
 
     Raises:
-        StageError: the first failure, unless ``continue_on_error``; chips fetched until then are kept.
+        StageError: the first failure, unless ``continue_on_error``; chips fetched until then are
+            kept.
     """
-    source, part = source_of(run, source_id), part_of(run, part_name)
+    source, part = find_source(run, source_id), find_part(run, part_name)
     started = time.monotonic()
-    objects = run.plan.objects(source.id)
-    places = by_object(objects, range(part.start, part.stop))
-    lacking = _lacking(run, source, places)
-    restored = restore(run.store, source.id, lacking)
+    objects = run.plan.object_names(source.id)
+    indices = group_by_object(objects, range(part.start, part.stop))
+    lacking = _find_missing_bands(run, source, indices)
+    restored = restore_freed_chips(run.store, source.id, lacking)
     if restored:
-        lacking = _lacking(run, source, lacking)
-    rows: dict[str, dict] = {name: {"status": "ok"} for name in places if name not in lacking}
-    wanted = [(run.roi(places[name][0]), bands) for name, bands in lacking.items()]
+        lacking = _find_missing_bands(run, source, lacking)
+    rows: dict[str, dict] = {name: {"status": "ok"} for name in indices if name not in lacking}
+    wanted = [(run.roi(indices[name][0]), bands) for name, bands in lacking.items()]
     for bands in {bands for _, bands in wanted}:
         run.store.declare_bands(source.id, bands)
     errors = _fetch_all(run, source, wanted, rows)
     if errors and not run.request.config.continue_on_error:
         roi, error = min(errors, key=lambda e: e[0].index)
-        raise stop("fetch", roi.name, models_of(run, source.id), error)
+        raise make_stage_error("fetch", roi.name, format_readers(run, source.id), error)
     for roi, error in errors:
-        rows[objects[roi.index]] = receipts.failure(error, "fetch")
+        rows[objects[roi.index]] = receipts.failure_row(error, "fetch")
     counts = {
         "fetched": len(wanted) - len(errors),
         "restored": len(restored - lacking.keys()),
-        "reused": len(places.keys() - lacking.keys() - restored),
+        "reused": len(indices.keys() - lacking.keys() - restored),
         "failed": len(errors),
     }
     if run.request.config.pack:
@@ -65,30 +72,32 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         run.plan.fetch_key(source, part),
         [{"object": name, **rows[name]} for name in objects[part.start : part.stop]],
         **counts,
-        **spent(started),
+        **measure_job(started),
     )
     return counts
 
 
-def _lacking(run: Run, source: Source, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Objects with bands that something will read and no stored chip holds, and these bands."""
-    band_sets = run.store.band_sets(source.id, source.bands)
+def _find_missing_bands(run: Run, source: Source, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Bands that something in this run will read and no stored chip has, of each object with such
+    bands."""
+    band_sets = run.store.list_band_sets(source.id, source.bands)
     found = {}
     for name in names:
-        _, missing = run.store.covering(source.id, needed_bands(run, source, name), name, band_sets)
+        _, missing = run.store.select_band_sets(source.id, needed_bands(run, source, name), name, band_sets)
         if missing:
             found[name] = tuple(missing)
     return found
 
 
 def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) -> list[tuple[Roi, Exception]]:
-    """Fetch ``num_workers`` at a time; without ``continue_on_error`` nothing new is begun after a failure."""
+    """Fetch ``num_workers`` chips at a time, and add their rows; returns failures. Without
+    ``continue_on_error`` no request starts after a failure."""
     errors: list[tuple[Roi, Exception]] = []
     config = run.request.config
-    turns = run.provider.turns(config.num_workers)
-    _expect(run, source, wanted, turns)
+    slots = run.provider.request_slots(config.num_workers)
+    _look_up_all(run, source, wanted, slots)
     with ThreadPoolExecutor(THREADS * config.num_workers, thread_name_prefix="fetch") as pool:
-        futures = {pool.submit(_fetch_one, run, source, roi, bands, turns): roi for roi, bands in wanted}
+        futures = {pool.submit(_fetch_one, run, source, roi, bands, slots): roi for roi, bands in wanted}
         pending = set(futures)
         try:
             while pending:
@@ -96,41 +105,42 @@ def _fetch_all(run: Run, source: Source, wanted: list, rows: dict[str, dict]) ->
                 for future in done:
                     roi = futures[future]
                     try:
-                        rows[run.plan.objects(source.id)[roi.index]] = future.result()
+                        rows[run.plan.object_names(source.id)[roi.index]] = future.result()
                     except Exception as error:
                         errors.append((roi, error))
                 if errors and not config.continue_on_error:
-                    pending = {f for f in pending if not f.cancel()}  # those under way are finished and kept
-        except BaseException:  # Ctrl-C: do not begin what is still waiting
+                    pending = {f for f in pending if not f.cancel()}  # those in progress are finished and kept
+        except BaseException:  # Ctrl-C: do not start what is still waiting
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return errors
 
 
-def _expect(run: Run, source: Source, wanted: list, turns: AbstractContextManager) -> None:
-    """Let the provider look things up for all places together; where it cannot, each place does it, and says why it fails."""
+def _look_up_all(run: Run, source: Source, wanted: list, slots: AbstractContextManager) -> None:
+    """Let the provider look things up for all ROIs together. Where that fails, each ROI's fetch
+    does it, and reports its error."""
     config = run.request.config
-
-    places = [(roi, run.grid(source, roi)) for roi, _ in wanted]
+    rois = [(roi, run.grid(source, roi)) for roi, _ in wanted]
     try:
-        attempts(config.max_retries, config.retry_backoff_s)(run.provider.expect, source, places, turns)
+        retrying(config.max_retries, config.retry_backoff_s)(run.provider.look_up, source, rois, slots)
     except ProviderError as error:
         print(f"fetch: {error}", file=sys.stderr)
 
 
-def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], turns: AbstractContextManager) -> dict:
-    """Fetch and store one place. It has its turn until the chip is stored: if the job is killed, no more chips are lost
-    than requests were in flight. While it waits to ask again it has none."""
+def _fetch_one(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], slots: AbstractContextManager) -> dict:
+    """Fetch and store one chip. A slot is released when the chip is stored: if the job is killed,
+    no more chips are lost than requests were in flight. No slot is taken while a retry waits."""
     grid, config = run.grid(source, roi), run.request.config
 
-    def once() -> dict:
-        with turns:
-            return _stored(run, source, roi, bands, grid)
+    def fetch_once() -> dict:
+        with slots:
+            return _fetch_and_store(run, source, roi, bands, grid)
 
-    return attempts(config.max_retries, config.retry_backoff_s)(once)
+    return retrying(config.max_retries, config.retry_backoff_s)(fetch_once)
 
 
-def _stored(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], grid: Grid) -> dict:
+def _fetch_and_store(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], grid: Grid) -> dict:
+    """Fetch one chip and store it with its metadata; returns its row."""
     chip = run.provider.fetch(source, bands, roi, grid)
     status = "ok" if chip.valid > 0 else "no_data"
     meta = {
@@ -141,13 +151,15 @@ def _stored(run: Run, source: Source, roi: Roi, bands: tuple[str, ...], grid: Gr
         "coverage": {band: round(share, 6) for band, share in zip(bands, chip.coverage)},
         "dates": list(chip.dates),
         "provenance": chip.provenance,
-        "fetched": now(),
+        "fetched": utc_now(),
     }
     roi_window = roi_in_square(roi.spatial, source.identity["projection"], grid) if source.identity["square"] else None
     if roi_window:
         meta["roi"] = list(roi_window)
     if chip.warnings:
-        meta["said"] = {band: list(sentences) for band, sentences in zip(bands, chip.said)}
+        meta["said"] = {band: list(sentences) for band, sentences in zip(bands, chip.band_warnings)}
     pixels = chip.pixels if status == "ok" else chip.pixels[..., :0, :0]
-    stored = write_object(run.store.chip(source.id, bands, run.plan.objects(source.id)[roi.index]), pixels, meta)
+    stored = write_object(
+        run.store.chip_path(source.id, bands, run.plan.object_names(source.id)[roi.index]), pixels, meta
+    )
     return {"status": status, "size": stored.size, "sha256": stored.sha256}

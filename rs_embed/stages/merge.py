@@ -1,7 +1,9 @@
-"""Merge a run: combined streams every array into one file and writes the manifest; per_item writes the index.
+"""The merge job: combined streams every array into one file and writes the manifest; per_item
+writes the index.
 
-Memory does not grow with the number of ROIs: receipts are read a chunk at a time, arrays a ROI at a time, and the
-manifest is written while it is made. The final files appear by a rename, when they are whole.
+Memory does not grow with the number of ROIs: receipts are read a chunk at a time, arrays a ROI at
+a time, and the manifest is written as a stream. The final files appear by a rename, when they are
+complete.
 """
 
 from __future__ import annotations
@@ -9,88 +11,94 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
-from ..formats import manifest, module
+from ..formats import format_module, manifest
 from ..formats.arrays import Row
-from ..machine.cores import Share
+from ..machine.cores import CoreShare
 from ..planning.units import Unit
 from ..runs.run import Run
 from ..store import receipts, store
-from .manifests import array_metadata as described
-from .manifests import documents
+from .manifests import array_metadata, documents
 from .manifests.survey import KINDS, Arrays, Survey
-from .shared.common import now, read_checked, read_chip, spent
-from .shared.model_images import tensors_of
-from .shared.restored_chips import rescue
+from .shared.job_timing import measure_job, utc_now
+from .shared.model_images import make_tensors
+from .shared.restored_chips import store_chips_before_replacement
+from .shared.stored_objects import read_checked, read_chip
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def merge(run: Run, threads: Share = Share(1)) -> dict:
-    """Make the final files and ``merge.json``; returns counts.
+def merge(run: Run, threads: CoreShare = CoreShare(1)) -> dict:
+    """Write the final files and ``merge.json``; returns counts.
 
     Args:
         threads: that deflate pixels.
 
     Raises:
-        StoreError: an object is damaged; running again makes it, and every other damaged one, anew.
+        StoreError: an object is damaged; running again creates it, and every other damaged one,
+            again.
     """
     started, plan = time.monotonic(), run.plan
     with contextlib.closing(Survey(run)) as survey:
-        created, files = now(), []
+        created, files = utc_now(), []
         if plan.layout == "combined":
-            rescue(run, [Path(plan.target).name])
-            keys, sha = _write_arrays(run, survey, threads.now())
+            store_chips_before_replacement(run, [Path(plan.target).name])
+            keys, sha = _write_arrays(run, survey, threads.available())
             files.append(manifest.file_record(plan.target, sha256=sha))
-            manifest.write(plan.manifest, documents.combined(run, survey, keys, created))
+            manifest.write(plan.manifest, documents.build_combined_manifest(run, survey, keys, created))
         else:
-            manifest.write(plan.manifest, documents.index(run, survey, created))
+            manifest.write(plan.manifest, documents.build_index(run, survey, created))
         files.append(manifest.file_record(plan.manifest))
     if not run.request.config.save_manifest:
-        manifest.remove_own(plan.manifest_beside_target, plan.target)
-    receipts.write(plan.merge_receipt, "merge", plan.merge_key, files, **spent(started))
-    clean(run)
+        manifest.remove_manifest(plan.manifest_beside_target, plan.target)
+    receipts.write(plan.merge_receipt, "merge", plan.merge_key, files, **measure_job(started))
+    remove_leftovers(run)
     return {"rois": len(plan.roi_ids), **survey.statuses}
 
 
 def _write_arrays(run: Run, survey: Survey, threads: int) -> tuple[list[str], str | None]:
-    """Write the combined array file; returns its keys and, where the writer knows it, its digest."""
-    import numpy as np
+    """Write the combined array file; returns its keys and, where the writer knows it, its digest.
 
-    writer = module(run.request.config.format).Writer
-    with writer(run.plan.target, lambda: described.about(run), threads) as file:
-        for unit in run.plan.units:
-            for kind in (*KINDS, *survey.tensors(unit.key)):
-                arrays = survey.arrays[unit.key, kind]
-                if not arrays.own:
-                    continue
-                try:
-                    if arrays.stackable:
-                        shape, dtype = next(iter(arrays.shapes)), np.dtype(arrays.dtype)
-                        rows = _every(run, unit, kind, arrays, shape, dtype)
-                        file.add(described.array(unit, kind, all_rois=True), (len(arrays.have), *shape), dtype, rows)
-                        continue
-                    for index, row in _of(run, unit, kind, arrays.indices):
-                        file.add(described.array(unit, kind, roi=index), row.array.shape, row.array.dtype, [row])
-                except StoreError as error:
-                    more = _find_all_damage(run, survey)
-                    raise StoreError(f"{error}{f' (and {more} more)' if more else ''}") from None
+    Raises:
+        StoreError: objects are damaged; all of them were moved aside.
+    """
+    writer = format_module(run.request.config.format).Writer
+    with writer(run.plan.target, lambda: array_metadata.describe_file(run), threads) as file:
+        try:
+            for unit in run.plan.units:
+                for kind in (*KINDS, *survey.tensors(unit.key)):
+                    if survey.arrays[unit.key, kind].own:
+                        _write_kind(run, unit, kind, survey.arrays[unit.key, kind], file)
+        except StoreError as error:
+            others = _set_damaged_objects_aside(run, survey)
+            raise StoreError(f"{error}{f' (and {others} more)' if others else ''}") from None
     return file.keys, file.sha256
 
 
-def _of(run: Run, unit: Unit, kind: str, indices: Iterable[int]) -> Iterator[tuple[int, Row]]:
-    """(ROI index, its array and where it lies) of the ROIs that have one, in order."""
-    for index in indices:
-        yield index, _read(run, unit, kind, index)
+def _write_kind(run: Run, unit: Unit, kind: str, arrays: Arrays, file: Any) -> None:
+    """Write the inputs, embeddings or tensors of a unit: one array of all ROIs where their shapes
+    are equal, else one per ROI."""
+    import numpy as np
+
+    if arrays.stackable:
+        shape, dtype = next(iter(arrays.shapes)), np.dtype(arrays.dtype)
+        rows = _iterate_rows(run, unit, kind, arrays, shape, dtype)
+        metadata = array_metadata.describe_array(unit, kind, all_rois=True)
+        file.add(metadata, (len(arrays.have), *shape), dtype, rows)
+        return
+    for index in arrays.indices:
+        row = _read_row(run, unit, kind, index)
+        file.add(array_metadata.describe_array(unit, kind, roi=index), row.array.shape, row.array.dtype, [row])
 
 
-def _every(run: Run, unit: Unit, kind: str, arrays: Arrays, shape: tuple, dtype: np.dtype) -> Iterator[Row]:
-    """A row for every ROI in one dtype: NaN where there is no array, or in integers what pixels without data are."""
+def _iterate_rows(run: Run, unit: Unit, kind: str, arrays: Arrays, shape: tuple, dtype: np.dtype) -> Iterator[Row]:
+    """A row for every ROI in one dtype: where it has no array NaN, or in integers the fill value
+    of its pixels."""
     import numpy as np
 
     fill = np.nan
@@ -103,39 +111,44 @@ def _every(run: Run, unit: Unit, kind: str, arrays: Arrays, shape: tuple, dtype:
         if not has:
             yield missing
             continue
-        row = _read(run, unit, kind, index)
+        row = _read_row(run, unit, kind, index)
         yield row._replace(array=row.array.astype(dtype, copy=False))
 
 
-def _read(run: Run, unit: Unit, kind: str, index: int) -> Row:
-    name = run.plan.objects(unit.source)[index]
+def _read_row(run: Run, unit: Unit, kind: str, index: int) -> Row:
+    """One array of a ROI that has it, with its grid."""
+    name = run.plan.object_names(unit.source)[index]
     if kind.startswith(documents.MODEL_INPUT):
-        return Row(tensors_of(run, unit, index)[kind.removeprefix(documents.MODEL_INPUT)])
+        return Row(make_tensors(run, unit, index)[kind.removeprefix(documents.MODEL_INPUT)])
     if kind == "embedding":
-        stored = read_checked(run.store.embeddings(unit.id), name)
-        return described.row(kind, stored.array, stored.meta)
-    return described.row(kind, *read_chip(run, unit.source, unit.sensor.bands, name))
+        stored = read_checked(run.store.embedding_group(unit.id), name)
+        array, meta = stored.array, stored.meta
+    else:
+        array, meta = read_chip(run, unit.source, unit.sensor.bands, name)
+    assert array is not None
+    return array_metadata.describe_row(kind, array, meta)
 
 
-def _find_all_damage(run: Run, survey: Survey) -> int:
-    """Read everything, so that every damaged object is set aside and one more start is enough; returns how many."""
+def _set_damaged_objects_aside(run: Run, survey: Survey) -> int:
+    """Read everything, so that every damaged object is moved aside and one more start is enough;
+    returns how many others there are."""
     found = 0
     for unit in run.plan.units:
         for kind in KINDS:
             for index in survey.arrays[unit.key, kind].indices:
                 try:
-                    _read(run, unit, kind, index)
+                    _read_row(run, unit, kind, index)
                 except StoreError:
                     found += 1
     return found - 1  # the first one is missing now, and counted again
 
 
-def clean(run: Run) -> None:
-    """Remove temporary files that killed jobs of this machine left where this run works; after the receipt, because the export
-    does not depend on it."""
-    run.store.clean((s.id for s in run.plan.sources), (u.id for u in run.plan.embedded))
+def remove_leftovers(run: Run) -> None:
+    """Remove temporary files that killed jobs of this machine left where this run works; after the
+    receipt, because the export does not depend on it."""
+    run.store.remove_temporary_files((s.id for s in run.plan.sources), (u.id for u in run.plan.embedded_units))
     for folder in written_folders(run):
-        store.clean(folder)
+        store.remove_temporary_files(folder)
 
 
 def written_folders(run: Run) -> list[Path]:

@@ -1,12 +1,16 @@
-"""Records of freed chips: what is needed to make their objects again, byte for byte, of the export that has their pixels.
+"""Records of freed chips.
 
-``<store>/kept/<source>/<bands>/<run>.jsonl``: the chips of one source and band set that one run has saved, a line each, sorted by
-object, so that a job finds its own by bisection; the first line is the head. Each line carries its own digest. All paths are relative
-to the store.
+They contain what is needed to restore the chips, byte for byte, from the export that has their
+pixels.
 
-A line has ``object``; ``file`` (in the head's ``folder``) with the size and time it was recorded with (``of``);
-``arrays``: key, bands, and in an array of all ROIs row and mark (``formats.Arrays.row``); ``dtype``, ``meta`` and ``digest`` of the
-object. The digest decides: a record whose export has changed counts for nothing.
+``<store>/kept/<source>/<bands>/<run>.jsonl`` contains the chips of one source and band set that
+one run has saved, one per line, sorted by object name, so that a job finds its chips by bisection.
+The first line is the head. Each line carries its own digest. All paths are relative to the store.
+
+A line has ``object``; ``file`` (in the head's ``folder``) with its size and time when it was
+recorded (``of``); ``arrays``: key, bands, and in an array of all ROIs row and mark
+(``formats.arrays.Array.row``); ``dtype``, ``meta`` and ``digest`` of the object. The digest
+decides: a record whose export has changed is not used.
 """
 
 from __future__ import annotations
@@ -20,48 +24,50 @@ from types import TracebackType
 
 from ..errors import StoreError
 from ..request.identity import digest
-from .atomic_files import sync_folder
-from .receipts import sealed
-from .store import Store, temporary_name, writing
+from .atomic_files import report_write_errors, sync_folder, temporary_path
+from .receipts import append_digest
+from .store import Store
 
 SCHEMA = 1
-#: How a line begins.
-_BEFORE_NAME, _NAME, _BEFORE_FILE = len('{"object":"'), 32, len('","file":')
+#: Layout of the beginning of a line, to compare fields without parsing it.
+_NAME_START, _NAME_LENGTH, _NAME_TO_FILE = len('{"object":"'), 32, len('","file":')
 
 
-def path_of(store: Store, source_id: str, bands: tuple[str, ...], folder: Path) -> Path:
-    """Where the records of a run (by its folder) lie."""
-    return store.root / "kept" / source_id / digest(sorted(bands), 12) / f"{_tag(store, folder)}.jsonl"
+def records_path(store: Store, source_id: str, bands: tuple[str, ...], folder: Path) -> Path:
+    """File of the records of a run (given by its folder) for one source and band set."""
+    return store.root / "kept" / source_id / digest(sorted(bands), 12) / f"{_run_tag(store, folder)}.jsonl"
 
 
-def of_source(store: Store, source_id: str) -> list[Path]:
-    """The records of all runs that have saved chips of a source."""
+def list_source_records(store: Store, source_id: str) -> list[Path]:
+    """Files of the records of one source, of all runs."""
     return sorted((store.root / "kept" / source_id).glob("*/[0-9a-f]*.jsonl"))
 
 
-def of_run(store: Store, folder: Path) -> list[Path]:
-    """The records of one run."""
-    return sorted((store.root / "kept").glob(f"*/*/{_tag(store, folder)}.jsonl"))
+def list_run_records(store: Store, folder: Path) -> list[Path]:
+    """Files of the records of one run."""
+    return sorted((store.root / "kept").glob(f"*/*/{_run_tag(store, folder)}.jsonl"))
 
 
-def of_store(store: Store) -> list[Path]:
-    """All records."""
+def list_all_records(store: Store) -> list[Path]:
+    """Files of all records."""
     return sorted((store.root / "kept").glob("*/*/[0-9a-f]*.jsonl"))
 
 
-def _tag(store: Store, folder: Path) -> str:
+def _run_tag(store: Store, folder: Path) -> str:
     return digest(os.path.relpath(os.path.realpath(folder), os.path.realpath(store.root)), 16)
 
 
-class Records:
-    """One file of records; for ``with``.
+class FreedChipRecords:
+    """One file of records, as a context manager.
 
     Attributes:
-        source, bands: what chips it is about. run: name of the run's folder. folder: that of the files. generation: of the run's
-            chips (``refetch``). count: of its lines.
+        source: id of the source. bands: band set of the chips.
+        run: name of the run folder. generation: of the run's chips (``refetch``).
+        folder: folder of the exported files.
+        count: number of records.
 
     Raises:
-        FileNotFoundError: there is none. StoreError: it cannot be read.
+        FileNotFoundError: the file does not exist. StoreError: it cannot be read.
     """
 
     def __init__(self, path: Path, store: Store) -> None:
@@ -72,7 +78,7 @@ class Records:
             except ValueError:
                 raise StoreError(f"records {path} are empty") from None
         self._first = self._map.find(b"\n") + 1
-        head = parse(self._map[: max(self._first - 1, 0)])
+        head = parse_line(self._map[: max(self._first - 1, 0)])
         if head is None or head.get("schema") != SCHEMA:
             self._map.close()
             raise StoreError(f"records {path} are damaged")
@@ -80,7 +86,7 @@ class Records:
         self.run, self.generation = head["run"], head["generation"]
         self.folder = Path(os.path.normpath(os.path.join(os.path.realpath(store.root), head["folder"])))
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> FreedChipRecords:
         return self
 
     def __exit__(
@@ -89,33 +95,34 @@ class Records:
         self._map.close()
 
     def find(self, name: str) -> dict | None:
-        """The record of an object; None where there is none, or it is damaged."""
+        """The record of an object; None if it does not exist or is damaged."""
         wanted, low, high = name.encode(), self._first, len(self._map)
         while low < high:
             start = max(self._map.rfind(b"\n", low, (low + high) // 2) + 1, low)
             end = self._map.find(b"\n", start)
             end = end if end >= 0 else len(self._map)
-            found = self._map[start + _BEFORE_NAME : start + _BEFORE_NAME + _NAME]
+            found = self._map[start + _NAME_START : start + _NAME_START + _NAME_LENGTH]
             if found == wanted:
-                return parse(self._map[start:end])
+                return parse_line(self._map[start:end])
             low, high = (end + 1, high) if found < wanted else (low, start)
         return None
 
     def __iter__(self) -> Iterator[dict | None]:
         """Every record, in order; None for a damaged one."""
-        return (parse(self._map[start:end]) for start, end in self._lines())
+        return (parse_line(self._map[start:end]) for start, end in self._lines())
 
-    def of_files(self, files: Collection[str]) -> Iterator[dict]:
-        """Records that name one of these files; the others are not parsed."""
+    def find_by_files(self, files: Collection[str]) -> Iterator[dict]:
+        """Records that refer to one of these files; other records are not parsed."""
         wanted = {json.dumps(file).encode() for file in files}
-        lengths = {len(name) for name in wanted}  # no text of JSON begins with another one
+        lengths = {len(name) for name in wanted}  # no JSON string is the beginning of another one
         for start, end in self._lines():
-            begin = start + _BEFORE_NAME + _NAME + _BEFORE_FILE
-            named = any(self._map[begin : begin + n] in wanted for n in lengths)
-            if named and (record := parse(self._map[start:end])) is not None:
+            begin = start + _NAME_START + _NAME_LENGTH + _NAME_TO_FILE
+            is_wanted = any(self._map[begin : begin + n] in wanted for n in lengths)
+            if is_wanted and (record := parse_line(self._map[start:end])) is not None:
                 yield record
 
     def _lines(self) -> Iterator[tuple[int, int]]:
+        """Start and end of the line of every record."""
         start = self._first
         while start < len(self._map):
             end = self._map.find(b"\n", start)
@@ -124,67 +131,75 @@ class Records:
             start = end + 1
 
 
-def opened(path: Path, store: Store) -> Records | None:
-    """Records, or None where there are none that can be read: they are worth nothing then."""
+def open_records(path: Path, store: Store) -> FreedChipRecords | None:
+    """Open a file of records; None if it does not exist or cannot be read."""
     try:
-        return Records(path, store)
+        return FreedChipRecords(path, store)
     except (FileNotFoundError, StoreError):
         return None
 
 
-def line(record: dict) -> bytes:
+def format_line(record: dict) -> bytes:
     """A record, or a head, as a line with its digest."""
-    return (sealed(json.dumps(record, separators=(",", ":"), allow_nan=False)[:-1]) + "\n").encode()
+    return (append_digest(json.dumps(record, separators=(",", ":"), allow_nan=False)[:-1]) + "\n").encode()
 
 
-def parse(text: bytes) -> dict | None:
-    """What a line says, without its digest; None where it does not fit."""
+def parse_line(text: bytes) -> dict | None:
+    """The content of a line, without its digest; None if the digest does not fit."""
     try:
         body = text.rpartition(b',"sha256":')[0].decode()
-        if sealed(body).encode() != text:
+        if append_digest(body).encode() != text:
             return None
-        return json.loads(body + "}")
+        record: dict = json.loads(body + "}")
+        return record
     except ValueError:
         return None
 
 
-def write(path: Path, store: Store, head: dict, folder: Path, records: Iterable[dict]) -> int:
-    """Write records, in any order, durably, or none: then there is no file; returns how many. Memory: a name and a number each.
+def write_records(path: Path, store: Store, head: dict, folder: Path, records: Iterable[dict]) -> int:
+    """Write a file of records durably; without records, no file exists afterwards.
+
+    Memory: a name and a number per record.
 
     Args:
-        head: ``source``, ``bands``, ``run``, ``generation``. folder: that of the files.
+        head: ``source``, ``bands``, ``run``, ``generation``.
+        folder: folder of the exported files.
+        records: in any order.
+
+    Returns:
+        Number of records.
     """
-    with writing(path):
+    with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unsorted, temporary = temporary_name(path), temporary_name(path)
+        unsorted, temporary = temporary_path(path), temporary_path(path)
         try:
-            with open(unsorted, "x+b") as found, open(temporary, "xb") as file:
-                places: dict[str, int] = {}
+            with open(unsorted, "x+b") as source, open(temporary, "xb") as file:
+                offsets: dict[str, int] = {}
                 for record in records:
-                    places[record["object"]] = found.tell()
-                    found.write(line({"object": record["object"], "file": record["file"]} | record))
+                    offsets[record["object"]] = source.tell()
+                    source.write(format_line({"object": record["object"], "file": record["file"]} | record))
                 relative = os.path.relpath(os.path.realpath(folder), os.path.realpath(store.root))
-                file.write(line({"schema": SCHEMA, **head, "folder": relative, "count": len(places)}))
-                for name in sorted(places):
-                    found.seek(places[name])
-                    file.write(found.readline())
+                file.write(format_line({"schema": SCHEMA, **head, "folder": relative, "count": len(offsets)}))
+                for name in sorted(offsets):
+                    source.seek(offsets[name])
+                    file.write(source.readline())
                 file.flush()
                 os.fsync(file.fileno())
-            if places:
+            if offsets:
                 os.replace(temporary, path)
-                for made in (folder, path.parent):  # the names of the files that count from now on
-                    sync_folder(made)
+                for changed in (folder, path.parent):  # from now on, only these files have the pixels
+                    sync_folder(changed)
             else:
                 path.unlink(missing_ok=True)
         finally:
             unsorted.unlink(missing_ok=True)
             temporary.unlink(missing_ok=True)
-    return len(places)
+    return len(offsets)
 
 
-def gone(path: Path, store: Store) -> bool:
-    """None of the files that records name is there any more, or they cannot be read."""
-    records = opened(path, store)
+def is_export_missing(path: Path, store: Store) -> bool:
+    """Whether no exported file that records refer to exists, or the records cannot be read."""
+    records = open_records(path, store)
     if records is None:
         return True
     with records:

@@ -1,8 +1,11 @@
-"""A group: the objects of one folder of the store (the chips of one source and band set, or the embeddings of one unit).
+"""A group: the objects of one folder of the store.
 
-Each lies loose, in a file of its own, or in a pack. A new one is always loose, and what is loose comes first. Objects move
-while others read them: a packer gives the pack its name before it deletes anything, and whoever finds neither looks at the
-packs again, and then at the loose file once more. So nobody needs a lock to read.
+They are the chips of one source and band set, or the embeddings of one unit.
+
+An object is loose, in a file of its own, or in a pack. New objects are loose, and a loose copy has
+priority. Objects move while others read them: the packer renames a pack to its final name before
+it deletes loose files, and a reader that finds an object in neither form checks the packs again,
+then the loose file once more. So reading needs no lock.
 """
 
 from __future__ import annotations
@@ -22,21 +25,25 @@ from .atomic_files import replace_file
 from .objects import Object
 
 SUFFIX = ".npy"
-PACKS = "packs"
-#: A folder that was changed so many seconds ago may be changed again without another time.
-_SETTLED_S = 3.0
-#: How often packs are looked at that other packers replace meanwhile.
-_LOOKS = 5
+PACKS_FOLDER = "packs"
+#: A folder that was changed less than this many seconds ago may change again without a new
+#: modification time.
+_MTIME_SETTLED_S = 3.0
+#: Attempts to rewrite packs that other packers replace at the same time.
+_REWRITE_ATTEMPTS = 5
 _T = TypeVar("_T")
 
 
 @dataclass
-class Packed:
+class PackingResult:
     """What packing has done.
 
     Attributes:
-        objects: that are packed now and were loose. bytes: of them. packs: new packs.
-        damaged: objects whose digest does not fit; they were left as they are, for their reader to find.
+        objects: number of loose objects that are packed now.
+        bytes: their size.
+        packs: number of new packs.
+        damaged: files of objects whose digest does not fit; they stay as they are, for their
+            reader to find.
     """
 
     objects: int = 0
@@ -44,9 +51,9 @@ class Packed:
     packs: int = 0
     damaged: list[Path] = field(default_factory=list)
 
-    def __add__(self, other: Packed) -> Packed:
+    def __add__(self, other: PackingResult) -> PackingResult:
         values = (getattr(self, k) + getattr(other, k) for k in ("objects", "bytes", "packs", "damaged"))
-        return Packed(*values)
+        return PackingResult(*values)
 
 
 class Group:
@@ -54,262 +61,291 @@ class Group:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._packs = packs.Directory()
-        self._seen: tuple[int, bool] | None = (
-            None  # time of the folder of packs when it was listed; nothing can be hidden
-        )
+        self._index = packs.PackIndex()
+        # modification time of the folder of packs when it was listed, ns; whether a later change
+        # must change it
+        self._listed: tuple[int, bool] | None = None
         self._lock = threading.RLock()
 
     def path(self, name: str) -> Path:
-        """File of a loose object; where a new one is written."""
+        """File of a loose object; new objects are written to it."""
         return self.folder / name[:2] / f"{name}{SUFFIX}"
 
     @property
-    def packs(self) -> Path:
+    def packs_folder(self) -> Path:
         """Folder of the packs."""
-        return self.folder / PACKS
+        return self.folder / PACKS_FOLDER
 
-    # reading ---------------------------------------------------------------------------------------------------
+    # reading -------------------------------------------------------------------------------------
 
     def has(self, name: str) -> bool:
-        """There is such an object."""
+        """Whether an object exists."""
         return self.size(name) is not None
 
     def size(self, name: str) -> int | None:
-        """Bytes of an object; None if there is none."""
-        path = (
-            f"{self.folder}/{name[:2]}/{name}{SUFFIX}"  # thousands are asked for, and a Path costs more than the look
-        )
+        """Bytes of an object; None if it does not exist."""
+        path = f"{self.folder}/{name[:2]}/{name}{SUFFIX}"  # called for thousands; a Path costs more than the access
         while True:
-            seen = self._packs
+            index = self._index
             if os.access(path, os.F_OK):
                 with contextlib.suppress(FileNotFoundError):
                     return os.stat(path).st_size
-            if where := seen.find(name):
-                return where[1].size
-            if self._look() is seen:
+            if found := index.find(name):
+                return found[1].size
+            if self._refresh() is index:
                 return None
 
     def read(self, name: str) -> Object:
         """Read and verify an object.
 
         Raises:
-            FileNotFoundError: there is none. StoreError: it is damaged.
+            FileNotFoundError: the object does not exist. StoreError: it is damaged.
         """
-        return objects.decode(*self._bytes(name))
+        return objects.decode_object(*self._read_bytes(name))
 
     def verify(self, name: str) -> Object:
-        """Verify all bytes of an object without making its array; raises like :meth:`read`."""
-        return objects.decode(*self._bytes(name), array=False)
+        """Verify all bytes of an object without decoding its array; raises like :meth:`read`."""
+        return objects.decode_object(*self._read_bytes(name), array=False)
 
-    def peek(self, name: str) -> Object | None:
-        """Metadata and recorded digest of an object; None if there is none, or its end is damaged (``objects.peek``)."""
+    def read_metadata(self, name: str) -> Object | None:
+        """Metadata and recorded digest of an object; None if it is missing or its end is damaged.
 
-        def at(path: Path, offset: int, size: int | None) -> Object | None:
+        See :func:`objects.read_metadata`.
+        """
+
+        def read_at(path: Path, offset: int, size: int | None) -> Object | None:
             with open(path, "rb") as file:
-                return objects.peek_in(file, offset, os.fstat(file.fileno()).st_size if size is None else size)
+                size = os.fstat(file.fileno()).st_size if size is None else size
+                return objects.read_metadata_at(file, offset, size)
 
         try:
-            return self._found(name, at)
+            return self._read_current(name, read_at)
         except FileNotFoundError:
             return None
 
-    def dtype(self, name: str) -> str:
-        """The dtype of an object's numbers, as ``numpy.dtype`` takes it.
+    def read_dtype(self, name: str) -> str:
+        """The dtype of an object's numbers, as ``numpy.dtype`` accepts it.
 
         Raises:
-            FileNotFoundError: there is none. ValueError: it does not begin as an object does.
+            FileNotFoundError: the object does not exist. ValueError: its beginning is damaged.
         """
 
-        def at(path: Path, offset: int, size: int | None) -> str:
+        def read_at(path: Path, offset: int, size: int | None) -> str:
             with open(path, "rb") as file:
-                return objects.dtype_in(file, offset)
+                return objects.read_dtype_at(file, offset)
 
-        return self._found(name, at)
+        return self._read_current(name, read_at)
 
-    def _bytes(self, name: str) -> tuple[bytes, str]:
-        """The bytes of an object, and what it is called in messages."""
+    def _read_bytes(self, name: str) -> tuple[bytes, str]:
+        """The bytes of an object, and its label for messages."""
 
-        def at(path: Path, offset: int, size: int | None) -> tuple[bytes, str]:
+        def read_at(path: Path, offset: int, size: int | None) -> tuple[bytes, str]:
             if size is None:
                 return path.read_bytes(), str(path)
-            return packs.read_at(path, offset, size), f"{self.path(name)} in {path.name}"
+            return packs.read_bytes(path, offset, size), f"{self.path(name)} in {path.name}"
 
-        return self._found(name, at)
+        return self._read_current(name, read_at)
 
-    def _found(self, name: str, at: Callable[[Path, int, int | None], _T]) -> _T:
-        """What ``at`` (file, offset, size; None: all of it) reads where an object lies now."""
+    def _read_current(self, name: str, read_at: Callable[[Path, int, int | None], _T]) -> _T:
+        """Call ``read_at`` with the current position of an object.
+
+        Its arguments are file, offset and size (None: the whole file).
+        """
         while True:
-            seen = self._packs
+            index = self._index
             with contextlib.suppress(FileNotFoundError):
-                return at(self.path(name), 0, None)
-            if where := seen.find(name):
+                return read_at(self.path(name), 0, None)
+            if found := index.find(name):
                 with contextlib.suppress(FileNotFoundError):
-                    return at(self.packs / where[0], where[1].offset, where[1].size)
-            if self._look(always=True) is seen:
+                    return read_at(self.packs_folder / found[0], found[1].offset, found[1].size)
+            if self._refresh(always=True) is index:
                 raise FileNotFoundError(f"no object {self.path(name)}")
 
-    def _look(self, *, always: bool = False) -> packs.Directory:
-        """The packs as they are now; the same directory where nothing has changed.
+    def _refresh(self, *, always: bool = False) -> packs.PackIndex:
+        """The index of the current packs; the same object if nothing has changed.
 
         Args:
-            always: list the folder, whatever its time says.
+            always: list the folder even if its modification time has not changed.
         """
         with self._lock:
-            changed = _changed(self.packs)
-            if always or self._seen != (changed, True):
-                self._seen = (changed, changed / 1e9 < time.time() - _SETTLED_S)
-                files = packs.listed(self.packs) if changed else []
-                if tuple(files) != self._packs.files or self._packs.broken:
-                    made = self._packs.of(self.packs, files)
-                    if (made.files, made.broken) != (self._packs.files, self._packs.broken):
-                        self._packs = made
-            return self._packs
+            changed = _mtime_ns(self.packs_folder)
+            if always or self._listed != (changed, True):
+                self._listed = (changed, changed / 1e9 < time.time() - _MTIME_SETTLED_S)
+                files = packs.list_packs(self.packs_folder) if changed else []
+                if tuple(files) != self._index.files or self._index.broken:
+                    index = self._index.updated(self.packs_folder, files)
+                    if (index.files, index.broken) != (self._index.files, self._index.broken):
+                        self._index = index
+            return self._index
 
-    # moving ----------------------------------------------------------------------------------------------------
+    # packing -------------------------------------------------------------------------------------
 
-    def loose(self) -> set[str]:
+    def loose_names(self) -> set[str]:
         """Names of the loose objects."""
         try:
             folders = [e.path for e in os.scandir(self.folder) if len(e.name) == 2 and e.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return set()
-        return {n.removesuffix(SUFFIX) for f in folders for n in _names(f) if n.endswith(SUFFIX) and n[0] != "."}
+        return {n.removesuffix(SUFFIX) for f in folders for n in _list_folder(f) if n.endswith(SUFFIX) and n[0] != "."}
 
-    def pack(self, names: Iterable[str]) -> Packed:
-        """Make one pack of those of some objects that lie loose. A loose copy goes when the bytes that readers find in a
-        pack were read, and are its own. Whoever calls it keeps others from unpacking.
+    def pack(self, names: Iterable[str]) -> PackingResult:
+        """Write one pack of the loose ones among these objects.
+
+        A loose copy is deleted after the bytes that readers find in a pack were read and are equal
+        to it. The caller keeps other processes from unpacking.
 
         Raises:
-            StoreError: the pack cannot be written; everything is as it was.
+            StoreError: the pack cannot be written; nothing has changed.
         """
-        done, digests, other = Packed(), {}, set()
+        result, digests, differing = PackingResult(), {}, set()
 
-        def loose() -> Iterator[tuple[str, bytes]]:
+        def read_loose() -> Iterator[tuple[str, bytes]]:
             for name in dict.fromkeys(names):
                 try:
                     data = self.path(name).read_bytes()
                 except FileNotFoundError:
                     continue
-                digest = objects.sound(data)
+                digest = objects.verified_digest(data)
                 if digest is None:
-                    done.damaged.append(self.path(name))
+                    result.damaged.append(self.path(name))
                     continue
                 digests[name] = digest, len(data)
-                held = self._in_pack(name)  # a packer was killed before it had deleted this
-                if held is None or held != digest:
-                    if held is not None:
-                        other.add(name)
+                packed = self._packed_digest(name)  # equal if a packer was killed before it deleted the loose copy
+                if packed is None or packed != digest:
+                    if packed is not None:
+                        differing.add(name)
                     yield name, data
 
-        self.set_aside_broken()
-        self._look(always=True)
-        made = packs.write(self.packs, loose())
-        for _ in range(_LOOKS if other else 0):  # what is loose comes first, so it is what stays
-            try:
-                for file in set(self._look(always=True).files) - {made and made.name}:
-                    # nothing equal: another packer may count on it
-                    self._rewrite(file, without=self._others(file, other, digests))
-                break
-            except FileNotFoundError:  # another packer has just replaced it
-                continue
-        self._look(always=True)
-        done.packs = int(made is not None)
+        self.set_aside_broken_packs()
+        self._refresh(always=True)
+        new = packs.write_pack(self.packs_folder, read_loose())
+        if differing:
+            self._drop_older_copies(new, differing, digests)
+        self._refresh(always=True)
+        result.packs = int(new is not None)
         for name, (digest, size) in digests.items():
-            if self._in_pack(name) == digest:
+            if self._packed_digest(name) == digest:
                 self.path(name).unlink(missing_ok=True)
-                done.objects += 1
-                done.bytes += size
-        self._tidy()
-        return done
+                result.objects += 1
+                result.bytes += size
+        self._remove_empty_folders()
+        return result
 
-    def _in_pack(self, name: str) -> bytes | None:
-        """The digest of an object in a pack, where all its bytes fit; empty where they do not; None where it is in none."""
-        where = self._packs.find(name)
-        if where is None:
+    def _drop_older_copies(self, new: Path | None, names: set[str], digests: Mapping[str, tuple[bytes, int]]) -> None:
+        """Remove objects from older packs that have other bytes than the loose copy.
+
+        Readers would find the older copy when the loose one is deleted.
+        """
+        for _ in range(_REWRITE_ATTEMPTS):
+            try:
+                for file in set(self._refresh(always=True).files) - {new and new.name}:
+                    # equal copies stay: another packer may rely on them
+                    self._rewrite_pack(file, without=self._names_that_differ(file, names, digests))
+                return
+            except FileNotFoundError:  # another packer has just replaced the pack
+                continue
+
+    def _packed_digest(self, name: str) -> bytes | None:
+        """The verified digest of a packed object; empty if it is damaged, None if no pack contains
+        it."""
+        found = self._index.find(name)
+        if found is None:
             return None
         try:
-            return objects.sound(packs.read_at(self.packs / where[0], where[1].offset, where[1].size)) or b""
+            data = packs.read_bytes(self.packs_folder / found[0], found[1].offset, found[1].size)
+            return objects.verified_digest(data) or b""
         except FileNotFoundError:
             return b""
 
-    def _others(self, file: str, names: set[str], digests: Mapping[str, tuple[bytes, int]]) -> set[str]:
-        """Those of some objects that a pack has with other bytes."""
-        held = [entry for entry in self._entries(file) or [] if entry.name in names]
-        return {name for name, data in self._contents(file, held) if objects.sound(data) != digests[name][0]}
+    def _names_that_differ(self, file: str, names: set[str], digests: Mapping[str, tuple[bytes, int]]) -> set[str]:
+        """The objects among ``names`` that a pack contains with other bytes."""
+        entries = [entry for entry in self._read_entries(file) or [] if entry.name in names]
+        contents = self._read_contents(file, entries)
+        return {name for name, data in contents if objects.verified_digest(data) != digests[name][0]}
 
     def unpack(self) -> int:
-        """Make every object in a pack a loose one again; returns how many. Packs that nobody can read stay. Whoever calls it
-        keeps others from packing."""
+        """Make every packed object loose again; returns their number.
+
+        Packs that cannot be read stay. The caller keeps other processes from packing.
+        """
         moved = 0
-        for file in self._look(always=True).files:
-            held = self._entries(file)
-            if held is not None:
-                moved += sum(self._loosen(name, data) for name, data in self._contents(file, held))
-                (self.packs / file).unlink(missing_ok=True)
-        self._look(always=True)
-        self._tidy()
+        for file in self._refresh(always=True).files:
+            entries = self._read_entries(file)
+            if entries is not None:
+                moved += sum(self._write_loose(name, data) for name, data in self._read_contents(file, entries))
+                (self.packs_folder / file).unlink(missing_ok=True)
+        self._refresh(always=True)
+        self._remove_empty_folders()
         return moved
 
-    def _loosen(self, name: str, data: bytes) -> bool:
-        sound = objects.sound(data) is not None
+    def _write_loose(self, name: str, data: bytes) -> bool:
+        """Write a packed object to a file; returns whether it is intact.
+
+        A damaged object gets another name.
+        """
+        intact = objects.verified_digest(data) is not None
         path = self.path(name)
         if not path.exists():
-            replace_file(path if sound else objects.aside_of(path), data)
-        return sound
+            replace_file(path if intact else objects.damaged_path(path), data)
+        return intact
 
-    def _entries(self, file: str) -> list[packs.Entry] | None:
-        """What is in a pack, in the order in which it lies; None where it is gone, or nobody can read it."""
+    def _read_entries(self, file: str) -> list[packs.Entry] | None:
+        """The entries of a pack, sorted by offset; None if it does not exist or cannot be read."""
         try:
-            return sorted(packs.entries(packs.read_index(self.packs / file)), key=lambda e: e.offset)
+            return sorted(packs.parse_index(packs.read_index(self.packs_folder / file)), key=lambda e: e.offset)
         except (FileNotFoundError, StoreError):
             return None
 
-    def _contents(self, file: str, held: list[packs.Entry]) -> Iterator[tuple[str, bytes]]:
+    def _read_contents(self, file: str, entries: list[packs.Entry]) -> Iterator[tuple[str, bytes]]:
         """(name, bytes) of the objects of a pack."""
-        with open(self.packs / file, "rb") as data:
-            for entry in held:
+        with open(self.packs_folder / file, "rb") as data:
+            for entry in entries:
                 data.seek(entry.offset)
                 yield entry.name, data.read(entry.size)
 
-    # removing --------------------------------------------------------------------------------------------------
+    # removing ------------------------------------------------------------------------------------
 
     def remove(self, names: Collection[str]) -> None:
-        """Remove objects, loose or in packs; a pack that holds others, too, is written anew without them."""
+        """Remove objects, loose or packed.
+
+        A pack that contains other objects, too, is written again without them.
+        """
         for name in names:
             self.path(name).unlink(missing_ok=True)
-        going = set(names)
-        for file in self._look(always=True).files:
-            self._rewrite(file, without=going)
-        self._look(always=True)
+        removed = set(names)
+        for file in self._refresh(always=True).files:
+            self._rewrite_pack(file, without=removed)
+        self._refresh(always=True)
 
     def set_aside(self, name: str) -> list[Path]:
-        """Move a damaged object out of the way, keeping it for a look (``*.damaged``); of a pack, every damaged one with it.
+        """Rename a damaged object to ``*.damaged``, so that it can be inspected.
+
+        If it is packed, all damaged objects of the pack are set aside.
 
         Returns:
-            New names of what was moved.
+            New paths of the damaged objects.
         """
         with contextlib.suppress(FileNotFoundError):
-            if objects.sound(self.path(name).read_bytes()) is not None:
-                return []  # made anew meanwhile
+            if objects.verified_digest(self.path(name).read_bytes()) is not None:
+                return []  # it was created again meanwhile
             return [objects.set_aside(self.path(name))]
         with self._lock:  # of several threads, the first one does it
-            where = self._look(always=True).find(name)
-            aside = self._rewrite(where[0], bad={name}) if where else []
-            self._look(always=True)
+            found = self._refresh(always=True).find(name)
+            aside = self._rewrite_pack(found[0], bad={name}) if found else []
+            self._refresh(always=True)
         return aside
 
-    def broken(self) -> list[Path]:
-        """Packs whose index is damaged; what was in them is gone."""
-        return sorted(self.packs / file for file in self._look(always=True).broken)
+    def broken_packs(self) -> list[Path]:
+        """Packs whose index is damaged; their objects are lost."""
+        return sorted(self.packs_folder / file for file in self._refresh(always=True).broken)
 
-    def set_aside_broken(self) -> list[Path]:
-        """Move these out of the way; returns their new names."""
-        return [aside for path in self.broken() if (aside := self._set_aside_pack(path)) is not None]
+    def set_aside_broken_packs(self) -> list[Path]:
+        """Rename the packs whose index is damaged; returns their new paths."""
+        return [aside for path in self.broken_packs() if (aside := self._set_aside_pack(path)) is not None]
 
     @staticmethod
     def _set_aside_pack(path: Path) -> Path | None:
-        """Move a broken pack out of the way; one that was made anew this moment goes back."""
+        """Rename a broken pack; one that was written again at this moment gets its name back."""
         aside = objects.set_aside(path)
         try:
             packs.read_index(aside)
@@ -318,36 +354,44 @@ class Group:
         os.replace(aside, path)
         return None
 
-    def _rewrite(self, file: str, without: Collection[str] = (), bad: Collection[str] = ()) -> list[Path]:
-        """Replace a pack by one without some objects; the damaged ones, and ``bad``, go aside. One with none of them stays."""
+    def _rewrite_pack(self, file: str, without: Collection[str] = (), bad: Collection[str] = ()) -> list[Path]:
+        """Replace a pack by one without some objects.
+
+        Damaged objects, and those in ``bad``, are set aside. A pack with nothing to remove stays.
+
+        Returns:
+            Paths of the objects that were set aside.
+        """
         aside: list[Path] = []
-        path, held = self.packs / file, self._entries(file) or []
-        staying = [entry for entry in held if entry.name not in without]
-        if len(staying) == len(held) and not any(entry.name in bad for entry in held):
+        path, entries = self.packs_folder / file, self._read_entries(file) or []
+        remaining = [entry for entry in entries if entry.name not in without]
+        if len(remaining) == len(entries) and not any(entry.name in bad for entry in entries):
             return aside
 
-        def kept() -> Iterator[tuple[str, bytes]]:
-            for name, data in self._contents(file, staying):
-                if name in bad or objects.sound(data) is None:
-                    aside.append(objects.aside_of(self.path(name)))
+        def read_intact() -> Iterator[tuple[str, bytes]]:
+            for name, data in self._read_contents(file, remaining):
+                if name in bad or objects.verified_digest(data) is None:
+                    aside.append(objects.damaged_path(self.path(name)))
                     replace_file(aside[-1], data)
                 else:
                     yield name, data
 
-        if staying:  # else nothing is written, also on a full disk
-            packs.write(self.packs, kept())
+        if remaining:  # otherwise nothing is written, so that it works on a full disk, too
+            packs.write_pack(self.packs_folder, read_intact())
         path.unlink(missing_ok=True)
         return aside
 
-    def _tidy(self) -> None:
-        """Remove folders that are empty."""
-        for folder in [self.packs, *self.folder.glob("[0-9a-f][0-9a-f]")]:
+    def _remove_empty_folders(self) -> None:
+        for folder in [self.packs_folder, *self.folder.glob("[0-9a-f][0-9a-f]")]:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # only if it is empty
+                folder.rmdir()  # fails unless it is empty
 
 
-def _changed(folder: Path) -> int:
-    """Time of a folder, ns; 0 where there is none. It is opened, because then a network file system asks its server."""
+def _mtime_ns(folder: Path) -> int:
+    """Modification time of a folder, ns; 0 if it does not exist.
+
+    The folder is opened, because only then does a network file system ask its server.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -358,7 +402,7 @@ def _changed(folder: Path) -> int:
         os.close(descriptor)
 
 
-def _names(folder: str) -> list[str]:
+def _list_folder(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except FileNotFoundError:

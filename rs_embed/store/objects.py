@@ -1,6 +1,8 @@
-"""One object: a plain ``.npy`` file (``numpy.load`` reads it) followed by a footer: JSON metadata, its length, a magic word and
-the SHA-256 of everything before, so that a reader notices every changed byte. The same bytes lie in a file of their own or in
-a pack (``packs.py``).
+"""The bytes of one object: a ``.npy`` file (``numpy.load`` reads it) followed by a footer.
+
+The footer is JSON metadata, its length, a magic word and the SHA-256 of everything before it, so
+that a reader detects every changed byte. The same bytes are stored in a file of their own or in a
+pack (``packs.py``).
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ _FOOTER = struct.Struct("<Q8s32s")  # length of the JSON, magic, SHA-256 of all 
 
 @dataclass(frozen=True)
 class Object:
-    """What a stored object says.
+    """The content of a stored object.
 
     Attributes:
-        array: the numbers, None when only the metadata was asked for.
+        array: the numbers; None if only the metadata was read.
         meta: provenance and quality; ``status`` is ``"ok"`` or ``"no_data"``.
         sha256: digest of the object's bytes up to the digest itself, hex.
         size: bytes of the object.
@@ -45,12 +47,12 @@ class Object:
 
 def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
     """Store an array with its metadata (JSON values)."""
-    data, sha = encoded(array, meta)
+    data, sha = encode_object(array, meta)
     replace_file(path, data)
     return Object(array, meta, sha, len(data))
 
 
-def encoded(array: np.ndarray, meta: dict) -> tuple[memoryview, str]:
+def encode_object(array: np.ndarray, meta: dict) -> tuple[memoryview, str]:
     """The bytes of an object, and its digest, hex."""
     import numpy as np
 
@@ -65,87 +67,91 @@ def encoded(array: np.ndarray, meta: dict) -> tuple[memoryview, str]:
 
 
 def read_object(path: Path) -> Object:
-    """Read and verify the object that a file holds.
+    """Read and verify the object in a file.
 
     Raises:
-        FileNotFoundError: there is none. StoreError: it is damaged.
+        FileNotFoundError: the file does not exist. StoreError: the object is damaged.
     """
-    return decode(path.read_bytes(), str(path))
+    return decode_object(path.read_bytes(), str(path))
 
 
 def verify_object(path: Path) -> Object:
-    """Verify all bytes of an object without making its array; raises like :func:`read_object`."""
-    return decode(path.read_bytes(), str(path), array=False)
+    """Verify all bytes of an object without decoding its array; raises like
+    :func:`read_object`."""
+    return decode_object(path.read_bytes(), str(path), array=False)
 
 
-def decode(data: bytes, called: str, *, array: bool = True) -> Object:
-    """Verify the bytes of an object, and read it.
+def decode_object(data: bytes, label: str, *, array: bool = True) -> Object:
+    """Verify and decode the bytes of an object.
 
     Args:
-        called: what it is called in the error.
-        array: make its array.
+        label: name of the object in error messages.
+        array: decode its array, not the metadata alone.
 
     Raises:
-        StoreError: it is damaged.
+        StoreError: the object is damaged.
     """
     body = len(data) - _FOOTER.size
     try:
         length, _, sha = _FOOTER.unpack_from(data, max(body, 0))
-        if sound(data) is None:
+        if verified_digest(data) is None:
             raise ValueError("its digest does not fit its content")
         meta = json.loads(data[body - length : body])
-        made = _array(data) if array else None
+        numbers = _decode_array(data) if array else None
     except (ValueError, struct.error, EOFError) as error:
-        raise StoreError(f"damaged object {called}: {error}") from None
-    return Object(made, meta, sha.hex(), len(data))
+        raise StoreError(f"damaged object {label}: {error}") from None
+    return Object(numbers, meta, sha.hex(), len(data))
 
 
-def _array(data: bytes) -> np.ndarray:
+def _decode_array(data: bytes) -> np.ndarray:
     import numpy as np
 
     return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
-def sound(data: bytes) -> bytes | None:
-    """The digest of an object's bytes; None where it does not fit them."""
+def verified_digest(data: bytes) -> bytes | None:
+    """The digest at the end of an object's bytes; None if it does not fit them."""
     if len(data) < _FOOTER.size:
         return None
     _, magic, sha = _FOOTER.unpack_from(data, len(data) - _FOOTER.size)
     return sha if magic == _MAGIC and hashlib.sha256(memoryview(data)[:-32]).digest() == sha else None
 
 
-def peek(path: Path) -> Object | None:
-    """Metadata and recorded digest of an object without reading or checking its numbers; None if there is none or its
-    end is not a footer (a truncated file is as good as none: it is made again)."""
+def read_metadata(path: Path) -> Object | None:
+    """Metadata and recorded digest of an object, without reading or checking its numbers.
+
+    None if the file does not exist or does not end with a footer: a truncated object counts as
+    missing and is created again.
+    """
     try:
         with open(path, "rb") as file:
-            return peek_in(file, 0, os.fstat(file.fileno()).st_size)
+            return read_metadata_at(file, 0, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         return None
 
 
-def peek_in(file: IO[bytes], start: int, size: int) -> Object | None:
-    """As :func:`peek`, of the object that lies at an offset of an open file."""
+def read_metadata_at(file: IO[bytes], start: int, size: int) -> Object | None:
+    """Like :func:`read_metadata`, for the object at an offset of an open file."""
     length = 4096 - _FOOTER.size
-    for _ in range(2):  # once more where the metadata are longer than that
-        tail = _end(file, start, size, length + _FOOTER.size)
+    for _ in range(2):  # again if the metadata are longer than that
+        tail = _read_end(file, start, size, length + _FOOTER.size)
         try:
-            said, magic, sha = _FOOTER.unpack(tail[-_FOOTER.size :])
+            actual, magic, sha = _FOOTER.unpack(tail[-_FOOTER.size :])
             if magic != _MAGIC:
                 return None
-            if said <= length:
-                return Object(None, json.loads(tail[-_FOOTER.size - said : -_FOOTER.size]), sha.hex(), size)
-            length = said
+            if actual <= length:
+                return Object(None, json.loads(tail[-_FOOTER.size - actual : -_FOOTER.size]), sha.hex(), size)
+            length = actual
         except (ValueError, struct.error):
             return None
     return None
 
 
-def dtype_in(file: IO[bytes], start: int) -> str:
-    """The dtype of the numbers of the object at an offset of an open file, as ``numpy.dtype`` takes it.
+def read_dtype_at(file: IO[bytes], start: int) -> str:
+    """The dtype of the object at an offset of an open file, as ``numpy.dtype`` accepts it.
 
     Raises:
-        ValueError: it does not begin as an object does.
+        ValueError: the bytes there do not begin like an object.
     """
     import numpy as np
 
@@ -157,21 +163,21 @@ def dtype_in(file: IO[bytes], start: int) -> str:
         raise ValueError(str(error)) from None
 
 
-def _end(file: IO[bytes], start: int, size: int, length: int) -> bytes:
-    """The last ``length`` bytes, or all there are."""
+def _read_end(file: IO[bytes], start: int, size: int, length: int) -> bytes:
+    """The last ``length`` bytes of an object, or all if it is shorter."""
     length = min(length, size)
     file.seek(start + size - length)
     return file.read(length)
 
 
 def set_aside(path: Path) -> Path:
-    """Move a damaged object out of the way, keeping it for a look; returns its new name."""
-    aside = aside_of(path)
+    """Rename a damaged object, so that it can still be inspected; returns its new path."""
+    aside = damaged_path(path)
     with contextlib.suppress(FileNotFoundError):  # another thread was faster
         os.replace(path, aside)
     return aside
 
 
-def aside_of(path: Path) -> Path:
-    """Where a damaged object goes."""
+def damaged_path(path: Path) -> Path:
+    """The path that a damaged object is renamed to."""
     return path.with_name(path.name + ".damaged")

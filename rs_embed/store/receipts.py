@@ -1,7 +1,8 @@
-"""Receipts: what Snakemake sees of a job. One JSON file says for every ROI of the job what was made of it.
+"""Receipts: the output of a job for Snakemake. One JSON file has a row for every ROI of the job.
 
-A receipt carries the key of the plan it was made for; another key means it vouches for nothing. Rows are ``ok``,
-``failed`` (with error, stage, retryable) or ``no_data`` (an answer, not a failure).
+A receipt contains the key of the plan that it was written for; with another key it is not valid.
+Rows are ``ok``, ``failed`` (with error, stage, retryable) or ``no_data`` (a result, not a
+failure).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError, can_pass
-from .store import replace_file
+from .atomic_files import replace_file
 
 SCHEMA = 2
 
@@ -30,12 +31,11 @@ def write(path: str | Path, step: str, key: str, rows: list[dict], **more: Any) 
         more: counts and times of the job.
     """
     data = {"schema": SCHEMA, "step": step, "key": key, **more, "rows": rows}
-    replace_file(path, sealed(json.dumps(data, separators=(",", ":"), allow_nan=False)[:-1]).encode())
+    replace_file(path, append_digest(json.dumps(data, separators=(",", ":"), allow_nan=False)[:-1]).encode())
 
 
-def sealed(body: str) -> str:
-    """A receipt (JSON without its last brace) with its digest at the end: one with a changed digit must not vouch for anything,
-    or get into a manifest."""
+def append_digest(body: str) -> str:
+    """JSON without its last brace, completed with its digest, so that changes are detected."""
     return f'{body},"sha256":"{hashlib.sha256(body.encode()).hexdigest()}"}}'
 
 
@@ -43,15 +43,15 @@ def read(path: str | Path, key: str | None = None) -> dict:
     """Read a receipt.
 
     Raises:
-        StoreError: it is unreadable, or made for another key.
+        StoreError: it cannot be read, or was written for another key.
     """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
-        data = json.loads(text)
+        data: dict = json.loads(text)
         if data["schema"] != SCHEMA or not isinstance(data["rows"], list):
             raise ValueError("unknown form")
-        if text != sealed(text.rpartition(",")[0]):
+        if text != append_digest(text.rpartition(",")[0]):
             raise ValueError("its digest does not fit its content")
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"receipt {path} cannot be read ({error}); delete it and run again") from None
@@ -60,14 +60,16 @@ def read(path: str | Path, key: str | None = None) -> dict:
     return data
 
 
-def examine(path: str | Path, key: str, *, accept_failures: bool = True) -> tuple[str, dict | None]:
-    """What a receipt is worth now, and what it says if it is of the plan.
+def read_state(path: str | Path, key: str, *, accept_failures: bool = True) -> tuple[str, dict | None]:
+    """The state of a receipt, and its content if it belongs to the plan.
 
     Args:
-        accept_failures: rows that failed for good are an answer (``continue_on_error``); otherwise they are tried again.
+        accept_failures: rows with a permanent failure are a result (``continue_on_error``);
+            otherwise they are retried.
 
     Returns:
-        ``"missing"``, ``"stale"`` (unreadable or of another key), ``"retry"`` (rows to try again) or ``"good"``; the receipt.
+        ``"missing"``, ``"stale"`` (unreadable or of another key), ``"retry"`` (has rows to retry)
+        or ``"good"``; and the receipt.
     """
     try:
         data = read(path, key)
@@ -75,24 +77,24 @@ def examine(path: str | Path, key: str, *, accept_failures: bool = True) -> tupl
         return "missing", None
     except StoreError:
         return "stale", None
-    bad = [r for r in data["rows"] if r.get("status") in ("failed", "partial")]
-    retry = any(r.get("retryable") for r in bad) or (bool(bad) and not accept_failures)
+    failed = [r for r in data["rows"] if r.get("status") in ("failed", "partial")]
+    retry = any(r.get("retryable") for r in failed) or (bool(failed) and not accept_failures)
     return "retry" if retry else "good", data
 
 
 def withdraw(paths: Iterable[str | Path]) -> list[str]:
-    """Delete receipts, so that Snakemake makes them again; returns those that were there."""
-    gone = []
+    """Delete receipts, so that Snakemake creates them again; returns those that existed."""
+    deleted = []
     for path in paths:
         try:
             os.unlink(path)
-            gone.append(str(path))
+            deleted.append(str(path))
         except FileNotFoundError:
             continue
-    return gone
+    return deleted
 
 
-def failure(error: Exception, stage: str) -> dict:
+def failure_row(error: Exception, stage: str) -> dict:
     """The row of a ROI (or model) that failed."""
     text = f"{type(error).__name__}: {error}"
     return {"status": "failed", "stage": stage, "error": text, "retryable": can_pass(error)}

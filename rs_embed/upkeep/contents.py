@@ -1,4 +1,5 @@
-"""What lies in a store: one pass over its folders, no file opened but the declarations of bands and the ends of packs."""
+"""The contents of a store, from one pass over its folders; it opens only declarations of bands and
+the indices of packs."""
 
 from __future__ import annotations
 
@@ -13,154 +14,164 @@ from ..errors import StoreError
 from ..store import groups, packs
 from ..store.store import Store, is_leftover
 
-#: Files by path, with their bytes.
-Files = dict[Path, int]
+#: Bytes of files, by path.
+FileSizes = dict[Path, int]
 _OBJECT = groups.SUFFIX
-#: What objects are filed under: a digest. Anything else in a store is not ours to remove.
+#: Names of objects: a digest. Files with other names are never removed.
 _NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
-class Group:
-    """The chips of one source and band set, or the embeddings of one unit.
+class StoredGroup:
+    """The chips of one source and band set, or the embeddings of one unit, as they are on the
+    disk.
 
     Attributes:
-        kind: ``chips`` or ``embeddings``. id: of the source or unit. held: the objects themselves.
-        bands: the bands of chips as the folder declares them; None for embeddings, and where the declaration is not right.
-        declaration: bytes of ``bands.json``; None where there is none.
-        objects: name to bytes, loose and in packs.
-        packed: of those that lie in packs alone, the file name of their pack.
-        packs: bytes by file name. more: bytes that belong to no object: indices, and second copies.
-        broken: packs whose index is damaged, so that nobody knows what is in them.
-        others: number of files that are neither objects nor waste; they are nobody's business here.
+        kind: ``chips`` or ``embeddings``. id: of the source or unit. store_group: reads and
+            removes the objects.
+        bands: the bands of chips as the folder declares them; None for embeddings, and where the
+            declaration is invalid.
+        declaration: bytes of ``bands.json``; None where the file does not exist.
+        objects: bytes by name, loose and in packs.
+        packed: file name of the pack by name, for objects that are only in a pack.
+        packs: bytes by file name. overhead: bytes that belong to no object: indices, and second
+            copies.
+        broken: packs whose index is damaged, so their objects are unknown.
+        others: number of files that are neither objects nor removable.
     """
 
     kind: str
     id: str
-    held: groups.Group
+    store_group: groups.Group
     bands: tuple[str, ...] | None = None
     declaration: int | None = None
     objects: dict[str, int] = field(default_factory=dict)
     packed: dict[str, str] = field(default_factory=dict)
     packs: dict[str, int] = field(default_factory=dict)
-    more: int = 0
+    overhead: int = 0
     broken: list[Path] = field(default_factory=list)
     others: int = 0
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
-        return self.held.folder
+        """Folder of the objects."""
+        return self.store_group.folder
 
     def path(self, name: str) -> Path:
-        """What an object is called: the file where it lies if it is loose."""
-        return self.held.path(name)
+        """File of an object if it is loose; messages use this path for packed objects, too."""
+        return self.store_group.path(name)
 
     def pack_of(self, name: str) -> str:
-        """The pack in which an object lies, or nothing."""
+        """File name of the pack that contains an object; empty for a loose object."""
         return self.packed.get(name, "")
 
-    def files(self, names: Collection[str]) -> int:
-        """How many files go with some objects: the loose ones, and packs with nothing else in them."""
-        of, all_of = (Counter(map(self.pack_of, these)) for these in (names, self.objects))
-        return of.pop("", 0) + sum(count == all_of[pack] for pack, count in of.items())
+    def count_files(self, names: Collection[str]) -> int:
+        """Number of files that are removed with some objects: loose objects, and packs that
+        contain no other objects."""
+        removed, total = (Counter(map(self.pack_of, these)) for these in (names, self.objects))
+        return removed.pop("", 0) + sum(count == total[pack] for pack, count in removed.items())
 
     def remove(self, names: Collection[str]) -> None:
         """Remove objects."""
-        self.held.remove(names)
+        self.store_group.remove(names)
 
 
 @dataclass
-class Contents:
-    """A store as it is now.
+class StoreContents:
+    """The contents of a store now.
 
     Attributes:
-        groups: what objects belong to.
-        damaged: objects that were set aside. leftovers: temporary files of dead processes, and old ones of other machines.
-        others: everything else (temporary files that may be written still, registrations, unknown files).
+        groups: the groups of objects.
+        damaged: objects that were set aside. leftovers: temporary files of dead processes, and old
+            ones of other machines.
+        others: all other files (temporary files that may be in use, registrations, unknown files).
     """
 
-    groups: list[Group] = field(default_factory=list)
-    damaged: Files = field(default_factory=dict)
-    leftovers: Files = field(default_factory=dict)
-    others: Files = field(default_factory=dict)
+    groups: list[StoredGroup] = field(default_factory=list)
+    damaged: FileSizes = field(default_factory=dict)
+    leftovers: FileSizes = field(default_factory=dict)
+    others: FileSizes = field(default_factory=dict)
 
     @property
     def files(self) -> int:
+        """Number of files."""
         objects = sum(len(g.objects) - len(g.packed) + (g.declaration is not None) for g in self.groups)
-        return (
-            objects
-            + sum(len(g.packs) for g in self.groups)
-            + len(self.damaged)
-            + len(self.leftovers)
-            + len(self.others)
-        )
+        packs = sum(len(g.packs) for g in self.groups)
+        return objects + packs + sum(map(len, (self.damaged, self.leftovers, self.others)))
 
     @property
     def bytes(self) -> int:
-        objects = sum(sum(g.objects.values()) + g.more + (g.declaration or 0) for g in self.groups)
+        """Bytes of all files."""
+        objects = sum(sum(g.objects.values()) + g.overhead + (g.declaration or 0) for g in self.groups)
         return objects + sum(sum(f.values()) for f in (self.damaged, self.leftovers, self.others))
 
 
-def survey(store: Store) -> Contents:
-    """Look through a store. Files that vanish meanwhile are not there."""
-    found = Contents()
-    for entry in _entries(store.root):
+def scan_store(store: Store) -> StoreContents:
+    """List the contents of a store. Files that are deleted during the scan are left out."""
+    contents = StoreContents()
+    for entry in _list_entries(store.root):
         if entry.name == "chips" and _is_folder(entry):
-            for source in _folders(entry.path, found):
-                for folder in _folders(source.path, found):
-                    _group(Group("chips", source.name, store.group(Path(folder.path))), store, found)
+            for source in _subfolders(entry.path, contents):
+                for folder in _subfolders(source.path, contents):
+                    _scan_group(StoredGroup("chips", source.name, store.group(Path(folder.path))), store, contents)
         elif entry.name == "embeddings" and _is_folder(entry):
-            for unit in _folders(entry.path, found):
-                _group(Group("embeddings", unit.name, store.group(Path(unit.path))), store, found)
+            for unit in _subfolders(entry.path, contents):
+                _scan_group(StoredGroup("embeddings", unit.name, store.group(Path(unit.path))), store, contents)
         elif _is_folder(entry):
-            for path, stat in walk(Path(entry.path)):
-                left = is_leftover(path.name, stat.st_mtime)
-                (found.leftovers if left else found.others)[path] = stat.st_size
+            for path, stat in walk_files(Path(entry.path)):
+                leftover = is_leftover(path.name, stat.st_mtime)
+                (contents.leftovers if leftover else contents.others)[path] = stat.st_size
         else:
-            _waste(entry, found)
-    return found
+            _add_stray_file(entry, contents)
+    return contents
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file below a folder, with its size and times; links are not followed."""
-    for entry in _entries(folder):
+def walk_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below a folder, with its size and times; symbolic links are not followed."""
+    for entry in _list_entries(folder):
         if _is_folder(entry):
-            yield from walk(Path(entry.path))
+            yield from walk_files(Path(entry.path))
         else:
             stat = _stat(entry)
             if stat is not None:
                 yield Path(entry.path), stat
 
 
-def _group(group: Group, store: Store, found: Contents) -> None:
-    for entry in _entries(group.folder):
-        if entry.name == groups.PACKS and _is_folder(entry):
+def _scan_group(group: StoredGroup, store: Store, contents: StoreContents) -> None:
+    for entry in _list_entries(group.folder):
+        if entry.name == groups.PACKS_FOLDER and _is_folder(entry):
             continue
         if _is_folder(entry):
-            for file in _entries(entry.path):
-                name = file.name.removesuffix(_OBJECT)
-                size = _size(file)
-                if size is None:
-                    continue
-                if file.name.endswith(_OBJECT) and name[:2] == entry.name and _NAME.fullmatch(name):
-                    group.objects[name] = size
-                else:
-                    group.others += _waste(file, found)
+            _scan_loose_objects(entry, group, contents)
         elif entry.name == "bands.json" and group.kind == "chips":
             group.declaration = _size(entry)
         else:
-            group.others += _waste(entry, found)
-    for file in _entries(group.held.packs):  # after the loose ones: what is being packed now lies in one of the two
-        if not _pack(file, group):
-            group.others += _waste(file, found)
+            group.others += _add_stray_file(entry, contents)
+    for file in _list_entries(
+        group.store_group.packs_folder
+    ):  # after loose objects, so one that is packed now is not missed
+        if not _add_pack(file, group):
+            group.others += _add_stray_file(file, contents)
     if group.declaration is not None:
-        group.bands = store.declared(group.folder)
-    found.groups.append(group)
+        group.bands = store.read_declared_bands(group.folder)
+    contents.groups.append(group)
 
 
-def _pack(entry: os.DirEntry, group: Group) -> bool:
-    """Count what is in a pack; True if it is one that can be read."""
+def _scan_loose_objects(folder: os.DirEntry, group: StoredGroup, contents: StoreContents) -> None:
+    """Add the loose objects of one folder, which is named by their first two characters."""
+    for file in _list_entries(folder.path):
+        name = file.name.removesuffix(_OBJECT)
+        size = _size(file)
+        if size is None:
+            continue
+        if file.name.endswith(_OBJECT) and name[:2] == folder.name and _NAME.fullmatch(name):
+            group.objects[name] = size
+        else:
+            group.others += _add_stray_file(file, contents)
+
+
+def _add_pack(entry: os.DirEntry, group: StoredGroup) -> bool:
+    """Add the objects of a pack; False where the file is not a readable pack."""
     size = _size(entry)
     if size is None or not entry.name.endswith(packs.SUFFIX) or entry.name.startswith("."):
         return False
@@ -172,38 +183,39 @@ def _pack(entry: os.DirEntry, group: Group) -> bool:
         group.broken.append(Path(entry.path))
         return False
     group.packs[entry.name] = size
-    for held in packs.entries(index):
-        if held.name not in group.objects:
-            group.objects[held.name] = held.size
-            group.packed[held.name] = entry.name
-            size -= held.size
-    group.more += size
+    for packed in packs.parse_index(index):
+        if packed.name not in group.objects:
+            group.objects[packed.name] = packed.size
+            group.packed[packed.name] = entry.name
+            size -= packed.size
+    group.overhead += size
     return True
 
 
-def _waste(entry: os.DirEntry, found: Contents) -> bool:
-    """File a stray file where it belongs; True if it is none of ours to remove."""
+def _add_stray_file(entry: os.DirEntry, contents: StoreContents) -> bool:
+    """Add a file that is no object to the contents; True where it must not be removed."""
     stat = _stat(entry)
     if stat is None:
         return False
-    kind = found.others
+    kind = contents.others
     if entry.name.endswith(".damaged"):
-        kind = found.damaged
+        kind = contents.damaged
     elif is_leftover(entry.name, stat.st_mtime):
-        kind = found.leftovers
+        kind = contents.leftovers
     kind[Path(entry.path)] = stat.st_size
-    return kind is found.others
+    return kind is contents.others
 
 
-def _folders(path: str, found: Contents) -> Iterator[os.DirEntry]:
-    for entry in _entries(path):
+def _subfolders(path: str, contents: StoreContents) -> Iterator[os.DirEntry]:
+    for entry in _list_entries(path):
         if _is_folder(entry):
             yield entry
         else:
-            _waste(entry, found)
+            _add_stray_file(entry, contents)
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
+def _list_entries(folder: str | Path) -> list[os.DirEntry]:
+    """Entries of a folder; none where it does not exist."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -216,6 +228,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _stat(entry: os.DirEntry) -> os.stat_result | None:
+    """Size and times of an entry; None where it was deleted."""
     try:
         return entry.stat(follow_symlinks=False)
     except FileNotFoundError:

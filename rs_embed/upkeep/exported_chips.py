@@ -1,275 +1,307 @@
-"""Before chips are freed: which of them a finished export has, so that they can be made again (``kept.py``). Every one is read back
-from the export first and compared with its digest; what was paid for is not freed on a promise."""
+"""Records chips of a finished export before they are freed, so that they can be made again from it
+(``store/freed_chips.py``). Each chip is read back from the export first and compared with its
+digest: fetching pixels costs money and time."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import StoreError
-from ..formats import Arrays, manifest, open_arrays
-from ..formats.parallel import ahead
+from ..formats import ArrayFile, manifest, open_arrays
+from ..formats.parallel import map_in_order
 from ..runs.run import Run
 from ..stages.manifests.documents import single_key, stacked_key
-from ..stages.repair import expected_files
-from ..stages.shared.restored_chips import joined
+from ..stages.shared.repairs import expected_files
+from ..stages.shared.restored_chips import join_bands
 from ..store import freed_chips, receipts
 from ..store.store import Store
-from .contents import Group
-from .work_folder import THREADS, RunFolder
+from .contents import StoredGroup
+from .work_folder import READ_THREADS, LoadedRun
 
 if TYPE_CHECKING:
     import numpy as np
 
+    Parts = list[tuple[dict, np.ndarray]]  # arrays with some bands of a chip, and how they are found in the file
 
-class _Place(NamedTuple):
-    """A chip that a run has saved: its object, the file, and its row in a combined one."""
+
+class _Location(NamedTuple):
+    """Where an export has a chip: name of its object, the file, and the row in a combined file."""
 
     name: str
     file: str
     row: int | None
 
 
-class _Chip(NamedTuple):
-    """What was read of a chip: size and time of the file, and the arrays that have its bands, with how they are found again."""
+#: Record of a file in a receipt, and the chips to read from it.
+_FileToRead = tuple[dict, list[_Location]]
 
-    place: _Place
-    of: list[int]
-    parts: list[tuple[dict, np.ndarray]]
+
+class _ExportedChip(NamedTuple):
+    """A chip as read from an export: its location, size and time of the file, and the arrays with
+    its bands."""
+
+    location: _Location
+    file_stat: list[int]
+    parts: Parts
 
 
 @dataclass(frozen=True)
-class _Saved:
-    """The pixels of one unit in a file: their bands, the array of all ROIs, the array of one."""
+class _InputArrays:
+    """The arrays with the pixels of one unit in a file: their bands, the key of the array of all
+    ROIs, and that of one ROI."""
 
     bands: tuple[str, ...]
     stacked: str
     single: str
 
 
-def keep(entry: RunFolder, store: Store, group: Group, names: Iterable[str], *, tried: bool = False) -> set[str]:
-    """Write down how chips can be made again of the export of a finished run; returns those of which it is so.
+def record_chips(
+    entry: LoadedRun, store: Store, group: StoredGroup, names: Iterable[str], *, known_only: bool = False
+) -> set[str]:
+    """Record how chips can be made again from the export of a finished run.
 
     Args:
-        group: the chips of one source and band set. names: those that are to go.
-        tried: what this export cannot give back is known; only what is written down already counts.
+        group: the chips of one source and band set. names: the chips to free.
+        known_only: trust the existing records and do not read the export again.
+
+    Returns:
+        The names of the chips with a record.
     """
     run = entry.run
     if group.bands is None or group.id not in run.plan.source or not run.request.config.save_inputs:
         return set()
-    names = set(names) & set(run.plan.objects(group.id))
-    if not names or not set(group.bands) <= {b for saved in _saved(run, group) for b in saved.bands}:
+    names = set(names) & set(run.plan.object_names(group.id))
+    if not names or not set(group.bands) <= {b for arrays in _input_arrays(run, group) for b in arrays.bands}:
         return set()
-    path, export = freed_chips.path_of(store, group.id, group.bands, run.dir), _Export(run)
-    with freed_chips.opened(path, store) or contextlib.nullcontext() as old:
-        known = {name for name in names if old is not None and _holds(old, name, group, export)}
-        if names == known or tried:
+    path, export = freed_chips.records_path(store, group.id, group.bands, run.dir), _Export(run)
+    with freed_chips.open_records(path, store) or contextlib.nullcontext() as old:
+        known = {name for name in names if old is not None and _is_current(old, name, group, export)}
+        if names == known or known_only:
             return known
         found: set[str] = set()
         head = {"source": group.id, "bands": list(group.bands), "run": entry.name, "generation": run.generation.chips}
-        freed_chips.write(path, store, head, export.folder, _records(export, group, names - known, old, found))
+        freed_chips.write_records(
+            path, store, head, export.folder, _merge_records(export, group, names - known, old, found)
+        )
     return known | found
 
 
-def drop_void(entry: RunFolder, store: Store) -> None:
-    """Remove records of a combined export that was replaced since, where nothing was written down anew."""
+def remove_void_records(entry: LoadedRun, store: Store) -> None:
+    """Remove files of records whose combined export was replaced, and that :func:`record_chips`
+    did not write again."""
     export = _Export(entry.run)
-    for path in freed_chips.of_run(store, entry.run.dir):
-        with freed_chips.opened(path, store) or contextlib.nullcontext() as records:
-            if records is None or not any(r is not None and export.retains(r, records.folder) for r in records):
+    for path in freed_chips.list_run_records(store, entry.run.dir):
+        with freed_chips.open_records(path, store) or contextlib.nullcontext() as records:
+            if records is None or not any(r is not None and export.keeps(r, records.folder) for r in records):
                 path.unlink(missing_ok=True)
 
 
 class _Export:
-    """The final array files of a finished run, and which records are of them.
+    """The final array files of a finished run, and which records describe them.
 
     Attributes:
-        run: the run. folder: that the files lie in.
+        run: the run. combined: it has one file. folder: of the files.
     """
 
     def __init__(self, run: Run) -> None:
         target = Path(os.path.normpath(run.dir / run.plan.target))
         self.run, self.combined = run, run.plan.layout == "combined"
-        self.folder = Path(os.path.realpath(target.parent if self.combined else target))  # as records have it
+        self.folder = Path(os.path.realpath(target.parent if self.combined else target))  # as in records
 
     @cached_property
-    def merged(self) -> dict:
-        """What the merge's receipt says of the combined file."""
+    def combined_file(self) -> dict:
+        """The combined file as the receipt of the merge lists it."""
         return receipts.read(self.run.dir / self.run.plan.merge_receipt, self.run.plan.merge_key)["rows"][0]
 
     @cached_property
-    def whole(self) -> bool:
-        """The combined file is as it was written."""
-        return not manifest.damaged(self.merged, str(self.run.dir))
+    def is_combined_file_intact(self) -> bool:
+        """The combined file has not changed since the merge."""
+        return not manifest.is_damaged(self.combined_file, str(self.run.dir))
 
-    def holds(self, record: dict, folder: Path) -> bool:
-        """The pixels were read back from the very file that is there."""
+    def matches(self, record: dict, folder: Path) -> bool:
+        """A record describes a file that has not changed since the pixels were read back from
+        it."""
         if self.combined:
-            return self.retains(record, folder) and self.whole
+            return self.keeps(record, folder) and self.is_combined_file_intact
         try:
             stat = os.stat(self.folder / record["file"])
         except OSError:
             return False
-        if not record["file"].endswith(self.run.plan.suffix):  # of an earlier format, which may go at any time
+        if not record["file"].endswith(self.run.plan.suffix):  # of an earlier format, and may be deleted at any time
             return False
         return folder == self.folder and record["of"] == [stat.st_size, stat.st_mtime_ns]
 
-    def retains(self, record: dict, folder: Path) -> bool:
-        """A record is worth keeping. A combined file is replaced as a whole, and what only the old one had is in the store; of
-        files of single ROIs each stays until it is replaced, or is nobody's any more."""
+    def keeps(self, record: dict, folder: Path) -> bool:
+        """A record stays. A combined file is replaced as a whole, and chips that only the old one
+        had are in the store again; a file of a single ROI has its chips until it is replaced or
+        deleted."""
         if folder != self.folder:
             return False
         if self.combined:
-            return record["of"] == _of(self.merged)
+            return record["of"] == _file_stat(self.combined_file)
         return (self.folder / record["file"]).exists()
 
 
-def _of(record: Mapping) -> list[int]:
+def _file_stat(record: Mapping) -> list[int]:
     return [record["size"], record["mtime_ns"]]
 
 
-def _holds(old: freed_chips.Records, name: str, group: Group, export: _Export) -> bool:
-    """A record is of the chip that is in the store, and its file is as it was."""
+def _is_current(old: freed_chips.FreedChipRecords, name: str, group: StoredGroup, export: _Export) -> bool:
+    """A record describes the chip that is in the store, and its file has not changed."""
     record = old.find(name)
-    if record is None or not export.holds(record, old.folder):
+    if record is None or not export.matches(record, old.folder):
         return False
-    chip = group.held.peek(name)
+    chip = group.store_group.read_metadata(name)
     return chip is not None and chip.sha256 == record["digest"]
 
 
-def _records(
-    export: _Export, group: Group, names: set[str], old: freed_chips.Records | None, found: set[str]
+def _merge_records(
+    export: _Export, group: StoredGroup, names: set[str], old: freed_chips.FreedChipRecords | None, found: set[str]
 ) -> Iterator[dict]:
-    """Old records that are worth keeping, then new ones, whose objects go into ``found``."""
-    for record in old or ():
-        if record is not None and record["object"] not in names and export.retains(record, old.folder):
-            yield record
-    for record in _proved(export, group, names):
+    """Old records that stay, then new ones, whose objects are added to ``found``."""
+    if old is not None:
+        for record in old:
+            if record is not None and record["object"] not in names and export.keeps(record, old.folder):
+                yield record
+    for record in _read_back(export, group, names):
         found.add(record["object"])
         yield record
 
 
-def _proved(export: _Export, group: Group, names: set[str]) -> Iterator[dict]:
-    """Records of chips whose objects were made of the export, as they lie in the store. Threads read files of single ROIs, or
-    compare what is read of the combined one."""
-    saved, files = _saved(export.run, group), _files(export, group, names)
+def _read_back(export: _Export, group: StoredGroup, names: set[str]) -> Iterator[dict]:
+    """Records of chips that the export has with equal bytes. Threads read files of single ROIs, or
+    compare the rows of a combined file."""
+    arrays, files = _input_arrays(export.run, group), _intact_files(export, group, names)
 
-    def prove(one: _Chip) -> dict | None:
-        return _record(group, one)
+    def make_record(chip: _ExportedChip) -> dict | None:
+        return _make_record(group, chip)
 
-    def prove_file(file: tuple[dict, list[_Place]]) -> list[dict | None]:
-        return list(map(prove, _read(export, group, saved, *file, threads=1)))
+    def make_records(file: _FileToRead) -> list[dict | None]:
+        return list(map(make_record, _read_chips(export, group, arrays, file, threads=1)))
 
+    found: Iterator[dict | None]
     if export.combined:
-        chips = itertools.chain.from_iterable(_read(export, group, saved, *file, threads=THREADS) for file in files)
-        found = ahead(prove, chips, THREADS, lambda one: sum(n.nbytes for _, n in one.parts))
+        chips = itertools.chain.from_iterable(
+            _read_chips(export, group, arrays, file, threads=READ_THREADS) for file in files
+        )
+        found = map_in_order(make_record, chips, READ_THREADS, lambda chip: sum(n.nbytes for _, n in chip.parts))
     else:
-        found = itertools.chain.from_iterable(ahead(prove_file, files, THREADS, lambda file: file[0]["size"]))
+        by_file = map_in_order(make_records, files, READ_THREADS, lambda file: file[0]["size"])
+        found = itertools.chain.from_iterable(by_file)
     yield from filter(None, found)
 
 
-def _record(group: Group, one: _Chip) -> dict | None:
-    """What is written down of a chip; None where its object cannot be made of what was read."""
-    chip = group.held.peek(one.place.name)
-    # that there is nothing is nowhere else: it is tiny, and stays
+def _make_record(group: StoredGroup, exported: _ExportedChip) -> dict | None:
+    """The record of a chip; None where its object cannot be made from the arrays."""
+    name = exported.location.name
+    chip = group.store_group.read_metadata(name)
+    # that no imagery exists is stored only there, in few bytes, so the chip stays
     if chip is None or chip.meta["status"] == "no_data":
         return None
     try:
-        dtype = group.held.dtype(one.place.name)
-    except (OSError, ValueError):  # verify says so
+        dtype = group.store_group.read_dtype(name)
+    except (OSError, ValueError):  # verify reports it
         return None
-    if joined([(a["bands"], n) for a, n in one.parts], chip.meta, dtype, chip.sha256) is None:
+    if join_bands([(how["bands"], numbers) for how, numbers in exported.parts], chip.meta, dtype, chip.sha256) is None:
         return None
-    more = {"arrays": [a for a, _ in one.parts], "dtype": dtype, "digest": chip.sha256, "meta": chip.meta}
-    return {"object": one.place.name, "file": one.place.file, "of": one.of, **more}
+    more = {"arrays": [how for how, _ in exported.parts], "dtype": dtype, "digest": chip.sha256, "meta": chip.meta}
+    return {"object": name, "file": exported.location.file, "of": exported.file_stat, **more}
 
 
-def _read(
-    export: _Export, group: Group, saved: list[_Saved], record: dict, places: list[_Place], threads: int
-) -> Iterator[_Chip]:
-    """What a file has of chips; a damaged one ends early."""
+def _read_chips(
+    export: _Export, group: StoredGroup, arrays: list[_InputArrays], file: _FileToRead, threads: int
+) -> Iterator[_ExportedChip]:
+    """The chips in a file; those after the first damage are left out."""
+    record, locations = file
     try:
-        with open_arrays(export.folder / places[0].file) as opened:
-            for place, parts in _parts(opened, saved, group.bands, places, threads):
-                yield _Chip(place, _of(record), parts)
-    except (OSError, ValueError, KeyError, IndexError, StoreError):  # the run's next start says so
+        with open_arrays(export.folder / locations[0].file) as opened:
+            for location, parts in _read_parts(opened, arrays, group.bands or (), locations, threads):
+                yield _ExportedChip(location, _file_stat(record), parts)
+    except (OSError, ValueError, KeyError, IndexError, StoreError):  # the next start of the run reports it
         return
 
 
-def _files(export: _Export, group: Group, names: set[str]) -> Iterator[tuple[dict, list[_Place]]]:
-    """Final files that are as the receipts say, with what is wanted of them, each chip once, in order of their rows."""
-    run, plan, left = export.run, export.run.plan, set(names)
-    objects = plan.objects(group.id)
+def _intact_files(export: _Export, group: StoredGroup, names: set[str]) -> Iterator[_FileToRead]:
+    """Final files that have not changed since their receipts, with the chips to read, each chip
+    once, in order of their rows."""
+    run, plan, remaining = export.run, export.run.plan, set(names)
+    objects = plan.object_names(group.id)
     if export.combined:
-        rows = {name: i for i, name in reversed(list(enumerate(objects))) if name in left}
+        rows = {name: i for i, name in reversed(list(enumerate(objects))) if name in remaining}
         file = Path(plan.target).name
-        if export.whole and rows:
-            yield export.merged, [_Place(name, file, i) for i, name in sorted((i, name) for name, i in rows.items())]
+        if export.is_combined_file_intact and rows:
+            ordered = sorted((i, name) for name, i in rows.items())
+            yield export.combined_file, [_Location(name, file, i) for i, name in ordered]
         return
     for chunk in plan.chunks:
-        if left.isdisjoint(objects[chunk.start : chunk.stop]):
+        if remaining.isdisjoint(objects[chunk.start : chunk.stop]):
             continue
         receipt = receipts.read(run.dir / "items" / f"{chunk.name}.json", plan.items_key(chunk))
         for index, record in expected_files(run, chunk.name, receipt).values():
             name = objects[index]
-            arrays = record["path"].endswith(plan.suffix)
-            if name in left and arrays and not manifest.damaged(record, str(export.folder)):
-                left.discard(name)
-                yield record, [_Place(name, record["path"], None)]
+            is_array_file = record["path"].endswith(plan.suffix)
+            if name in remaining and is_array_file and not manifest.is_damaged(record, str(export.folder)):
+                remaining.discard(name)
+                yield record, [_Location(name, record["path"], None)]
 
 
-def _saved(run: Run, group: Group) -> list[_Saved]:
-    """The arrays that have bands of a group: those of the first unit, where several read the same bands."""
+def _input_arrays(run: Run, group: StoredGroup) -> list[_InputArrays]:
+    """The arrays with bands of a group; of units that read the same bands, those of the first
+    one."""
     first = {u.sensor.bands: u for u in reversed(run.plan.units) if u.source == group.id}
     units = [
         u for u in run.plan.units if first.get(u.sensor.bands) is u and set(u.sensor.bands) & set(group.bands or ())
     ]
-    return [_Saved(u.sensor.bands, stacked_key("input", u.key), single_key("input", u.key)) for u in units]
+    return [_InputArrays(u.sensor.bands, stacked_key("input", u.key), single_key("input", u.key)) for u in units]
 
 
-def _parts(
-    file: Arrays, saved: list[_Saved], bands: Iterable[str], places: list[_Place], threads: int
-) -> Iterator[tuple[_Place, list[tuple[dict, np.ndarray]]]]:
-    """Of each place the arrays that have its bands, and how they are found again. Arrays of all ROIs are read once, in order."""
+def _read_parts(
+    file: ArrayFile, arrays: list[_InputArrays], bands: Iterable[str], locations: list[_Location], threads: int
+) -> Iterator[tuple[_Location, Parts]]:
+    """Each location with the arrays that have its bands. Arrays of all ROIs are read once, in
+    order."""
     keys, wanted = set(file.keys()), set(bands)
     stacked = []
-    for one in saved:
-        if places[0].row is not None and one.stacked in keys and wanted & set(one.bands):
+    for one in arrays:
+        if locations[0].row is not None and one.stacked in keys and wanted & set(one.bands):
             stacked.append(one)
             wanted -= set(one.bands)
-    singles = [one for one in saved if one not in stacked and wanted & set(one.bands)]
-    for place, rows in _rows(file, stacked, places, threads):
+    singles = [one for one in arrays if one not in stacked and wanted & set(one.bands)]
+    for location, rows in _read_rows(file, stacked, locations, threads):
         parts = [
-            ({"key": one.stacked, "bands": list(one.bands), "row": place.row, "mark": mark}, numbers)
+            ({"key": one.stacked, "bands": list(one.bands), "row": location.row, "mark": mark}, numbers)
             for one, (numbers, mark) in zip(stacked, rows)
         ]
-        lacking = set(wanted)
+        missing = set(wanted)
         for one in singles:
-            key = one.single if place.row is None else f"{one.single}__{place.row:05d}"
-            if key in keys and lacking & set(one.bands):
-                lacking -= set(one.bands)
+            key = one.single if location.row is None else f"{one.single}__{location.row:05d}"
+            if key in keys and missing & set(one.bands):
+                missing -= set(one.bands)
                 parts.append(({"key": key, "bands": list(one.bands)}, file.read(key)))
-        # a row that cannot be found alone would make every job read all those before it
+        # a row without a mark would make every job read all rows before it
         if not any("row" in how and how["mark"] is None for how, _ in parts):
-            yield place, parts
+            yield location, parts
 
 
-def _rows(file: Arrays, stacked: list[_Saved], places: list[_Place], threads: int) -> Iterator[tuple[_Place, tuple]]:
-    """Places, in order, each with its rows of the arrays of all ROIs."""
+def _read_rows(
+    file: ArrayFile, stacked: list[_InputArrays], locations: list[_Location], threads: int
+) -> Iterator[tuple[_Location, Sequence[tuple[np.ndarray, int | None]]]]:
+    """Locations, in order, each with its rows of the arrays of all ROIs and their marks."""
     if not stacked:
-        yield from ((place, ()) for place in places)
+        yield from ((location, ()) for location in locations)
         return
-    left = iter(places)
-    place = next(left, None)
-    for index, rows in enumerate(zip(*(file.rows(one.stacked, threads) for one in stacked))):
-        if place is None:
+    remaining = iter(locations)
+    location = next(remaining, None)
+    for index, rows in enumerate(zip(*(file.iter_rows(one.stacked, threads) for one in stacked))):
+        if location is None:
             return
-        if index == place.row:
-            yield place, rows
-            place = next(left, None)
+        if index == location.row:
+            yield location, rows
+            location = next(remaining, None)

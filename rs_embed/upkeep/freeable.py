@@ -1,5 +1,6 @@
-"""Objects that finished exports can do without: after success what ``keep_work`` does not keep, and above a limit the
-oldest. Nothing that an unfinished run refers to goes, and never a final file."""
+"""Selects and removes objects that finished exports do not need: after success those that
+``keep_work`` does not keep, and above a limit the oldest. Objects of unfinished runs, and final
+files, always stay."""
 
 from __future__ import annotations
 
@@ -10,104 +11,129 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import StoreError
-from ..runs.run import FREED, TIDIED, Run
+from ..runs.run import Run
+from ..runs.run_files import FREED, TIDIED
 from ..store import receipts
 from ..store.store import replace_file
-from .contents import Contents, Group
-from .exported_chips import drop_void, keep
+from .contents import StoreContents, StoredGroup
+from .exported_chips import record_chips, remove_void_records
 from .references import References
-from .work_folder import RunFolder, Shared
+from .work_folder import LoadedRun, SharedStore
 
-#: Objects that can go, by group: name to bytes.
-Going = list[tuple[Group, dict[str, int]]]
+#: Objects to remove, by group: bytes by name.
+Selection = list[tuple[StoredGroup, dict[str, int]]]
+_RunsByKind = dict[str, list[LoadedRun]]
 
 
-def dropped(shared: Shared, contents: Contents) -> tuple[Going, list[RunFolder]]:
-    """What finished runs leave behind that their own ``keep_work`` does not keep, and that no run refers to which is
-    unfinished or keeps it. Of runs that keep embeddings only those chips that their exports were proved to have.
+def select_unkept(shared: SharedStore, contents: StoreContents) -> tuple[Selection, list[LoadedRun]]:
+    """Objects of finished runs that their ``keep_work`` does not keep, without those that another
+    run needs: one that is unfinished or keeps them. With ``keep_work: embeddings`` only chips that
+    can be read back from an export.
 
     Returns:
-        What can go; finished runs of which nothing was held back for others.
+        The objects to remove; the finished runs of which no other run needs an object.
     """
-    leaving: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
-    keeping: dict[str, list[RunFolder]] = {"chips": [], "embeddings": []}
-    for entry in shared.runs:
-        config = entry.run.request.config
-        frees = {"chips", "embeddings"} if config.keep_work == "none" else set()
-        if config.keep_work == "embeddings" and config.save_inputs:  # other pixels are nowhere else
-            frees.add("chips")
-        if frees and finished(entry) is None:
-            frees = set()
-        for kind in leaving:
-            (leaving if kind in frees else keeping)[kind].append(entry)
-    mine, others = ({kind: References(runs) for kind, runs in found.items()} for found in (leaving, keeping))
-    going, held = [], set()
+    freeing, keeping = _split_by_keep_work(shared.runs)
+    freed_by, needed_by = ({kind: References(runs) for kind, runs in found.items()} for found in (freeing, keeping))
+    selected: Selection = []
+    waiting: set[Path] = set()
     for group in contents.groups:
-        foreign = mine[group.kind].unreferenced(group)
-        free = others[group.kind].unreferenced(group)
-        names = {n: size for n, size in free.items() if n not in foreign}
+        unrelated = freed_by[group.kind].unreferenced(group)
+        not_needed = needed_by[group.kind].unreferenced(group)
+        names = {n: size for n, size in not_needed.items() if n not in unrelated}
         if names:
-            going.append((group, names))
-        needed = group.objects.keys() - free.keys()
-        held |= {entry.folder for entry, used in mine[group.kind].uses(group) if needed & used}
-    settled = {e.folder: e for runs in leaving.values() for e in runs if e.folder not in held}
-    kept = write_down(going, shared, leaving["chips"])
-    careful = References(e for e in leaving["chips"] if e.run.request.config.keep_work == "embeddings")
-    going = [(group, _without(group, names, kept.get(id(group), set()), careful)) for group, names in going]
-    return [(group, names) for group, names in going if names], list(settled.values())
+            selected.append((group, names))
+        stay = group.objects.keys() - not_needed.keys()
+        waiting |= {entry.folder for entry, used in freed_by[group.kind].names_by_run(group) if stay & used}
+    done = {e.folder: e for runs in freeing.values() for e in runs if e.folder not in waiting}
+    recorded = record_before_removal(selected, shared, freeing["chips"])
+    protected = References(e for e in freeing["chips"] if e.run.request.config.keep_work == "embeddings")
+    selected = [
+        (group, _removable(group, names, recorded.get(id(group), set()), protected)) for group, names in selected
+    ]
+    return [(group, names) for group, names in selected if names], list(done.values())
 
 
-def _without(group: Group, names: dict[str, int], kept: set[str], careful: References) -> dict[str, int]:
-    """What really can go of a group: no chips that would be lost to a run that only frees what it has, and none that say that
-    there is no imagery: that is an answer, too, and nowhere else."""
+def _split_by_keep_work(runs: Iterable[LoadedRun]) -> tuple[_RunsByKind, _RunsByKind]:
+    """The runs that free objects of a kind, and the runs that keep them."""
+    freeing: _RunsByKind = {"chips": [], "embeddings": []}
+    keeping: _RunsByKind = {"chips": [], "embeddings": []}
+    for entry in runs:
+        config = entry.run.request.config
+        kinds = {"chips", "embeddings"} if config.keep_work == "none" else set()
+        if config.keep_work == "embeddings" and config.save_inputs:  # other pixels exist only in the store
+            kinds.add("chips")
+        if kinds and finish_time(entry) is None:
+            kinds = set()
+        for kind in freeing:
+            (freeing if kind in kinds else keeping)[kind].append(entry)
+    return freeing, keeping
+
+
+def _removable(group: StoredGroup, names: dict[str, int], recorded: set[str], protected: References) -> dict[str, int]:
+    """The objects of a group without chips that cannot be read back and that a run with
+    ``keep_work: embeddings`` refers to, and without those that state that no imagery exists: this
+    is stored only there.
+
+    Args:
+        recorded: chips that can be read back. protected: the runs with ``keep_work: embeddings``.
+    """
     if group.kind != "chips":
         return names
-    promised = group.objects.keys() - careful.unreferenced(group).keys()
-    rest = {n for n in names.keys() - kept - promised if not _empty(group, n)}
-    return {n: size for n, size in names.items() if n in kept or n in rest}
+    wanted = group.objects.keys() - protected.unreferenced(group).keys()
+    unrecorded = {n for n in names.keys() - recorded - wanted if not _is_no_data(group, n)}
+    return {n: size for n, size in names.items() if n in recorded or n in unrecorded}
 
 
-def _empty(group: Group, name: str) -> bool:
-    found = group.held.peek(name)
+def _is_no_data(group: StoredGroup, name: str) -> bool:
+    found = group.store_group.read_metadata(name)
     return found is not None and found.meta["status"] == "no_data"
 
 
-def write_down(going: Going, shared: Shared, runs: Iterable[RunFolder]) -> dict[int, set[str]]:
-    """Write down how chips can be made again of the exports of finished runs, before they go; those of which it is so, by the
-    ``id`` of their group."""
+def record_before_removal(selected: Selection, shared: SharedStore, runs: Iterable[LoadedRun]) -> dict[int, set[str]]:
+    """Record how selected chips can be read back from the exports of finished runs.
+
+    Returns:
+        The names of the recorded chips, by the ``id`` of their group.
+    """
     found: dict[int, set[str]] = {}
     for entry in runs:
-        tried = tidied(entry.run)
-        for group, names in going:
+        known = is_tidied(entry.run)
+        for group, names in selected:
             if group.kind == "chips":
-                found.setdefault(id(group), set()).update(keep(entry, shared.store, group, names, tried=tried))
-        drop_void(entry, shared.store)
+                chips = record_chips(entry, shared.store, group, names, known_only=known)
+                found.setdefault(id(group), set()).update(chips)
+        remove_void_records(entry, shared.store)
     return found
 
 
-def exceeding(shared: Shared, contents: Contents, limit: float) -> Going:
-    """What has to go so that a store has at most ``limit`` bytes: what no run refers to, then chips, then embeddings,
-    those of the exports that were finished first before others."""
+def select_over_limit(shared: SharedStore, contents: StoreContents, limit: float) -> Selection:
+    """Objects to remove so that a store has at most ``limit`` bytes: first those that no run
+    refers to, then chips, then embeddings, each in the order in which the exports were
+    finished."""
     excess = contents.bytes - limit
     if excess <= 0:
         return []
-    ends = {r.folder: finished(r) for r in shared.runs}
-    queue = [entry for i, group in enumerate(contents.groups) for entry in _ages(i, group, shared, ends)]
+    ends = {r.folder: finish_time(r) for r in shared.runs}
+    queue = [entry for i, group in enumerate(contents.groups) for entry in _rank_objects(i, group, shared, ends)]
     heapq.heapify(queue)
-    going: dict[int, dict[str, int]] = {}
+    selected: dict[int, dict[str, int]] = {}
     while queue and excess > 0:
         *_, i, name, size = heapq.heappop(queue)
-        going.setdefault(i, {})[name] = size
+        selected.setdefault(i, {})[name] = size
         excess -= size
-    return [(contents.groups[i], names) for i, names in going.items()]
+    return [(contents.groups[i], names) for i, names in selected.items()]
 
 
-def _ages(i: int, group: Group, shared: Shared, ends: Mapping[Path, str | None]) -> Iterator[tuple]:
-    """(rank, kind, end of the last export that used it, pack, group, name, bytes) of the objects of a group that can go: a
-    pack as a whole if possible."""
+def _rank_objects(
+    i: int, group: StoredGroup, shared: SharedStore, ends: Mapping[Path, str | None]
+) -> Iterator[tuple[bool, bool, str, str, int, str, int]]:
+    """(is referred to, is an embedding, end of the last export that used it, pack, group, name,
+    bytes) of the removable objects of a group. The pack comes before the name, so that whole packs
+    are removed where possible."""
     references = References(shared.runs)
     last = dict.fromkeys(group.objects, "")
-    for run, names in references.uses(group):
+    for run, names in references.names_by_run(group):
         end = ends[run.folder]
         for name in names & last.keys():
             if end is None:
@@ -118,31 +144,34 @@ def _ages(i: int, group: Group, shared: Shared, ends: Mapping[Path, str | None])
         yield (bool(end), group.kind == "embeddings", end, group.pack_of(name), i, name, group.objects[name])
 
 
-def finished(entry: RunFolder) -> str | None:
+def finish_time(entry: LoadedRun) -> str | None:
     """When a run was finished; None if it is not, or if its next start tries something again."""
     run = entry.run
     plan, accept = run.plan, run.request.config.continue_on_error
-    state, receipt = receipts.examine(run.dir / plan.merge_receipt, plan.merge_key)
-    if state != "good":
+    state, receipt = receipts.read_state(run.dir / plan.merge_receipt, plan.merge_key)
+    if state != "good" or receipt is None:
         return None
-    others = (receipts.examine(run.dir / path, key, accept_failures=accept)[0] for path, key in plan.receipts().items())
+    others = (
+        receipts.read_state(run.dir / path, key, accept_failures=accept)[0] for path, key in plan.receipts().items()
+    )
     return receipt["finished"] if all(other == "good" for other in others) else None
 
 
-def tidied(run: Run) -> bool:
-    """Space was freed after the very merge that a run's receipt is of, as its request says."""
+def is_tidied(run: Run) -> bool:
+    """Space was freed after the last merge of a run, with the ``keep_work`` of its request."""
     try:
-        return json.loads((run.dir / TIDIED).read_text()) == _merge(run)
+        return json.loads((run.dir / TIDIED).read_text()) == _tidied_state(run)
     except (FileNotFoundError, ValueError):
         return False
 
 
-def settle(run: Run) -> None:
-    """Remember that space was freed, and nothing was held back for other runs."""
-    replace_file(run.dir / TIDIED, json.dumps(_merge(run)).encode())
+def mark_tidied(run: Run) -> None:
+    """Record that space was freed, and that no other run needs an object of this one."""
+    replace_file(run.dir / TIDIED, json.dumps(_tidied_state(run)).encode())
 
 
-def _merge(run: Run) -> list[str | None]:
+def _tidied_state(run: Run) -> list[str | None]:
+    """Digest of the last merge, and ``keep_work``."""
     try:
         merge = receipts.read(run.dir / run.plan.merge_receipt, run.plan.merge_key)["sha256"]
     except (FileNotFoundError, StoreError):
@@ -150,37 +179,38 @@ def _merge(run: Run) -> list[str | None]:
     return [merge, run.request.config.keep_work]
 
 
-def note(going: Going, runs: Iterable[RunFolder]) -> None:
-    """Note in the folders of the runs concerned what they will not find any more, before it goes."""
+def mark_freed(selected: Selection, runs: Iterable[LoadedRun]) -> None:
+    """Record in the folders of the affected runs which kinds of objects are freed, before the
+    objects are removed."""
     for entry in runs:
         references = References([entry])
-        kinds = {g.kind for g, names in going if names.keys() - references.unreferenced(g).keys()}
+        kinds = {g.kind for g, names in selected if names.keys() - references.unreferenced(g).keys()}
         if kinds:
-            known = freed(entry.folder)
-            replace_file(entry.folder / FREED, json.dumps(sorted(kinds | known)).encode())
+            replace_file(entry.folder / FREED, json.dumps(sorted(kinds | freed_kinds(entry.folder))).encode())
 
 
-def freed(folder: Path) -> set[str]:
-    """Kinds of objects (``chips``, ``embeddings``) that were freed after the run in a folder was finished."""
+def freed_kinds(folder: Path) -> set[str]:
+    """Kinds of objects (``chips``, ``embeddings``) that were freed after the run in a folder was
+    finished."""
     try:
         return set(json.loads((folder / FREED).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return set()
 
 
-def remove(going: Going) -> int:
-    """Remove objects, and folders that are empty then; returns their bytes."""
-    for group, names in going:
+def remove_objects(selected: Selection) -> int:
+    """Remove objects, and folders that become empty; returns the bytes of the objects."""
+    for group, names in selected:
         group.remove(names)
         if len(names) == len(group.objects) and not group.others:
             (group.folder / "bands.json").unlink(missing_ok=True)
-        remove_empty(group)
-    return sum(sum(names.values()) for _, names in going)
+        remove_empty_folders(group)
+    return sum(sum(names.values()) for _, names in selected)
 
 
-def remove_empty(group: Group) -> None:
-    """Remove those folders of a group that are empty."""
+def remove_empty_folders(group: StoredGroup) -> None:
+    """Remove the empty folders of a group."""
     folders = [*group.folder.glob("*/"), group.folder, *([group.folder.parent] if group.kind == "chips" else [])]
     for folder in folders:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # only if it is empty
+            folder.rmdir()  # fails unless it is empty

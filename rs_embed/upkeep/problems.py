@@ -1,4 +1,4 @@
-"""What ``verify`` found, and what to do about it."""
+"""The damage that ``verify`` finds, and what the user can do about it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is damaged or missing.
+    """A damaged or missing file or object.
 
     Attributes:
         kind: ``object``, ``pack``, ``declaration``, ``receipt``, ``file`` or ``request``.
-        path: where. what: what it is, and what is wrong with it. advice: what mends it.
-        noticed: the next start of the request notices by itself.
+        path: of the file. what: what it is, and what is wrong with it. advice: how to repair it.
+        noticed: the next start of the request notices it without ``--set-aside``.
     """
 
     kind: str
@@ -24,14 +24,16 @@ class Problem:
 
 
 @dataclass
-class Report:
-    """What was read, and what was found.
+class VerifyReport:
+    """What ``verify`` read, found and changed.
 
     Attributes:
-        notes: what was passed over, and why.
-        aside: damaged objects that were moved aside. withdrawn: receipts that were withdrawn.
-        touched: damaged final files that were given a new time, so that the next start reads them.
-        targets: targets of the runs that are concerned. elsewhere: other work folders that are.
+        objects, receipts, files, bytes: counts of what was read.
+        notes: what was skipped, and why.
+        set_aside: damaged objects that were moved aside. withdrawn: receipts that were withdrawn.
+        touched: damaged final files whose time was set, so that the next start reads them.
+        targets: targets of the affected runs. other_work_folders: other work folders with affected
+            runs.
     """
 
     objects: int = 0
@@ -40,30 +42,33 @@ class Report:
     bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    aside: list[Path] = field(default_factory=list)
+    set_aside: list[Path] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     touched: list[str] = field(default_factory=list)
     targets: dict[str, None] = field(default_factory=dict)
-    elsewhere: dict[str, None] = field(default_factory=dict)
+    other_work_folders: dict[str, None] = field(default_factory=dict)
 
     def add(self, kind: str, path: str | Path, what: str, advice: str, *, noticed: bool) -> None:
+        """Add a problem."""
         self.problems.append(Problem(kind, str(path), what, advice, noticed))
 
     @property
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
+        """Nothing is damaged or missing."""
         return not self.problems
 
     @property
-    def next(self) -> str:
-        """What to do now, in one line."""
-        if self.whole:
+    def next_step(self) -> str:
+        """What the user should do now, in one line."""
+        if self.is_whole:
             return "everything is whole, there is nothing to do"
         start = f"start the same request again ({', '.join(self.targets)})"
-        mended = self.aside or self.withdrawn or self.touched or all(p.noticed for p in self.problems)
+        prepared = self.set_aside or self.withdrawn or self.touched or all(p.noticed for p in self.problems)
         if self.targets:
-            return f"next: {start}" if mended else f"next: rs-embed verify --set-aside, then {start}"
-        if self.elsewhere:
-            return f"next: rs-embed verify --set-aside {next(iter(self.elsewhere))}, whose runs need what is damaged"
-        if any(p.kind == "pack" for p in self.problems) and not self.aside:
+            return f"next: {start}" if prepared else f"next: rs-embed verify --set-aside, then {start}"
+        if self.other_work_folders:
+            folder = next(iter(self.other_work_folders))
+            return f"next: rs-embed verify --set-aside {folder}, whose runs need what is damaged"
+        if any(p.kind == "pack" for p in self.problems) and not self.set_aside:
             return "next: rs-embed verify --set-aside, and then rs-embed prune --yes removes it"
         return "next: rs-embed prune --yes removes it, no run needs it"

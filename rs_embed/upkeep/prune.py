@@ -1,4 +1,5 @@
-"""What no run refers to: found, and removed under a lock that keeps every run out of the store."""
+"""``rs-embed prune``: finds what no run refers to, and removes it under a lock that keeps every
+run out of the store."""
 
 from __future__ import annotations
 
@@ -12,174 +13,192 @@ from ..errors import RunLockedError, StoreError
 from ..stages.merge import written_folders
 from ..store import freed_chips, locks
 from ..store.store import TEMP_PREFIX, is_leftover
-from .contents import Contents, Files, Group, survey
-from .freeable import Going, exceeding, finished, note, remove, remove_empty, write_down
+from . import freeable
+from .contents import FileSizes, StoreContents, StoredGroup, scan_store
 from .references import References
-from .work_folder import RunFolder, Shared, Work, open_work
+from .work_folder import RunFolder, SharedStore, WorkFolder, open_work_folder
 
 
 @dataclass
-class Waste:
-    """What can go.
+class Prunable:
+    """What ``prune`` can remove.
 
     Attributes:
         objects: objects that no run refers to, by group.
-        declarations: ``bands.json`` of folders that have no objects then.
+        declarations: ``bands.json`` of folders that have no objects afterwards.
         damaged: objects that were set aside.
-        leftovers: temporary files of dead processes, and old ones of other machines, in the stores.
-        in_runs: such files in the folders of runs and beside final files.
-        generations: generation files of runs that are gone.
-        registrations: those of work folders that are gone, in a store.
-        records: of freed chips (``kept.py``) whose export is gone.
-        gone: these work folders. groups: every group of every store, to remove folders that are empty then.
-        spare: objects of finished exports, above a limit.
+        leftovers: temporary files of dead processes, and old ones of other machines, in the
+            stores.
+        in_runs: such files in run folders and beside final files.
+        generations: generation files of runs whose folder does not exist.
+        registrations: registration files of work folders that do not exist, in a store.
+        records: records of freed chips (``store/freed_chips.py``) whose export does not exist.
+        missing_work_folders: the work folders of these registrations.
+        groups: every group of every store, to remove folders that become empty.
+        over_limit: objects of finished exports, above a limit.
     """
 
-    objects: list[tuple[Group, dict[str, int]]] = field(default_factory=list)
-    declarations: Files = field(default_factory=dict)
-    damaged: Files = field(default_factory=dict)
-    leftovers: Files = field(default_factory=dict)
-    in_runs: Files = field(default_factory=dict)
-    generations: Files = field(default_factory=dict)
-    registrations: Files = field(default_factory=dict)
-    records: Files = field(default_factory=dict)
-    gone: list[Path] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    spare: Going = field(default_factory=list)
+    objects: freeable.Selection = field(default_factory=list)
+    declarations: FileSizes = field(default_factory=dict)
+    damaged: FileSizes = field(default_factory=dict)
+    leftovers: FileSizes = field(default_factory=dict)
+    in_runs: FileSizes = field(default_factory=dict)
+    generations: FileSizes = field(default_factory=dict)
+    registrations: FileSizes = field(default_factory=dict)
+    records: FileSizes = field(default_factory=dict)
+    missing_work_folders: list[Path] = field(default_factory=list)
+    groups: list[StoredGroup] = field(default_factory=list)
+    over_limit: freeable.Selection = field(default_factory=list)
 
     @property
-    def small(self) -> Files:
-        """Everything but the objects."""
+    def small_files(self) -> FileSizes:
+        """Everything except the objects."""
         found = self.declarations | self.damaged | self.leftovers | self.in_runs | self.generations
         return found | self.registrations | self.records
 
     @property
     def files(self) -> int:
-        return len(self.small) + sum(group.files(names) for group, names in self.objects + self.spare)
+        """Number of files."""
+        return len(self.small_files) + sum(g.count_files(names) for g, names in self.objects + self.over_limit)
 
     @property
     def bytes(self) -> int:
-        return sum(self.small.values()) + sum(sum(names.values()) for _, names in self.objects + self.spare)
+        """Bytes of all files."""
+        return sum(self.small_files.values()) + sum(sum(n.values()) for _, n in self.objects + self.over_limit)
 
 
 def prune(
     given: str | Path, *, yes: bool = False, ignore_broken: bool = False, limit: float | None = None
-) -> tuple[Work, Waste]:
+) -> tuple[WorkFolder, Prunable]:
     """Find what no run refers to and, with ``yes``, remove it.
 
     Args:
-        limit: bytes that each store may have; above it, objects of finished exports go, too.
+        given: path that refers to a work folder. ignore_broken: also where the request of a run
+            cannot be read.
+        limit: bytes that each store may have; above it, objects of finished exports are removed,
+            too.
 
     Raises:
-        StoreError: no work folder, or a run whose request cannot be read. RunLockedError: a run is live.
+        StoreError: no work folder, or a run whose request cannot be read. RunLockedError: a run is
+            live.
     """
-    work = open_work(given)
+    work = open_work_folder(given)
     with contextlib.ExitStack() as held:
         if yes:
-            _refuse_live(work)
+            _refuse_live_runs(work)
             for shared in work.stores:
-                held.enter_context(_exclude(work, shared))
-            work = open_work(work.folder)  # what was read before the lock may have changed
-            _refuse_live(work)
+                held.enter_context(_lock_store(work, shared))
+            work = open_work_folder(work.folder)  # it may have changed before the lock was taken
+            _refuse_live_runs(work)
         if not ignore_broken:
-            refuse_broken(work)
-        found = {shared.store.root: survey(shared.store) for shared in work.stores}
-        waste = find(work, found)
+            refuse_unreadable_runs(work)
+        contents = {shared.store.root: scan_store(shared.store) for shared in work.stores}
+        prunable = find_prunable(work, contents)
         if limit is not None:
             for shared in work.stores:
-                going = exceeding(shared, _without(found[shared.store.root], waste), limit)
-                waste.spare += going
+                selected = freeable.select_over_limit(shared, _without(contents[shared.store.root], prunable), limit)
+                prunable.over_limit += selected
                 if yes:
-                    write_down(going, shared, (entry for entry in shared.runs if finished(entry) is not None))
-                    note(going, shared.runs)
+                    finished = (entry for entry in shared.runs if freeable.finish_time(entry) is not None)
+                    freeable.record_before_removal(selected, shared, finished)
+                    freeable.mark_freed(selected, shared.runs)
         if yes:
-            _remove(waste)
-    return work, waste
+            _remove(prunable)
+    return work, prunable
 
 
-def refuse_broken(work: Work) -> None:
-    """Refuse where a run cannot be read, so that nobody knows what it refers to."""
-    broken = _broken(work)
-    if broken:
-        raise StoreError(broken)
+def refuse_unreadable_runs(work: WorkFolder) -> None:
+    """Refuse where a run cannot be read, because its references are unknown.
+
+    Raises:
+        StoreError: such a run exists.
+    """
+    reason = _find_unreadable(work)
+    if reason:
+        raise StoreError(reason)
 
 
-def refusal(work: Work) -> str | None:
+def find_refusal(work: WorkFolder) -> str | None:
     """Why ``prune --yes`` would refuse now, or None."""
     try:
-        _refuse_live(work)
+        _refuse_live_runs(work)
     except RunLockedError as error:
         return str(error)
-    return _broken(work)
+    return _find_unreadable(work)
 
 
-def find(work: Work, found: Mapping[Path, Contents]) -> Waste:
-    """What can go.
+def find_prunable(work: WorkFolder, contents: Mapping[Path, StoreContents]) -> Prunable:
+    """List what ``prune`` can remove, without a limit.
 
     Args:
-        found: what lies in the stores of the work folder, by their path.
+        contents: of the stores of the work folder, by their path.
     """
-    waste = Waste()
+    found = Prunable()
     for shared in work.stores:
-        contents, references = found[shared.store.root], References(shared.runs)
-        waste.groups += contents.groups
-        waste.damaged |= contents.damaged
-        waste.leftovers |= contents.leftovers
-        waste.registrations |= _sizes(shared.gone)
-        waste.records |= _sizes(
-            path for path in freed_chips.of_store(shared.store) if freed_chips.gone(path, shared.store)
-        )
-        waste.gone += shared.gone.values()
-        for group in contents.groups:
-            names = references.unreferenced(group)
-            if names:
-                waste.objects.append((group, names))
-            if group.declaration is not None and len(names) == len(group.objects) and not group.others:
-                waste.declarations[group.folder / "bands.json"] = group.declaration
-    for entry in work.runs:
-        waste.damaged |= _sizes((entry.folder / "items").glob("*.damaged"))
-    waste.generations = _sizes(work.orphaned_generations)
-    folders = dict.fromkeys(f for r in work.runs if r.run for f in written_folders(r.run))
-    halves = _there(path for folder in folders for path in folder.glob(f"{TEMP_PREFIX}*"))
-    waste.in_runs = {path: stat.st_size for path, stat in halves if is_leftover(path.name, stat.st_mtime)}
-    return waste
+        _add_store(shared, contents[shared.store.root], found)
+    for entry in work.run_folders:
+        found.damaged |= _file_sizes((entry.folder / "items").glob("*.damaged"))
+    found.generations = _file_sizes(work.orphaned_generations)
+    folders = dict.fromkeys(folder for entry in work.runs for folder in written_folders(entry.run))
+    temporary = _stat_existing(path for folder in folders for path in folder.glob(f"{TEMP_PREFIX}*"))
+    found.in_runs = {path: stat.st_size for path, stat in temporary if is_leftover(path.name, stat.st_mtime)}
+    return found
 
 
-def _without(contents: Contents, waste: Waste) -> Contents:
-    """A store as it is without what goes anyway."""
-    going = {id(group): names for group, names in waste.objects}
+def _add_store(shared: SharedStore, contents: StoreContents, found: Prunable) -> None:
+    """Add what can be removed from a store."""
+    references, store = References(shared.runs), shared.store
+    found.groups += contents.groups
+    found.damaged |= contents.damaged
+    found.leftovers |= contents.leftovers
+    found.registrations |= _file_sizes(shared.missing)
+    found.records |= _file_sizes(
+        path for path in freed_chips.list_all_records(store) if freed_chips.is_export_missing(path, store)
+    )
+    found.missing_work_folders += shared.missing.values()
+    for group in contents.groups:
+        names = references.unreferenced(group)
+        if names:
+            found.objects.append((group, names))
+        if group.declaration is not None and len(names) == len(group.objects) and not group.others:
+            found.declarations[group.folder / "bands.json"] = group.declaration
+
+
+def _without(contents: StoreContents, removed: Prunable) -> StoreContents:
+    """The contents of a store after something was removed."""
+    names_of = {id(group): names for group, names in removed.objects}
     groups = [
-        replace(g, objects={n: size for n, size in g.objects.items() if n not in going.get(id(g), ())})
+        replace(g, objects={n: size for n, size in g.objects.items() if n not in names_of.get(id(g), ())})
         for g in contents.groups
     ]
     return replace(contents, groups=groups, damaged={}, leftovers={})
 
 
-def _remove(waste: Waste) -> None:
-    remove(waste.spare)
-    for group, names in waste.objects:
+def _remove(found: Prunable) -> None:
+    freeable.remove_objects(found.over_limit)
+    for group, names in found.objects:
         group.remove(names)
-    for path in waste.small:
+    for path in found.small_files:
         path.unlink(missing_ok=True)
-    for group in waste.groups:
-        remove_empty(group)
+    for group in found.groups:
+        freeable.remove_empty_folders(group)
 
 
-def _sizes(paths: Iterable[Path]) -> Files:
-    return {path: stat.st_size for path, stat in _there(paths)}
+def _file_sizes(paths: Iterable[Path]) -> FileSizes:
+    return {path: stat.st_size for path, stat in _stat_existing(paths)}
 
 
-def _there(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Without those that vanish meanwhile: looking is allowed while runs are at work."""
+def _stat_existing(paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Paths with size and times, without those that runs delete meanwhile."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             yield path, path.stat()
 
 
-def _exclude(work: Work, shared: Shared) -> contextlib.AbstractContextManager:
-    lock = locks.exclude(shared.store.root)
+def _lock_store(work: WorkFolder, shared: SharedStore) -> contextlib.AbstractContextManager:
+    lock = locks.acquire_exclusive_store_lock(shared.store.root)
     if lock is None:
-        _refuse_live(open_work(work.folder))
+        _refuse_live_runs(open_work_folder(work.folder))
         raise RunLockedError(
             f"prune: the store {shared.store.root} is in use by a run that has just started or that is not known here; "
             "wait for it, or stop it, and prune again"
@@ -187,18 +206,23 @@ def _exclude(work: Work, shared: Shared) -> contextlib.AbstractContextManager:
     return lock
 
 
-def _refuse_live(work: Work) -> None:
-    """Refuse while a run works with one of the stores; its lock alone would do, and names nobody."""
+def _refuse_live_runs(work: WorkFolder) -> None:
+    """Refuse while a run uses one of the stores. The lock of the store would be enough, but does
+    not identify the run.
+
+    Raises:
+        RunLockedError: a run is live.
+    """
     for entry in _all_runs(work):
         if entry.running is not None:
-            who = ", ".join(f"{k} {v}" for k, v in entry.running.items()) or "it has just started"
+            process = ", ".join(f"{k} {v}" for k, v in entry.running.items()) or "it has just started"
             raise RunLockedError(
-                f"prune: a run is working on {entry.target} ({who}); wait for it, or stop it, and prune again"
+                f"prune: a run is working on {entry.target} ({process}); wait for it, or stop it, and prune again"
             )
 
 
-def _broken(work: Work) -> str | None:
-    """The sentence about what keeps anybody from knowing what is referred to, or None."""
+def _find_unreadable(work: WorkFolder) -> str | None:
+    """A message about the first request or registration that cannot be read, or None."""
     for entry in _all_runs(work):
         if entry.error:
             return (
@@ -214,7 +238,7 @@ def _broken(work: Work) -> str | None:
     return None
 
 
-def _all_runs(work: Work) -> list[RunFolder]:
-    """The runs of this work folder, and those of others that use one of its stores."""
-    runs = [*work.runs, *(r for shared in work.stores for r in (*shared.runs, *shared.broken))]
+def _all_runs(work: WorkFolder) -> list[RunFolder]:
+    """The runs of this work folder, and those of other work folders that use one of its stores."""
+    runs = [*work.run_folders, *(r for shared in work.stores for r in (*shared.runs, *shared.broken))]
     return list({r.folder: r for r in runs}.values())

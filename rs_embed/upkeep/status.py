@@ -1,62 +1,66 @@
-"""What is in a work folder, quickly: receipts are read once, files are looked at and not read."""
+"""``rs-embed status``: the state of a work folder. Receipts are read once; other files are only
+looked up."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ..errors import StoreError
 from ..formats import manifest
-from ..stages.repair import expected_files
+from ..stages.shared.repairs import expected_files
 from ..store import freed_chips, receipts
 from . import prune
-from .contents import Contents, Files, Group, survey, walk
-from .freeable import freed
+from .contents import FileSizes, StoreContents, StoredGroup, scan_store, walk_files
+from .freeable import freed_kinds
 from .references import References
-from .work_folder import RunFolder, Shared, Work
+from .work_folder import LoadedRun, RunFolder, SharedStore, WorkFolder
 
-STAGES = {"fetch": "parts", "embed": "chunks", "items": "chunks"}
+#: What the jobs of a stage are counted by.
+_JOBS_PER = {"fetch": "parts", "embed": "chunks", "items": "chunks"}
 
 
-def status(work: Work) -> dict:
-    """Everything that ``rs-embed status`` says, as JSON values."""
-    found = {shared.store.root: survey(shared.store) for shared in work.stores}
-    waste = prune.find(work, found)
-    rest = [stat.st_size for path, stat in walk(work.folder) if not any(path.is_relative_to(root) for root in found)]
+def collect_status(work: WorkFolder) -> dict:
+    """Everything that ``rs-embed status`` reports, as JSON values."""
+    contents = {shared.store.root: scan_store(shared.store) for shared in work.stores}
+    prunable = prune.find_prunable(work, contents)
+    files = walk_files(work.folder)
+    other = [stat.st_size for path, stat in files if not any(path.is_relative_to(root) for root in contents)]
     return {
         "work": str(work.folder),
-        "runs": [run_status(r) for r in work.runs],
-        "stores": [_store(shared, found[shared.store.root]) for shared in work.stores],
+        "runs": [collect_run_status(r) for r in work.run_folders],
+        "stores": [_store_status(shared, contents[shared.store.root]) for shared in work.stores],
         "generations": {
             "files": len(list((work.folder / "generations").glob("*.json"))),
             "of_runs_that_are_gone": [p.stem for p in work.orphaned_generations],
         },
-        "leftovers_of_runs": _sum(waste.in_runs),
-        "prune": {"files": waste.files, "bytes": waste.bytes, "refused": prune.refusal(work)},
+        "leftovers_of_runs": _sum_files(prunable.in_runs),
+        "prune": {"files": prunable.files, "bytes": prunable.bytes, "refused": prune.find_refusal(work)},
         "total": {
-            "files": len(rest) + sum(c.files for c in found.values()),
-            "bytes": sum(rest) + sum(c.bytes for c in found.values()),
+            "files": len(other) + sum(c.files for c in contents.values()),
+            "bytes": sum(other) + sum(c.bytes for c in contents.values()),
         },
     }
 
 
-def run_status(entry: RunFolder) -> dict:
-    """One run: how far it is, whether somebody works on it, whether its files are there."""
-    said = {"name": entry.name, "folder": str(entry.folder), "running": entry.running, "error": entry.error}
-    if entry.run is None:
-        return said | {"state": "unreadable" if entry.error else "running" if entry.running is not None else "empty"}
-    plan, counts = entry.run.plan, _Counts(entry)
+def collect_run_status(entry: RunFolder) -> dict:
+    """The state of one run: its jobs, the process that works on it, its final files."""
+    status = {"name": entry.name, "folder": str(entry.folder), "running": entry.running, "error": entry.error}
+    if not isinstance(entry, LoadedRun):
+        return status | {"state": "unreadable" if entry.error else "running" if entry.running is not None else "empty"}
+    plan, counts = entry.run.plan, _RunCounts(entry)
     state = "complete" if counts.complete else "incomplete"
     if state == "complete" and (counts.gone or counts.changed):
         state = "files gone" if counts.gone == counts.recorded else "files changed"
-    return said | {
+    return status | {
         "state": "running" if entry.running is not None else state,
         "target": entry.target,
         "layout": plan.layout,
         "rois": len(plan.roi_ids),
         "models": [u.label for u in plan.units],
         "store": str(entry.store),
-        "freed": sorted(freed(entry.folder)),
+        "freed": sorted(freed_kinds(entry.folder)),
         "stages": counts.stages,
         "failed_rois": counts.failed_rois,
         "unreadable_receipts": counts.unreadable,
@@ -65,24 +69,35 @@ def run_status(entry: RunFolder) -> dict:
     }
 
 
-class _Counts:
-    """One pass over the receipts of a run."""
+class _RunCounts:
+    """Counts from one pass over the receipts of a run.
 
-    def __init__(self, entry: RunFolder) -> None:
+    Attributes:
+        stages: jobs by stage: done, all (``of``), failed. complete: all jobs are done. finished:
+            end of the last job.
+        failed_rois: ROIs that failed, at least in part. unreadable: receipts that cannot be read.
+        recorded: final files in receipts; of these ``gone``: missing, ``changed``: of another
+            size, ``touched``: of another time.
+    """
+
+    def __init__(self, entry: LoadedRun) -> None:
         self.run, plan = entry.run, entry.run.plan
-        self.stages = {s: {"done": 0, "of": 0, "failed": 0, "unit": unit} for s, unit in STAGES.items()}
+        self.stages: dict[str, dict[str, Any]] = {
+            stage: {"done": 0, "of": 0, "failed": 0, "unit": unit} for stage, unit in _JOBS_PER.items()
+        }
         self.stages["merge"] = {"done": 0, "of": 1, "failed": 0, "unit": "run"}
         self.failed_rois = self.unreadable = self.recorded = self.gone = self.changed = self.touched = 0
         self.finished: str | None = None
         for path, key in (plan.receipts() | {plan.merge_receipt: plan.merge_key}).items():
             stage = path.split("/")[0].removesuffix(".json")
             self.stages[stage]["of"] += stage != "merge"
-            receipt = self._read(path, key)
+            receipt = self._read_receipt(path, key)
             if receipt is not None:
-                self._count(stage, path, receipt)
+                self._count_receipt(stage, path, receipt)
         self.complete = all(s["done"] == s["of"] for s in self.stages.values())
 
-    def _read(self, path: str, key: str) -> dict | None:
+    def _read_receipt(self, path: str, key: str) -> dict | None:
+        """A valid receipt; None for any other, and where it does not exist."""
         try:
             receipt = receipts.read(self.run.dir / path)
         except FileNotFoundError:
@@ -90,18 +105,18 @@ class _Counts:
         except StoreError:
             self.unreadable += 1
             return None
-        if "records" in receipt and self._size(receipt["records"]) != receipt["records"]["size"]:
+        if "records" in receipt and self._file_size(receipt["records"]) != receipt["records"]["size"]:
             self.unreadable += 1
             return None
         return receipt if receipt.get("key") == key else None
 
-    def _size(self, record: dict) -> int | None:
+    def _file_size(self, record: dict) -> int | None:
         try:
             return os.stat(self.run.dir / record["path"]).st_size
         except OSError:
             return None
 
-    def _count(self, stage: str, path: str, receipt: dict) -> None:
+    def _count_receipt(self, stage: str, path: str, receipt: dict) -> None:
         failed = sum(row.get("status") in ("failed", "partial") for row in receipt["rows"])
         self.stages[stage]["done"] += 1
         self.stages[stage]["failed"] += failed
@@ -110,12 +125,12 @@ class _Counts:
             self.failed_rois += failed
             target = os.path.normpath(self.run.dir / self.run.plan.target)
             for _, record in expected_files(self.run, Path(path).stem, receipt).values():
-                self._look(os.path.join(target, record["path"]), record)
+                self._count_file(os.path.join(target, record["path"]), record)
         elif stage == "merge":
             for record in receipt["rows"]:
-                self._look(os.path.join(self.run.dir, record["path"]), record)
+                self._count_file(os.path.join(self.run.dir, record["path"]), record)
 
-    def _look(self, path: str, record: dict) -> None:
+    def _count_file(self, path: str, record: dict) -> None:
         self.recorded += 1
         try:
             stat = os.stat(path)
@@ -123,67 +138,62 @@ class _Counts:
             self.gone += 1
             return
         other_size, plan = stat.st_size != record["size"], self.run.plan
-        if other_size and plan.layout == "combined" and manifest.of_another(path, plan.target):
+        if other_size and plan.layout == "combined" and manifest.belongs_to_other_file(path, plan.target):
             return  # of the other file format, not damaged
         self.changed += other_size
         self.touched += stat.st_size == record["size"] and stat.st_mtime_ns != record["mtime_ns"]
 
 
-def _store(shared: Shared, found: Contents) -> dict:
+def _store_status(shared: SharedStore, contents: StoreContents) -> dict:
     references = References(shared.runs)
-    bands = {s.id: s for r in shared.runs for s in r.run.plan.sources}
+    sources = {s.id: s for r in shared.runs for s in r.run.plan.sources}
     return {
         "path": str(shared.store.root),
-        "files": found.files,
-        "bytes": found.bytes,
-        "works": [{"path": str(w), "gone": False} for w in shared.works]
-        + [{"path": str(w), "gone": True} for w in shared.gone.values()],
+        "files": contents.files,
+        "bytes": contents.bytes,
+        "works": [{"path": str(w), "gone": False} for w in shared.work_folders]
+        + [{"path": str(w), "gone": True} for w in shared.missing.values()],
         "unreadable_registrations": list(map(str, shared.unreadable)),
         "groups": [
-            _group(g, references) | ({"collection": bands[g.id].identity.get("collection")} if g.id in bands else {})
-            for g in sorted(found.groups, key=lambda g: (g.kind, g.id, g.folder.name))
+            _group_status(g, references)
+            | ({"collection": sources[g.id].identity.get("collection")} if g.id in sources else {})
+            for g in sorted(contents.groups, key=lambda g: (g.kind, g.id, g.folder.name))
         ],
-        "kept": [_records(path, shared) for path in freed_chips.of_store(shared.store)],
-        "damaged": _sum(found.damaged),
-        "leftovers": _sum(found.leftovers),
+        "kept": [_records_status(path, shared) for path in freed_chips.list_all_records(shared.store)],
+        "damaged": _sum_files(contents.damaged),
+        "leftovers": _sum_files(contents.leftovers),
     }
 
 
-def _group(group: Group, references: References) -> dict:
+def _group_status(group: StoredGroup, references: References) -> dict:
+    unreferenced = references.unreferenced(group)
     return {
         "kind": group.kind,
         "id": group.id,
         "bands": list(group.bands) if group.bands else None,
         "files": len(group.objects) - len(group.packed) + len(group.packs),
-        "bytes": sum(group.objects.values()) + group.more,
+        "bytes": sum(group.objects.values()) + group.overhead,
         "objects": len(group.objects),
         "packs": len(group.packs),
-        "unreferenced": _objects(group, references.unreferenced(group)),
+        "unreferenced": {"files": group.count_files(unreferenced), "bytes": sum(unreferenced.values())},
         "runs": [r.name for r in references.runs(group)],
     }
 
 
-def _objects(group: Group, names: dict[str, int]) -> dict:
-    return {"files": group.files(names), "bytes": sum(names.values())}
-
-
-def _records(path: Path, shared: Shared) -> dict:
+def _records_status(path: Path, shared: SharedStore) -> dict:
     """Freed chips that one run's export has."""
-    records = freed_chips.opened(path, shared.store)
+    records = freed_chips.open_records(path, shared.store)
     if records is None:
-        return {
-            "path": str(path),
-            "there": False,
-            "source": None,
-            "bands": None,
-            "run": None,
-            "folder": None,
-            "chips": 0,
-        }
+        unknown = dict.fromkeys(("source", "bands", "run", "folder"))
+        return {"path": str(path), "there": False, **unknown, "chips": 0}
     with records:
-        said = {"source": records.source, "bands": list(records.bands), "run": records.run, "chips": records.count}
-    return {"path": str(path), "there": not freed_chips.gone(path, shared.store), "folder": str(records.folder)} | said
+        head = {"source": records.source, "bands": list(records.bands), "run": records.run, "chips": records.count}
+    return {
+        "path": str(path),
+        "there": not freed_chips.is_export_missing(path, shared.store),
+        "folder": str(records.folder),
+    } | head
 
 
-def _sum(files: Files | dict[str, int]) -> dict:
+def _sum_files(files: FileSizes) -> dict:
     return {"files": len(files), "bytes": sum(files.values())}

@@ -1,6 +1,7 @@
-"""Weights into a network: read safely, found under whatever prefix or wrapper they were published, matched strictly.
+"""Reads weights from a file without running code, and fills a network with them.
 
-Tensors are mapped from the file, not copied: concurrent jobs with one file share its pages.
+The tensors are found under any published prefix or wrapper, and must match the network exactly.
+They are mapped from the file, not copied, so concurrent jobs with one file share its pages.
 """
 
 from __future__ import annotations
@@ -23,89 +24,98 @@ from .checkpoints import Checkpoint
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Keys under which training code files a network in a checkpoint, the most meant first: of a teacher and a student the
-#: teacher is the one to use (DINO, data2vec).
+#: Keys under which training code stores a network in a checkpoint, by priority: of a teacher and a
+#: student, the teacher is the one to use (DINO, data2vec).
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "teacher", "student", "encoder", "backbone")
-#: What wrappers of torch and Lightning put before all names; up to two of them.
+#: Prefixes that wrappers of torch and Lightning add to all names; up to two of them.
 _GENERIC = ("", "module.", "_orig_mod.", "model.")
 _ALLOWED = "allowed: a complete file of this model and variant, or model_config={'weights': null} for the published one"
-#: Tensors that an error names.
-_NAMED = 5
+#: Number of tensors that an error names.
+_MAX_NAMES = 5
 
 
-def fill(
+def fill_network(
     network: nn.Module, weights: Checkpoint | None, rename: Callable[[str], str | None], prefixes: Sequence[str]
 ) -> dict:
-    """Give a network on the meta device its weights; returns what the manifest says of them.
+    """Fill a network on the meta device with its weights.
 
     Args:
         network: every parameter and persistent buffer is filled, floats as float32.
-        rename: the network's name of a published tensor, without prefix; None for one that is not used.
-        prefixes: what may stand before the published names. The one with which most of the network is found counts, alone
-            or after a generic one (``module.``, ``model.``); tensors that do not have it are not this network's.
+        rename: maps the name of a published tensor, without prefix, to the network's name; None if
+            it is not used.
+        prefixes: possible prefixes of the published names. The prefix that matches most of the
+            network is used, alone or after a generic one (``module.``, ``model.``); tensors
+            without it do not belong to this network.
+
+    Returns:
+        The metadata of the weights for the manifest (:class:`Checkpoint`).
 
     Raises:
-        ModelError: the file cannot be read, or does not fit exactly; it names the file and the tensors.
+        ModelError: the file cannot be read, or does not match exactly; the message names the file
+            and the tensors.
     """
     if weights is None:
         raise ModelError(
-            "weights: there are none for this model; allowed: model_config={'weights': '<path of a file>'}"
+            "weights: none are published for this model; allowed: model_config={'weights': '<path of a file>'}"
         )
     wanted = network.state_dict()
     if weights.path is None:
-        state = {name: _random(name, tensor, weights.seed) for name, tensor in wanted.items()}
+        state = {name: _random_tensor(name, tensor, weights.seed) for name, tensor in wanted.items()}
     else:
-        state = _matched(weights.path, wanted, rename, prefixes)
+        state = _match_tensors(weights.path, wanted, rename, prefixes)
     network.load_state_dict(state, assign=True)
-    return dict(weights.said)
+    return dict(weights.metadata)
 
 
-def _random(name: str, like: Tensor, seed: int) -> Tensor:
-    """Small random numbers, around 1 for the weights of norms; the same on every platform."""
+def _random_tensor(name: str, like: Tensor, seed: int) -> Tensor:
+    """Small random numbers, around 1 for the weights of norms; equal on every platform."""
     import numpy as np
     import torch
 
     key = [seed, zlib.crc32(name.encode())]
     values = np.random.Generator(np.random.PCG64(key)).standard_normal(like.shape, dtype=np.float32)
-    one = "norm" in name and name.endswith("weight")
-    return torch.from_numpy(values * np.float32(0.02) + np.float32(one))
+    is_norm_weight = "norm" in name and name.endswith("weight")
+    return torch.from_numpy(values * np.float32(0.02) + np.float32(is_norm_weight))
 
 
-def read(path: Path) -> Mapping[str, Any]:
-    """The content of a weights file, safetensors or torch's, by its first bytes: tensors by name, perhaps in wrappers.
+def read_tensors(path: Path) -> Mapping[str, Any]:
+    """The content of a weights file: tensors by name, possibly in wrappers.
 
-    Code in files is never run. Tensors are mapped from the file, except of torch's format before 1.6.
+    The first bytes decide whether it is read as safetensors or with torch. Code in files is never
+    run. Tensors are mapped from the file, except in torch's format before 1.6.
 
     Raises:
-        ModelError: it is no such file, is damaged, or holds objects that only code could make; it names the file.
+        ModelError: it is not a weights file, is damaged, or contains objects that only code can
+            create; the message names the file.
     """
     try:
         with open(path, "rb") as file:
             head = file.read(16)
-        content = _safetensors(path) if head[8:9] == b"{" else _torch(path, mmap=head[:4] == b"PK\x03\x04")
+        content = _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path, mmap=head[:4] == b"PK\x03\x04")
     except OSError as error:
         raise ModelError(f"weights file {path}: cannot be read ({error.strerror or error}); {_ALLOWED}") from None
     if not isinstance(content, Mapping):
-        raise ModelError(f"weights file {path}: holds a {type(content).__name__} and no tensors by name; {_ALLOWED}")
+        raise ModelError(f"weights file {path}: contains a {type(content).__name__} and no tensors by name; {_ALLOWED}")
     return content
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict; nothing is read yet
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict; this reads no data
     except SafetensorError as error:
         raise ModelError(f"weights file {path}: is truncated or damaged ({error}); {_ALLOWED}") from None
 
 
-def _torch(path: Path, *, mmap: bool) -> Any:
+def _read_torch(path: Path, *, mmap: bool) -> Any:
     import argparse
 
     import torch
 
-    # the arguments of a training script, which many put beside the tensors: an object without behaviour of its own
+    # the arguments of a training script, often stored beside the tensors: a class without methods
+    # that run code
     plain = torch.serialization.safe_globals([argparse.Namespace])
     try:
         with warnings.catch_warnings(), plain:
@@ -113,11 +123,11 @@ def _torch(path: Path, *, mmap: bool) -> Any:
             return torch.load(os.fspath(path), map_location="cpu", mmap=mmap, weights_only=True)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # bytes that are no pickle make the reader fail in any way
+    except Exception as error:  # the reader raises any type of error for bytes that are not a pickle
         code = re.search(r"GLOBAL (\S+)|(TorchScript) archive", str(error))
         if code:
             raise ModelError(
-                f"weights file {path}: holds {code[1] or 'a TorchScript program'}, and code in files is never run; allowed: a "
+                f"weights file {path}: contains {code[1] or 'a TorchScript program'}, and code in files is never run; allowed: a "
                 "file of tensors alone (load this one where you trust it, and save its state_dict with "
                 "safetensors.torch.save_file), or the published file"
             ) from None
@@ -126,85 +136,91 @@ def _torch(path: Path, *, mmap: bool) -> Any:
         ) from None
 
 
-def _matched(
+def _match_tensors(
     path: Path, wanted: Mapping[str, Tensor], rename: Callable[[str], str | None], prefixes: Sequence[str]
 ) -> dict[str, Tensor]:
-    """The wanted tensors of a file, by the network's names."""
+    """The tensors of a file that a network needs, by the network's names."""
     generic = sorted({a + b for a, b in itertools.product(_GENERIC, repeat=2)}, key=lambda g: (len(g), g))
-    before = dict.fromkeys(g + p for g in generic for p in (*prefixes, ""))
-    choices = [_Choice(tree, _named(tree, prefix, rename)) for tree in _unwrapped(read(path)) for prefix in before]
-    best = max(choices, key=lambda choice: len(wanted.keys() & set(choice.names.values())))  # of equals the first
-    faults = _faults(best, wanted)
+    full = dict.fromkeys(g + p for g in generic for p in (*prefixes, ""))
+    trees = list(_list_wrapped(read_tensors(path)))
+    candidates = [_Candidate(tree, _rename_tensors(tree, prefix, rename)) for tree in trees for prefix in full]
+    best = max(candidates, key=lambda c: len(wanted.keys() & set(c.names.values())))  # the first of equal ones
+    faults = _describe_mismatch(best, wanted)
     state = {}
     if not faults:
-        state = {own: best.tree[name].detach().to(wanted[own].dtype) for name, own in best.names.items()}
-        bad = [name for name, own in best.names.items() if not _finite(state[own])]
-        faults = [f"has {len(bad)} with NaN or infinity {_some(bad)}"] if bad else []
+        state = {new: best.tree[name].detach().to(wanted[new].dtype) for name, new in best.names.items()}
+        bad = [name for name, new in best.names.items() if not _is_finite(state[new])]
+        faults = [f"has {len(bad)} with NaN or infinity {_format_names(bad)}"] if bad else []
     if faults:
         raise ModelError(f"weights file {path}: {', '.join(faults)}; {_ALLOWED}")
     return state
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """A mapping of tensors, and the names in it that a prefix makes the network's: published name to own."""
+class _Candidate:
+    """A mapping of tensors, and for one prefix: published name to the network's name."""
 
     tree: Mapping[str, Tensor]
     names: dict[str, str]
 
 
-def _unwrapped(tree: Mapping) -> Iterator[Mapping]:
-    """A mapping and those in it that training code files networks under."""
+def _list_wrapped(tree: Mapping) -> Iterator[Mapping]:
+    """A mapping, and the mappings in it under the keys of :data:`_WRAPPERS`."""
     yield tree
     for word in _WRAPPERS:
         if isinstance(tree.get(word), Mapping):
-            yield from _unwrapped(tree[word])
+            yield from _list_wrapped(tree[word])
 
 
-def _named(tree: Mapping, prefix: str, rename: Callable[[str], str | None]) -> dict[str, str]:
+def _rename_tensors(tree: Mapping, prefix: str, rename: Callable[[str], str | None]) -> dict[str, str]:
+    """The network's names of the tensors with a prefix, by their published names."""
     import torch
 
     tensors = [
         n for n, t in tree.items() if isinstance(n, str) and n.startswith(prefix) and isinstance(t, torch.Tensor)
     ]
-    owns = ((name, rename(name.removeprefix(prefix))) for name in tensors)
-    return {name: own for name, own in owns if own is not None}
+    renamed = ((name, rename(name.removeprefix(prefix))) for name in tensors)
+    return {name: new for name, new in renamed if new is not None}
 
 
-def _faults(choice: _Choice, wanted: Mapping[str, Tensor]) -> list[str]:
-    """What keeps tensors from being exactly the wanted ones; nothing of their values."""
-    found = collections.Counter(choice.names.values())
-    fitting = {name: own for name, own in choice.names.items() if own in wanted}
-    if not fitting:
-        others = [name for name in choice.tree if isinstance(name, str)]
+def _describe_mismatch(candidate: _Candidate, wanted: Mapping[str, Tensor]) -> list[str]:
+    """How names, shapes and dtypes of a candidate differ from the network's; empty if equal."""
+    found = collections.Counter(candidate.names.values())
+    known = {name: new for name, new in candidate.names.items() if new in wanted}
+    if not known:
+        others = [name for name in candidate.tree if isinstance(name, str)]
         return [
-            f"has none of the {len(wanted)} tensors that this model uses {_some(list(wanted))}, but {len(others)} of other names {_some(others)}"
+            f"has none of the {len(wanted)} tensors that this model uses {_format_names(list(wanted))}, "
+            f"but {len(others)} of other names {_format_names(others)}"
         ]
     faults, shapes, kinds = [], [], []
-    for name, own in fitting.items():
-        tensor, like = choice.tree[name], wanted[own]
+    for name, new in known.items():
+        tensor, like = candidate.tree[name], wanted[new]
         if tensor.shape != like.shape:
             shapes.append(f"{name} is {tuple(tensor.shape)}, wanted {tuple(like.shape)}")
         if tensor.is_floating_point() != like.is_floating_point():
             kinds.append(f"{name} is {tensor.dtype}, wanted {like.dtype}".replace("torch.", ""))
-    if missing := [own for own in wanted if own not in found]:
-        faults.append(f"lacks {len(missing)} of {len(wanted)} tensors {_some(missing)}")
-    if unknown := [name for name in choice.names if name not in fitting]:
-        faults.append(f"has {len(unknown)} that this variant does not have {_some(unknown)}")
-    if twice := [own for own in wanted if found[own] > 1]:
-        faults.append(f"has {len(twice)} more than once {_some(twice)}")
+    if missing := [name for name in wanted if name not in found]:
+        faults.append(f"lacks {len(missing)} of {len(wanted)} tensors {_format_names(missing)}")
+    if unknown := [name for name in candidate.names if name not in known]:
+        faults.append(f"has {len(unknown)} that this variant does not have {_format_names(unknown)}")
+    if twice := [name for name in wanted if found[name] > 1]:
+        faults.append(f"has {len(twice)} more than once {_format_names(twice)}")
     if shapes:
-        faults.append(f"has {len(shapes)} of another shape {_some(shapes)}")
+        faults.append(f"has {len(shapes)} of another shape {_format_names(shapes)}")
     if kinds:
-        faults.append(f"has {len(kinds)} of another kind {_some(kinds)}")
+        faults.append(f"has {len(kinds)} of another kind {_format_names(kinds)}")
     return faults
 
 
-def _some(items: Sequence[str]) -> str:
-    """The first few, in brackets."""
-    return f"({', '.join(items[:_NAMED])}{', ...' if len(items) > _NAMED else ''})"
+def _format_names(items: Sequence[str]) -> str:
+    """The first names, in parentheses."""
+    return f"({', '.join(items[:_MAX_NAMES])}{', ...' if len(items) > _MAX_NAMES else ''})"
 
 
-def _finite(tensor: Tensor) -> bool:
-    """No NaN or infinity: they come through to the extremes, which need no copy of a mapped tensor."""
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has no NaN or infinity.
+
+    They propagate to the extremes, which need no copy of a mapped tensor.
+    """
     return tensor.numel() == 0 or all(math.isfinite(float(v)) for v in tensor.aminmax())

@@ -1,4 +1,4 @@
-"""The engine and the random features: batches, order, errors, and the numbers against a plain implementation."""
+"""The engine and the random features: batches, order, errors, and a plain implementation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from rs_embed import ModelError, OutputSpec, SensorSpec
-from rs_embed.engine.engine import Engine, settings
+from rs_embed.engine.engine import Engine, resolve_settings
 from rs_embed.machine import devices
-from rs_embed.machine.cores import Share
+from rs_embed.machine.cores import CoreShare
 from rs_embed.models import get_adapter
 from rs_embed.models.base import Image
-from rs_embed.models.mosaiks import ADAPTER, Options, patches
+from rs_embed.models.mosaiks import ADAPTER, Options, draw_patches
 from rs_embed.planning.model_info import Frames, Modality, ModelInfo, Prep
 from rs_embed.request.fields import option
 
@@ -35,14 +35,14 @@ def embedded(
     images, options=None, output=None, adapter=ADAPTER, batch=None, threads=1, device="cpu", prep=Prep("native")
 ):
     options = options or Options(features=32)
-    how = settings(adapter, device, batch, Share(threads))
+    how = resolve_settings(adapter, device, batch, CoreShare(threads))
     with Engine(adapter, options, "s2", BANDS, output or OutputSpec.pooled(), how, prep=prep) as engine:
         return dict(engine.run(enumerate(images)))
 
 
 def by_hand(pixels: np.ndarray, options: Options) -> np.ndarray:
     """Responses of every patch at every position in float64: (D, H-p+1, W-p+1)."""
-    weight, p = patches(options, 4).astype(np.float64), options.patch_size
+    weight, p = draw_patches(options, 4).astype(np.float64), options.patch_size
     windows = np.lib.stride_tricks.sliding_window_view(
         pixels[0].astype(np.float64) * options.input_scale, (p, p), (1, 2)
     )
@@ -79,16 +79,16 @@ def test_grid_cells_pool_the_responses_of_their_pixels(height, width, cell, pool
 
 
 def test_patches_are_fixed_by_their_seed():
-    same, other = patches(Options(features=8), 4), patches(Options(features=8, seed=1), 4)
-    assert np.array_equal(same, patches(Options(features=8), 4))
+    same, other = draw_patches(Options(features=8), 4), draw_patches(Options(features=8, seed=1), 4)
+    assert np.array_equal(same, draw_patches(Options(features=8), 4))
     assert not np.array_equal(same, other)
     assert same.shape == (4, 4, 3, 3)
-    assert abs(float(patches(Options(features=4096), 4).std()) - 1) < 0.01
+    assert abs(float(draw_patches(Options(features=4096), 4).std()) - 1) < 0.01
 
 
 @pytest.mark.parametrize("output", [OutputSpec.pooled(), OutputSpec.grid()])
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_bits_do_not_depend_on_order_company_padding_or_workers(output, batch):
+def test_bits_do_not_depend_on_order_batch_padding_or_workers(output, batch):
     images = [image(i) for i in range(11)]
     reference = run(images, output=output, batch=batch)
     turned = run(images[::-1], output=output, batch=batch, threads=3)
@@ -136,24 +136,24 @@ def test_non_finite_pixels_count_as_zero():
         ({"preset": "mine"}, "model_config.preset: 'mine' is not valid; allowed: one of 'official', 'rs-embed'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ModelError, match=message):
         Options(**options)
 
 
-def test_model_ids_know_aliases_and_near_misses():
+def test_model_ids_have_aliases_and_suggestions():
     assert get_adapter("MOSAIKS") is get_adapter("rcf") is ADAPTER
     with pytest.raises(ModelError, match=r"models: 'mosaik' is unknown \(did you mean 'mosaiks'\?\); allowed: mosaiks"):
         get_adapter("mosaik")
 
 
-def test_a_device_that_is_not_there_is_named():
+def test_a_missing_device_is_an_error():
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    with pytest.raises(ModelError, match=r"device: 'cuda' was asked for.*allowed here: 'auto', "):
-        settings(ADAPTER, "cuda", None, Share(1))
+    with pytest.raises(ModelError, match=r"device: 'cuda' was requested.*allowed here: 'auto', "):
+        resolve_settings(ADAPTER, "cuda", None, CoreShare(1))
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,9 @@ class ToyOptions:
 
 
 class Toy:
-    """A transformer in miniature: class token, patch tokens, several frames, place and date conditioning, two
-    modalities, a source that follows options and window. Shows that the interface holds what the catalogue needs."""
+    """A transformer in miniature: class token, patch tokens, several frames, location and date
+    conditioning, two modalities, a source that follows options and window. Shows that the
+    interface supports what the models need."""
 
     info = ModelInfo(
         id="toy",
@@ -213,17 +214,17 @@ class Toy:
     def grid(self, tokens, output, options):
         return tokens[0][:, :, 1:].unflatten(2, tokens[1])
 
-    def record(self, network, options):
+    def describe_weights(self, network, options):
         return {"pretrained": False}
 
 
-def test_the_interface_holds_tokens_frames_and_conditioning():
+def test_the_interface_supports_tokens_frames_and_conditioning():
     images = [image(i, 8, 8, frames=3) for i in range(6)]
     grids = run(images, ToyOptions(), OutputSpec.grid(), Toy())
     vectors = run(images, ToyOptions(), OutputSpec.pooled(), Toy())
     assert grids[0].shape == (6, 2, 2)
     assert vectors[0].shape == (6,)
-    # place and dates reach the network, image by image, also in a shared and padded batch
+    # location and dates reach the network, image by image, also in a shared and padded batch
     moved = run([*images[:5], replace(images[5], lon=0.0)], ToyOptions(), OutputSpec.pooled(), Toy())
     assert np.allclose(vectors[5] - moved[5], images[5].lon, atol=1e-4)
     assert all(vectors[i].tobytes() == moved[i].tobytes() for i in range(5))
@@ -251,7 +252,7 @@ def test_a_squared_image_is_cropped_back_alone_and_in_a_mixed_batch(pooling):
             assert pooled[i].tobytes() == vectors[i].tobytes(), "a square ROI keeps the model's own vector"
 
 
-def test_an_error_of_a_batch_is_every_image_s_of_that_batch():
+def test_an_error_in_a_forward_pass_concerns_every_image_of_the_batch():
     class Broken(Toy):
         def forward(self, network, batch, options):
             if (batch["pixels"] > 1).any():
@@ -265,29 +266,30 @@ def test_an_error_of_a_batch_is_every_image_s_of_that_batch():
 
 
 class Hungry(Toy):
-    """Has memory for a number of images at a time."""
+    """Has memory for a limited number of images at a time."""
 
-    def __init__(self, room: int) -> None:
-        self.room, self.sizes = room, []
+    def __init__(self, limit: int) -> None:
+        self.limit, self.sizes = limit, []
 
     def forward(self, network, batch, options):
         self.sizes.append(len(batch["pixels"]))
-        if len(batch["pixels"]) > self.room:
+        if len(batch["pixels"]) > self.limit:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
         return super().forward(network, batch, options)
 
 
-def test_out_of_memory_halves_the_batch_for_good_and_says_so(capfd):
+def test_out_of_memory_halves_the_batch_permanently_with_a_message(capfd):
     images = [image(i, 8, 8, frames=3) for i in range(20)]
     hungry = Hungry(3)
     found = embedded(images, ToyOptions(), adapter=hungry, batch=8)
-    assert {e.said["batch"] for e in found.values()} == {2}
+    assert {e.metadata["batch"] for e in found.values()} == {2}
     found = {k: e.array for k, e in found.items()}
     small = run(images, ToyOptions(), adapter=Toy(), batch=2)
     assert all(found[i].tobytes() == small[i].tobytes() for i in range(20))
     assert hungry.sizes == [8, 4, *[2] * 10]
     assert (
-        "toy: out of memory with 8 images a batch, going on with 4 (infer_batch_size=4 spares" in capfd.readouterr().err
+        "toy: out of memory with 8 images per batch, continuing with 4 (infer_batch_size=4 avoids"
+        in capfd.readouterr().err
     )
     assert all(isinstance(e, RuntimeError) for e in run(images, ToyOptions(), adapter=Hungry(0), batch=8).values())
 
@@ -305,7 +307,12 @@ def test_images_are_read_a_few_at_a_time_and_an_unreadable_one_fails_alone():
         return read
 
     with Engine(
-        ADAPTER, Options(features=8), "s2", BANDS, OutputSpec.pooled(), settings(ADAPTER, "cpu", 4, Share(1))
+        ADAPTER,
+        Options(features=8),
+        "s2",
+        BANDS,
+        OutputSpec.pooled(),
+        resolve_settings(ADAPTER, "cpu", 4, CoreShare(1)),
     ) as engine:
         done = 0
         for key, result in engine.run((i, reader(i)) for i in range(200)):

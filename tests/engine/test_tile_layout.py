@@ -1,4 +1,4 @@
-"""Tiles: every pixel is owned once, cells are neither doubled nor lost, small excesses are scaled away."""
+"""Tiles: every pixel has one owner, no cell is doubled or lost, small excesses are scaled away."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ TILE = st.integers(8, 64)
 SNAP = st.sampled_from([0.0, 0.1, 0.5])
 
 
-def made(height, width, tile, snap=0.1):
-    return tile_layout.layout(height, width, Prep("tile", tile, max_tiles_hard=100_000, snap=snap), "grid")
+def build_layout(height, width, tile, snap=0.1):
+    return tile_layout.compute_layout(height, width, Prep("tile", tile, max_tiles_hard=100_000, snap=snap), "grid")
 
 
 @PROPERTY
 @given(SIZES, SIZES, TILE, SNAP)
-def test_every_pixel_is_owned_once_by_a_tile_that_holds_it(height, width, tile, snap):
-    layout = made(height, width, tile, snap)
+def test_every_pixel_is_owned_once_by_a_tile_that_contains_it(height, width, tile, snap):
+    layout = build_layout(height, width, tile, snap)
     owners = np.zeros((layout.height, layout.width), int)
-    for y, x in layout.spans:
-        assert y.start <= y.own[0] < y.own[1] <= y.stop <= layout.height
-        assert x.start <= x.own[0] < x.own[1] <= x.stop <= layout.width
+    for y, x in layout.tiles:
+        assert y.start <= y.owned[0] < y.owned[1] <= y.stop <= layout.height
+        assert x.start <= x.owned[0] < x.owned[1] <= x.stop <= layout.width
         assert y.stop - y.start == min(tile, layout.height)
-        owners[y.own[0] : y.own[1], x.own[0] : x.own[1]] += 1
+        owners[y.owned[0] : y.owned[1], x.owned[0] : x.owned[1]] += 1
     assert (owners == 1).all()
-    assert len(layout.spans) == tile_layout.count(height, width, Prep("tile", tile, snap=snap))
+    assert len(layout.tiles) == tile_layout.count_tiles(height, width, Prep("tile", tile, snap=snap))
 
 
 @PROPERTY
 @given(SIZES, TILE, SNAP)
 def test_an_axis_is_only_scaled_down_and_by_little(length, tile, snap):
-    short = tile_layout.snapped(length, tile, snap)
+    short = tile_layout.snap_length(length, tile, snap)
     assert length - round(snap * tile) <= short <= length
     assert short == length or short % tile == 0
 
@@ -46,21 +46,21 @@ def test_an_axis_is_only_scaled_down_and_by_little(length, tile, snap):
 @PROPERTY
 @given(SIZES, SIZES, TILE, st.integers(1, 16))
 def test_cells_follow_the_image_without_repeats_or_gaps(height, width, tile, cells):
-    """Cells that hold their own place in the image: joined, places rise by about a cell and never fall."""
-    layout = made(height, width, tile)
+    """Cells that contain their position in the image: joined, positions rise by about a cell."""
+    layout = build_layout(height, width, tile)
     size = tile / cells
     grids = []
-    for y, x in layout.spans:
+    for y, x in layout.tiles:
         centres = (np.arange(cells) + 0.5) * size
         grids.append(np.stack(np.meshgrid(y.start + centres, x.start + centres, indexing="ij")))
-    grid = layout.grid(grids)
-    for places, length in ((grid[0, :, 0], layout.height), (grid[1, 0], layout.width)):
-        steps = np.diff(places)
+    grid = layout.join_grids(grids)
+    for positions, length in ((grid[0, :, 0], layout.height), (grid[1, 0], layout.width)):
+        steps = np.diff(positions)
         assert (steps > 1e-6).all()
         assert (steps < 2 * size + 1e-9).all()
-        assert places[0] == pytest.approx(size / 2)
-        assert places[-1] + size / 2 >= length - 1e-6 or length < tile
-        assert abs(len(places) - length / size) <= len(layout.spans) + 1
+        assert positions[0] == pytest.approx(size / 2)
+        assert positions[-1] + size / 2 >= length - 1e-6 or length < tile
+        assert abs(len(positions) - length / size) <= len(layout.tiles) + 1
     if height % tile == width % tile == 0 and min(height, width) >= tile:
         assert grid.shape[1:] == (height // tile * cells, width // tile * cells)
 
@@ -69,25 +69,25 @@ def test_cells_follow_the_image_without_repeats_or_gaps(height, width, tile, cel
 @given(SIZES, SIZES, TILE, st.tuples(*[st.floats(0, 1)] * 4))
 def test_vectors_are_weighted_with_owned_pixels_of_the_roi(height, width, tile, shares):
     y0, y1, x0, x1 = *sorted(shares[:2]), *sorted(shares[2:])
-    layout = made(height, width, tile)
+    layout = build_layout(height, width, tile)
     if (y1 - y0) * layout.height < 1 or (x1 - x0) * layout.width < 1:
         y0, y1, x0, x1 = 0.0, 1.0, 0.0, 1.0
-    vectors = np.random.default_rng(tile).normal(size=(len(layout.spans), 3)).astype(np.float32)
+    vectors = np.random.default_rng(tile).normal(size=(len(layout.tiles), 3)).astype(np.float32)
     weights = []
-    for y, x in layout.spans:  # by sub-pixels would be slower; overlaps of intervals are exact
-        rows = max(0, min(y.own[1], y1 * layout.height) - max(y.own[0], y0 * layout.height))
-        columns = max(0, min(x.own[1], x1 * layout.width) - max(x.own[0], x0 * layout.width))
+    for y, x in layout.tiles:  # by sub-pixels would be slower; overlaps of intervals are exact
+        rows = max(0, min(y.owned[1], y1 * layout.height) - max(y.owned[0], y0 * layout.height))
+        columns = max(0, min(x.owned[1], x1 * layout.width) - max(x.owned[0], x0 * layout.width))
         weights.append(rows * columns)
     expected = np.average(vectors.astype(float), axis=0, weights=weights)
-    np.testing.assert_allclose(layout.vector(vectors, "mean", (y0, y1, x0, x1)), expected, atol=1e-4)
+    np.testing.assert_allclose(layout.join_vectors(vectors, "mean", (y0, y1, x0, x1)), expected, atol=1e-4)
     touched = vectors[np.array(weights) > 1e-3 * max(weights)].max(axis=0)
-    assert (layout.vector(vectors, "max", (y0, y1, x0, x1)) >= touched).all()
+    assert (layout.join_vectors(vectors, "max", (y0, y1, x0, x1)) >= touched).all()
 
 
-def test_a_short_side_is_filled_up_with_its_edge():
-    layout = made(4, 20, 10)
+def test_a_short_side_is_padded_with_its_edge():
+    layout = build_layout(4, 20, 10)
     pixels = np.arange(80.0).reshape(1, 4, 20)
-    second = layout.cut(pixels, 1)
+    second = layout.cut_tile(pixels, 1)
     assert second.shape == (1, 10, 10)
     assert np.array_equal(second[:, :4], pixels[:, :, 10:])
     assert (second[0, 4:] == pixels[0, 3, 10:]).all()
@@ -103,11 +103,11 @@ def test_a_short_side_is_filled_up_with_its_edge():
     ],
 )
 def test_where_tiles_lie(length, tile, starts, owned):
-    layout = made(length, tile, tile)
+    layout = build_layout(length, tile, tile)
     assert [s.start for s in layout.rows] == starts
-    assert [s.own for s in layout.rows] == owned
+    assert [s.owned for s in layout.rows] == owned
 
 
 def test_more_tiles_than_allowed_are_refused():
     with pytest.raises(ModelError, match="3000 x 3000 pixels is 196 tiles of 224; allowed: at most 100"):
-        tile_layout.layout(3000, 3000, Prep("tile", 224, max_tiles_hard=100), "pooled")
+        tile_layout.compute_layout(3000, 3000, Prep("tile", 224, max_tiles_hard=100), "pooled")

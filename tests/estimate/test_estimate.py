@@ -1,4 +1,5 @@
-"""What ``plan`` says against what runs do: jobs and files exactly, bytes within the documented bounds, operations against torch's count."""
+"""Estimates of ``plan`` compared with runs: jobs and files exactly, bytes within the documented
+bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import rs_embed
 from rs_embed import ExportModelRequest, ExportTarget, ModelError, SensorSpec, plan_batch
 from rs_embed.cli import main
 from rs_embed.estimate import disk, speeds
-from rs_embed.estimate.summary import summary
+from rs_embed.estimate.summary import format_summary
 
 from ..support.exports import WINDOW, combined, content, export, made, places, run_folder, snakemake, steps
 from ..support.factories import assert_refusal
@@ -32,8 +33,8 @@ def plan(target, spatials, models, **options):
     return plan_batch(spatials=spatials, models=models, target=target, temporal=WINDOW, backend="sample", **options)
 
 
-def there(folder: Path, *, below: str = "**/*", apart: str = " ") -> int:
-    """Files and links below a folder."""
+def count_entries(folder: Path, *, below: str = "**/*", apart: str = " ") -> int:
+    """Number of files and links below a folder."""
     found = (p for p in folder.glob(below) if p.is_symlink() or not p.is_dir())
     return sum(apart not in p.relative_to(folder).parts for p in found)
 
@@ -56,60 +57,63 @@ def test_jobs_and_files_are_those_of_the_run_and_bytes_stay_below(tmp_path, case
     options, layout = CASES[case]
     options = {"chunk_size": 3} | options
     target = getattr(ExportTarget, layout)(str(tmp_path / "out" / "run"))
-    spots = [*places(7), places(7)[6]]  # one place is there twice, in one chunk: two jobs could both make it
+    spots = [*places(7), places(7)[6]]  # a repeated ROI, in one chunk: two jobs could both make its objects
     models = [SMALL, OTHER, COARSE]
-    said = plan(target, spots, models, **options)
+    planned = plan(target, spots, models, **options)
     assert not any(tmp_path.iterdir()), "a plan writes nothing"
-    assert sum(said.jobs.values()) == sum(said.jobs_in_all.values())
+    assert sum(planned.jobs.values()) == sum(planned.jobs_in_all.values())
     export(target, spots, models, **options)
     folder = run_folder(tmp_path / "out" / "run", layout)
-    assert steps(folder) == {rule: n for rule, n in said.jobs.items() if n}
+    assert steps(folder) == {rule: n for rule, n in planned.jobs.items() if n}
     assert made(folder) == {
-        "fetched": sum(s.chips for s in said.sources),
-        "embedded": sum(m.images for m in said.models),
+        "fetched": sum(s.chips for s in planned.sources),
+        "embedded": sum(m.images for m in planned.models),
     }
     work, out = tmp_path / "out" / ".rs_embed", tmp_path / "out"
     export_folder = out / "run" if layout == "per_item" else out
-    assert there(export_folder, apart=".rs_embed") == said.files["export"]
-    assert there(work / "store") == said.files["store"]
-    assert there(folder, apart=".snakemake") == said.files["run"] + 1, "one more is the log of export_batch"
-    assert there(folder / ".snakemake" / "metadata") == said.files["snakemake"]
+    assert count_entries(export_folder, apart=".rs_embed") == planned.files["export"]
+    assert count_entries(work / "store") == planned.files["store"]
+    assert count_entries(folder, apart=".snakemake") == planned.files["run"] + 1, "one more is the log of export_batch"
+    assert count_entries(folder / ".snakemake" / "metadata") == planned.files["snakemake"]
     sizes = {k: [p.stat().st_size for p in (work / "store" / k).glob("**/*.npy")] for k in ("chips", "embeddings")}
     for kind, name in (("chips", "pixels"), ("embeddings", "embeddings")):
-        bound, count = said.bytes[name], len(sizes[kind])
+        bound, count = planned.bytes[name], len(sizes[kind])
         if not count and bound:  # freed, or in packs
             assert options.get("keep_work") != "all" or "pack" in options
             continue
-        assert bound - count * disk.OBJECT <= sum(sizes[kind]) <= bound, (name, "numbers, and what is said beside them")
+        assert bound - count * disk.OBJECT_OVERHEAD <= sum(sizes[kind]) <= bound, (name, "values, and metadata")
     final = [p for p in export_folder.iterdir() if p.is_file()]
-    assert sum(p.stat().st_size for p in final if p.suffix != ".json") <= said.bytes["final"]
-    if said.files["export"] > 1 and options.get("save_manifest", True):
-        # few ROIs share what a manifest says once
-        assert sum(p.stat().st_size for p in final if p.suffix == ".json") <= said.bytes["manifests"] + 30_000
-    assert sum(p.stat().st_size for p in folder.glob("items/*.jsonl")) <= said.bytes["records"]
+    assert sum(p.stat().st_size for p in final if p.suffix != ".json") <= planned.bytes["final"]
+    if planned.files["export"] > 1 and options.get("save_manifest", True):
+        # a manifest states shared values once, also for few ROIs
+        assert sum(p.stat().st_size for p in final if p.suffix == ".json") <= planned.bytes["manifests"] + 30_000
+    assert sum(p.stat().st_size for p in folder.glob("items/*.jsonl")) <= planned.bytes["records"]
     again = plan(target, spots, models, **options)
     assert sum(again.jobs.values()) == again.bytes["peak"] == 0
-    assert again.files == said.files
-    assert summary(again) == "rs-embed: nothing is left to do"
+    assert again.files == planned.files
+    assert format_summary(again) == "rs-embed: nothing is left to do"
 
 
 @pytest.mark.heavy
-def test_what_is_there_is_not_counted_again(tmp_path):
+def test_stored_objects_are_not_counted_again(tmp_path):
     spots, target = places(7), combined(tmp_path / "run")
     export(target, spots[:4], [SMALL], chunk_size=3, keep_work="all")
     folder, store = run_folder(tmp_path / "run"), tmp_path / ".rs_embed" / "store"
 
-    def check(said, models, rois=spots, **more) -> dict:
+    def check(planned, models, rois=spots, **more) -> dict:
         before = {k: len(list((store / k).glob("**/*.npy"))) for k in ("chips", "embeddings")}
         export(target, rois, models, chunk_size=3, keep_work="all")
-        assert steps(folder) == {rule: n for rule, n in said.jobs.items() if n}
+        assert steps(folder) == {rule: n for rule, n in planned.jobs.items() if n}
         after = {k: len(list((store / k).glob("**/*.npy"))) for k in ("chips", "embeddings")}
         grown = {k: after[k] - before[k] for k in after}
-        assert grown == {"chips": sum(s.chips for s in said.sources), "embeddings": sum(m.images for m in said.models)}
+        assert grown == {
+            "chips": sum(s.chips for s in planned.sources),
+            "embeddings": sum(m.images for m in planned.models),
+        }
         return grown
 
     more = plan(target, spots, [SMALL], chunk_size=3)
-    assert (more.models[0].there, more.sources[0].there) == (1, 1), "of the second chunk one place was done"
+    assert (more.models[0].there, more.sources[0].there) == (1, 1), "one ROI of the second chunk was done"
     assert check(more, [SMALL]) == {"chips": 3, "embeddings": 3}
     one = plan(target, spots, [SMALL, OTHER], chunk_size=3)
     assert [(m.images, m.there) for m in one.models] == [(0, 0), (7, 0)]
@@ -123,12 +127,12 @@ def test_what_is_there_is_not_counted_again(tmp_path):
 
 
 @pytest.mark.heavy
-def test_what_an_export_has_is_not_asked_for(tmp_path):
+def test_chips_in_an_export_are_not_fetched(tmp_path):
     spots, target = places(5), combined(tmp_path / "run")
     export(target, spots, [SMALL], chunk_size=3)
-    said = plan(target, [*spots, *places(7)[5:]], [SMALL, OTHER], chunk_size=3)
-    assert (said.sources[0].chips, said.sources[0].restored, said.sources[0].there) == (2, 5, 0)
-    assert "5 are read back from an export" in str(said)
+    planned = plan(target, [*spots, *places(7)[5:]], [SMALL, OTHER], chunk_size=3)
+    assert (planned.sources[0].chips, planned.sources[0].restored, planned.sources[0].there) == (2, 5, 0)
+    assert "5 are read back from an export" in str(planned)
     export(target, [*spots, *places(7)[5:]], [SMALL, OTHER], chunk_size=3)
     folder = run_folder(tmp_path / "run")
     receipts = [json.loads(p.read_text()) for p in folder.glob("fetch/*/*.json")]
@@ -140,27 +144,27 @@ def test_damaged_files_are_repaired_and_counted(tmp_path):
     target, spots = ExportTarget.per_item(str(tmp_path / "run")), places(4)
     export(target, spots, [SMALL], chunk_size=2, keep_work="all")
     (tmp_path / "run" / "p00003.npz").unlink()
-    said = plan(target, spots, [SMALL], chunk_size=2, keep_work="all")
-    assert said.jobs == {"fetch": 0, "embed": 0, "write": 0, "merge": 0, "repair": 1}
+    planned = plan(target, spots, [SMALL], chunk_size=2, keep_work="all")
+    assert planned.jobs == {"fetch": 0, "embed": 0, "write": 0, "merge": 0, "repair": 1}
     export(target, spots, [SMALL], chunk_size=2, keep_work="all")
     assert steps(run_folder(tmp_path / "run", "per_item")) == {"repair": 1}
 
 
-def test_the_command_line_and_a_dry_run_say_the_same(tmp_path, capsys, monkeypatch):
+def test_the_command_line_and_a_dry_run_report_the_same(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [{"name": f"a{i}", "lon": p.lon, "lat": p.lat, "buffer_m": p.buffer_m} for i, p in enumerate(places(5))]
     config = {"rois": rows, "models": ["mosaiks"], "backend": "sample", "target": {"layout": "combined", "path": "run"}}
     config["temporal"] = {"start": "2022-06-01", "end": "2022-09-01"}
     Path("my.yaml").write_text(
         yaml.safe_dump(config).replace("'2022", "2022").replace("01'", "01")
-    )  # dates, as people write
+    )  # dates without quotes
     assert main(["plan", "--configfile", "my.yaml", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["jobs"] == {"fetch": 1, "embed": 1, "write": 1, "merge": 1, "repair": 0}
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["jobs"] == {"fetch": 1, "embed": 1, "write": 1, "merge": 1, "repair": 0}
     spots = places(5)
     names = [r["name"] for r in rows]
     target = ExportTarget.combined("run", names=names)
-    assert json.loads(json.dumps(plan(target, spots, ["mosaiks"]).to_dict())) == said
+    assert json.loads(json.dumps(plan(target, spots, ["mosaiks"]).to_dict())) == planned
     assert main(["plan", "--configfile", "my.yaml", "--gpus", "2", "--gpu", "h100"]) == 0
     out = capsys.readouterr().out
     assert "1 fetch, 1 embed, 1 write, 1 merge = 4 of 4" in out and "H100" in out and "estimated" in out
@@ -170,7 +174,7 @@ def test_the_command_line_and_a_dry_run_say_the_same(tmp_path, capsys, monkeypat
     graph = snakemake("--dag", "--cores", "1", "--configfile", "my.yaml", cwd=tmp_path)
     assert graph.returncode == 0 and "rs-embed: jobs" not in graph.stderr, graph.stderr
     assert {p.name for p in tmp_path.iterdir()} <= {"my.yaml", ".rs_embed", ".snakemake"}
-    assert not list((tmp_path / ".rs_embed").glob("**/*.json")), "a folder to work in is all that Snakemake makes"
+    assert not list((tmp_path / ".rs_embed").glob("**/*.json")), "Snakemake creates only a working directory"
     assert main(["plan", "--configfile", "none.yaml"]) == 1
     assert capsys.readouterr().err.startswith("error: --configfile: 'none.yaml' cannot be read")
 
@@ -192,7 +196,7 @@ def test_the_arguments_are_those_of_export_batch(tmp_path):
     assert "plan_batch" in rs_embed.__all__
 
 
-def test_earlier_jobs_of_the_folder_are_believed_more_than_data_sheets(tmp_path, monkeypatch):
+def test_measurements_of_earlier_jobs_replace_data_sheets(tmp_path, monkeypatch):
     target = combined(tmp_path / "run")
     first = plan(target, places(4), [SMALL])
     assert not first.models[0].measured and "estimated" in str(first)
@@ -230,29 +234,31 @@ def test_requests_of_earth_engine_are_counted(tmp_path):
     models = [ExportModelRequest("mosaiks", sensor=sensor, model_config={"features": 8})]
     with archive.served() as service:
         given = {"backend": "gee", "gee": settings(service), "chunk_size": 2, "keep_work": "all"}
-        said = plan_batch(spatials=spots, models=models, target=combined(tmp_path / "run"), temporal=WINDOW, **given)
-        (source,) = said.sources
-        service.forget()
+        planned = plan_batch(spatials=spots, models=models, target=combined(tmp_path / "run"), temporal=WINDOW, **given)
+        (source,) = planned.sources
+        service.reset_counts()
         export(combined(tmp_path / "run"), spots, models, **given)
         assert (source.requests, source.lookups, source.jobs) == (5, 3, 3)
         assert (service.counts()["pixels"], service.counts()["value"]) == (source.requests, source.lookups + 1), (
             "one at the start"
         )
-    assert said.fetch_hours == pytest.approx(8 / 100 / 3600)
+    assert planned.fetch_hours == pytest.approx(8 / 100 / 3600)
     chips = (tmp_path / ".rs_embed" / "store" / "chips").glob("**/*.npy")
-    assert sum(np.load(p).nbytes for p in chips) == source.bytes - 5 * disk.OBJECT, "medians of two images are floats"
+    assert sum(np.load(p).nbytes for p in chips) == source.bytes - 5 * disk.OBJECT_OVERHEAD, (
+        "medians of two images are floats"
+    )
 
 
 @pytest.mark.parametrize(
     "name", ["NVIDIA A100-SXM4-80GB", "Tesla V100-PCIE-16GB", "NVIDIA GeForce RTX 4090", "NVIDIA L40S"]
 )
-def test_cards_are_known_by_what_drivers_call_them(name):
-    assert speeds.known(name) in name
-    assert speeds.of_card(speeds.known(name), "bf16").gflops > 0
-    assert speeds.known("NVIDIA GeForce GTX 980") is None
+def test_cards_are_found_in_names_of_drivers(name):
+    assert speeds.find_card(name) in name
+    assert speeds.card_speed(speeds.find_card(name), "bf16").gflops > 0
+    assert speeds.find_card("NVIDIA GeForce GTX 980") is None
 
 
-def test_content_is_not_touched_by_planning(tmp_path):
+def test_planning_changes_no_file(tmp_path):
     export(combined(tmp_path / "run"), places(3), [SMALL])
     before = content(tmp_path)
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}

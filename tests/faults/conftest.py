@@ -19,8 +19,8 @@ def undisturbed(tmp_path_factory):
         key = (case.layout, case.format)
         if key not in made:
             folder = tmp_path_factory.mktemp(f"{case.layout}-{case.format}")
-            status, said = run(Case(*key).command(folder))
-            assert status == 0, said
+            status, output = run(Case(*key).command(folder))
+            assert status == 0, output
             made[key] = folder
         return made[key]
 
@@ -29,7 +29,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def spans(tmp_path_factory, undisturbed):
-    """How long a case and its steps take when nobody disturbs them, with the slow renames."""
+    """How long a case and its steps take without faults, with the slow renames."""
     found: dict[Case, Times] = {}
 
     def timed(case: Case) -> Times:

@@ -24,7 +24,7 @@ LOCKED = "another run is working on this target"
 
 def _everything(process: subprocess.Popen, number: int, rng: random.Random) -> None:
     found = family(process)
-    for member in found if number == signal.SIGKILL else []:  # so that nobody sees anybody else die
+    for member in found if number == signal.SIGKILL else []:  # so that none reacts to the end of another
         _signal(member, signal.SIGSTOP)
     for member in found:
         _signal(member, number)
@@ -66,7 +66,7 @@ class Tally:
     repeated: int = 0
     overlapped: int = 0  # objects made twice because a job outlived its run and worked beside the next one
     files: int = 0  # final files that the watcher read
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,13 @@ class Chain:
         else:
             hit = self._wait_for(process, aim) and self._sleep(process, self.rng.uniform(0, self.spans.jobs[aim]))
         if not hit:
-            said = process.communicate()[0]
-            if process.returncode and LOCKED in said:  # what is still running has the target; nobody else gets it
+            output = process.communicate()[0]
+            # what is still running has the target; no other process gets it
+            if process.returncode and LOCKED in output:
                 self.tally.refused += 1
                 self._let_orphans_end()
                 return self.kill(aim)
-            assert process.returncode == 0, said
+            assert process.returncode == 0, output
             self._count_repeated()
             return False
         found = family(process)
@@ -140,16 +141,16 @@ class Chain:
         name = self.rng.choice(sorted(WHOM))
         WHOM[name](process, number, self.rng)
         try:
-            said, _ = process.communicate(timeout=60)
+            output, _ = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             # Snakemake's handler of SIGTERM takes a lock that the code it interrupts may hold: a person would use SIGKILL then
             assert number == signal.SIGTERM
             for member in family(process):
                 _signal(member, signal.SIGKILL)
-            said, _ = process.communicate()
+            output, _ = process.communicate()
         self.tally.kills[where, signal.Signals(number).name] += 1
-        self.tally.said.append(
-            f"{where}, {signal.Signals(number).name} to {name}: {process.returncode}: {sentence(said)}"
+        self.tally.messages.append(
+            f"{where}, {signal.Signals(number).name} to {name}: {process.returncode}: {sentence(output)}"
         )
         self.orphans += [p for p in found if p.is_running()]
         if self.rng.random() < 0.7:  # else the next start meets what is still running
@@ -163,9 +164,9 @@ class Chain:
     def finish(self) -> None:
         """The last start is left alone, and ends equal to an undisturbed run."""
         self._let_orphans_end()
-        status, said = run(self.case.command(self.folder))
+        status, output = run(self.case.command(self.folder))
         self.tally.starts += 1
-        assert status == 0, said
+        assert status == 0, output
         self._let_orphans_end()
         self._count_repeated()
         self.tally.lost += check_recovered(self.folder, self.finished, self.case.layout)

@@ -29,16 +29,16 @@ def clock(tmp_path_factory):
     if not compiler:
         pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("clock")
-    library, said = folder / "clock.so", folder / "seconds"
+    library, clock_file = folder / "clock.so", folder / "seconds"
     source = Path(__file__).with_name("clock.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
-    said.write_text("86400000")
-    environment = {"LD_PRELOAD": str(library), "RS_EMBED_TEST_CLOCK": str(said)}
+    clock_file.write_text("86400000")
+    environment = {"LD_PRELOAD": str(library), "RS_EMBED_TEST_CLOCK": str(clock_file)}
     code = "import time, datetime; print(time.time(), datetime.datetime.now().timestamp())"
-    told = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
-    if not all(float(t) - time.time() > 80_000_000 for t in told.stdout.split()):
+    answer = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
+    if not all(float(t) - time.time() > 80_000_000 for t in answer.stdout.split()):
         pytest.skip("the interpreter does not ask the C library for the time")
-    return environment, said
+    return environment, clock_file
 
 
 @pytest.mark.timeout(300)
@@ -53,8 +53,8 @@ def test_the_clock_jumps_between_jobs(undisturbed, clock, tmp_path, jump):
         for number, step in enumerate(("fetch", "embed", "write")):
             _in_the_middle(process, step)
             seconds.write_text(str(JUMPS[jump] if number % 2 == 0 else 0))
-        said = process.communicate(timeout=120)[0]
-        assert process.returncode == 0, said
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
         before = objects(folder)
         seconds.write_text("0")
         assert run(case.command(folder)) == (0, "")

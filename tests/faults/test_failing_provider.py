@@ -31,16 +31,16 @@ def test_it_fails_for_ever(undisturbed, tmp_path, which, kind, tolerant):
     faults = {"provider": {"names": names, "kind": kind, "times": None, "state": str(tmp_path)}}
     options = {"continue_on_error": tolerant, "max_retries": 1}
     with Watcher(folder) as watcher:
-        status, said = run(case.command(folder, **options), faults)
+        status, output = run(case.command(folder, **options), faults)
         if tolerant:
-            assert status == 0, said
+            assert status == 0, output
             failed = _rows(folder)
             assert sorted(failed) == (names or [f"p{i:05d}" for i in range(N)])
-            assert all(("the service says no" in e) == (kind != "bug") for e in failed.values())
+            assert all(("the service refuses" in e) == (kind != "bug") for e in failed.values())
         else:
-            assert status, said
-            assert "fetch failed for ROI 'p0000" in sentence(said), said
-            assert ("KeyError: 'a bug of the provider'" if kind == "bug" else "the service says no") in sentence(said)
+            assert status, output
+            assert "fetch failed for ROI 'p0000" in sentence(output), output
+            assert ("KeyError: 'a bug of the provider'" if kind == "bug" else "the service refuses") in sentence(output)
         before = objects(folder)
         assert run(case.command(folder)) == (0, "")
         lost = check_recovered(folder, undisturbed(case), case.layout)
@@ -89,10 +89,10 @@ def test_a_batch_finds_no_memory(tmp_path):
 def test_not_even_one_image_finds_memory(undisturbed, tmp_path):
     case, folder = Case("combined"), tmp_path / "run"
     folder.mkdir()
-    status, said = run(case.command(folder), {"memory": {"above": 0}})
+    status, output = run(case.command(folder), {"memory": {"above": 0}})
     assert status
-    assert "model mosaiks: RuntimeError: DefaultCPUAllocator" in sentence(said), said
-    assert "embed failed for ROI 'p0000" in sentence(said), said
+    assert "model mosaiks: RuntimeError: DefaultCPUAllocator" in sentence(output), output
+    assert "embed failed for ROI 'p0000" in sentence(output), output
     assert run(case.command(folder)) == (0, "")
     assert check_recovered(folder, undisturbed(case), case.layout) == 0
     note(

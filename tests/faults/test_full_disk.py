@@ -48,11 +48,11 @@ def test_a_disk_is_full(undisturbed, tmp_path, layout, file_format, step):
             before = objects(folder)
             with Watcher(folder) as watcher:
                 disk.fill(leave)
-                status, said = run(case.command(folder))
+                status, output = run(case.command(folder))
                 disk.empty()
                 if status:
                     failed += 1
-                    check_said(said)
+                    check_message(output)
                 assert run(case.command(folder)) == (0, "")
             lost = check_recovered(folder, undisturbed(case), layout)
             again = repeated(before, objects(folder))
@@ -69,11 +69,11 @@ def test_a_disk_is_full(undisturbed, tmp_path, layout, file_format, step):
     assert failed, "the disk was never full"
 
 
-def check_said(said: str) -> None:
+def check_message(output: str) -> None:
     """One sentence about the disk, not a traceback of some library."""
-    text = sentence(said)
-    assert "No space left" in text or " kB left" in text, said
-    assert text.startswith(("rs_embed.errors.ExportError: ", "rs_embed.errors.StoreError: ")), said
+    text = sentence(output)
+    assert "No space left" in text or " kB left" in text, output
+    assert text.startswith(("rs_embed.errors.ExportError: ", "rs_embed.errors.StoreError: ")), output
 
 
 @pytest.mark.timeout(600)
@@ -97,11 +97,11 @@ def test_one_of_the_disks_is_full(undisturbed, tmp_path, layout, which):
         for leave in (0, 20_000, 50_000, 80_000):
             with Watcher(folder):
                 disk.fill(leave)
-                status, said = run(case.command(folder, **options))
+                status, output = run(case.command(folder, **options))
                 disk.empty()
             if status:
                 failed += 1
-                check_said(said)
+                check_message(output)
             else:
                 break
         assert failed

@@ -35,10 +35,10 @@ def _marked(layout: str, step: str):
 
 
 def _ended(process: subprocess.Popen) -> str:
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode, said
-    text = sentence(said)
-    assert text.startswith(("rs_embed.errors.ExportError: ", "rs_embed.errors.StoreError: ")), said
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode, output
+    text = sentence(output)
+    assert text.startswith(("rs_embed.errors.ExportError: ", "rs_embed.errors.StoreError: ")), output
     return text
 
 
@@ -87,14 +87,12 @@ def test_the_work_folder_vanishes(undisturbed, tmp_path, layout, step):
     with Watcher(folder, may_vanish=True) as watcher:
         process = start(case.command(folder), SLOW)
         _in_the_middle(process, step)
-        (folder / ".rs_embed").rename(
-            tmp_path / "elsewhere"
-        )  # as a whole, at once: a removed tree, or a mount that is gone
+        (folder / ".rs_embed").rename(tmp_path / "elsewhere")  # as a whole, at once: a removed tree, or a lost mount
         shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
-        said = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=120)[0]
         if process.returncode:
-            text = sentence(said)
-            assert text.startswith(("rs_embed.errors.ExportError: ", "rs_embed.errors.StoreError: ")), said
+            text = sentence(output)
+            assert text.startswith(("rs_embed.errors.ExportError: ", "rs_embed.errors.StoreError: ")), output
         assert run(case.command(folder)) == (0, "")
     assert check_recovered(folder, undisturbed(case), layout) == 0
     note("folder", what="the work folder vanishes", step=step, layout=layout, files=watcher.seen)
@@ -105,14 +103,14 @@ def test_the_work_folder_vanishes(undisturbed, tmp_path, layout, step):
     "door", [pytest.param("python", marks=pytest.mark.heavy), pytest.param("snakemake", marks=pytest.mark.faults)]
 )
 def test_there_is_no_dev_shm(undisturbed, tmp_path, door):
-    """Slim containers and some clusters have none, or one that nobody may write to."""
+    """Slim containers and some clusters have none, or one that is read-only."""
     hidden = 'mount -t tmpfs -o ro,size=4k tmpfs /dev/shm && ! touch /dev/shm/x 2>/dev/null && exec "$@"'
     private = ["unshare", "--mount", "sh", "-c", hidden, "sh"]
     if subprocess.run([*private, "true"], capture_output=True).returncode:
         pytest.skip("/dev/shm cannot be hidden here: unshare --mount is not permitted")
     case, folder = Case("combined", door=door), tmp_path / "run"
     folder.mkdir()
-    status, said = run([*private, *case.command(folder)])
-    assert status == 0, said
+    status, output = run([*private, *case.command(folder)])
+    assert status == 0, output
     assert content(folder) == content(undisturbed(case))
     note("folder", what="no /dev/shm", step="any", layout="combined", files=0)

@@ -37,6 +37,6 @@ def test_random_kills(undisturbed, spans, tmp_path, seed):
         )
     counts = {k: getattr(tally, k) for k in ("starts", "recovered", "lost", "repeated", "overlapped", "files")}
     note("chain", seed=seed, layout=case.layout, format=case.format, door=case.door, **counts)
-    print(*tally.said, sep="\n")
+    print(*tally.messages, sep="\n")
     assert tally.lost == 0
     assert tally.repeated == 0, "an object that was there was made again"

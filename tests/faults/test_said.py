@@ -1,4 +1,4 @@
-"""What a fault makes a run say: each of these was once a traceback, or a sentence without the reason."""
+"""Messages after faults: each of these was once a traceback, or a sentence without the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from rs_embed import cli
 from rs_embed.errors import LONGEST, ModelError, StoreError
-from rs_embed.store.store import replace_file, writing
+from rs_embed.store.store import replace_file, report_write_errors
 
 from .kills import SLOW
 from .test_lost_folders import _in_the_middle
@@ -20,13 +20,13 @@ from .world import Case, family, sentence, start, step_of
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "message"),
     [
         ("embed", r"the embed job of the ROIs 'p0000[03]' to 'p0000[25]', model mosaiks, was ended by SIGKILL"),
         ("merge", "the merge job was ended by SIGKILL, as the system does when memory runs out"),
     ],
 )
-def test_a_job_that_was_killed(tmp_path, step, said):
+def test_a_job_that_was_killed(tmp_path, step, message):
     (tmp_path / "run").mkdir()
     process = start(Case().command(tmp_path / "run"), SLOW)
     _in_the_middle(process, step)
@@ -34,7 +34,7 @@ def test_a_job_that_was_killed(tmp_path, step, said):
         if step_of(member) == step:
             member.kill()
     text = sentence(process.communicate(timeout=60)[0])
-    assert re.search(said, text), "of two that run at once, either is told first"
+    assert re.search(message, text), "of two that run at once, either is reported first"
     assert "was ended by SIGKILL" in text
     assert "what was finished is kept: call again to go on" in text
 
@@ -50,16 +50,16 @@ def test_a_file_that_cannot_be_written(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_ours_goes_through():
-    with pytest.raises(ModelError, match="as it is"), writing(Path("a")):
+def test_an_error_of_the_package_passes_unchanged():
+    with pytest.raises(ModelError, match="as it is"), report_write_errors(Path("a")):
         raise ModelError("as it is")
 
 
-def test_the_command_line_says_what_the_disk_says(monkeypatch, capsys):
-    def gone(options: object) -> int:
+def test_the_command_line_reports_the_error_of_the_disk(monkeypatch, capsys):
+    def fail(options: object) -> int:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/somewhere/rois.csv")
 
-    monkeypatch.setattr(cli, "_step", gone)
+    monkeypatch.setattr(cli, "_step", fail)
     assert cli.main(["merge"]) == 1
     assert capsys.readouterr().err == "error: merge: /somewhere/rois.csv cannot be used: No such file or directory\n"
 

@@ -111,15 +111,15 @@ def start(command: list[str], faults: dict | None = None, **environment: str) ->
 
 
 def run(command: list[str], faults: dict | None = None, **environment: str) -> tuple[int, str]:
-    """Run a command to its end; (status, what it said)."""
+    """Run a command to its end; (status, output)."""
     process = start(command, faults, **environment)
-    said, _ = process.communicate(timeout=180)
-    return process.returncode, said
+    output, _ = process.communicate(timeout=180)
+    return process.returncode, output
 
 
-def sentence(said: str) -> str:
-    """The error at the end of what a run said: of Python the message of its exception."""
-    lines = [line for line in said.strip().splitlines() if line.strip()]
+def sentence(output: str) -> str:
+    """The error at the end of a run's output: of Python the message of its exception."""
+    lines = [line for line in output.strip().splitlines() if line.strip()]
     named = [line for line in lines if "ExportError: " in line or ".errors." in line or "WorkflowError" in line]
     return named[-1] if named else "\n".join(lines[-3:])
 

@@ -1,4 +1,5 @@
-"""Records that are written without what repeats come back whole, whatever is in them."""
+"""Records that are written without repeated values are restored unchanged, whatever they
+contain."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from rs_embed.formats import manifest, record_defaults
 from rs_embed.reading import manifest_lines
-from rs_embed.stages.manifests.duplicates import equal_arrays, repeated
+from rs_embed.stages.manifests.duplicates import find_equal_arrays, find_repeated_rois
 from rs_embed.stages.manifests.spool import Rows, Scenes
 
 from ..support.factories import PROPERTY
@@ -29,9 +30,9 @@ def same(a, b) -> bool:
 @PROPERTY
 @given(records, records)
 def test_what_differs_and_the_default_are_the_record(record, default):
-    record, default = record_defaults.clean(record), record_defaults.clean(default)
-    row = record_defaults.differences(record, default)
-    assert record_defaults.whole(row, default) == record
+    record, default = record_defaults.drop_nulls(record), record_defaults.drop_nulls(default)
+    row = record_defaults.diff_from_default(record, default)
+    assert record_defaults.restore_record(row, default) == record
     if record == default:
         assert row == {}
 
@@ -43,28 +44,28 @@ def test_rows_come_back_in_order(given_rows):
     for record in given_rows:
         rows.add(record)
     default = rows.default()
-    back = [r if r is None else record_defaults.whole(r, default) for r in rows.differing()]
+    back = [r if r is None else record_defaults.restore_record(r, default) for r in rows.differing()]
     rows.close()
-    assert back == [r if r is None else record_defaults.clean(r) for r in given_rows]
+    assert back == [r if r is None else record_defaults.drop_nulls(r) for r in given_rows]
 
 
 @PROPERTY
 @given(st.permutations([7] * 40 + list(range(100, 130))))
 def test_the_most_common_value_is_found_among_many(order):
-    counts = record_defaults.Counts()
+    counts = record_defaults.ValueCounter()
     for value in order:
-        counts.see({"a": value, "b": {"c": 1, "d": value}})
+        counts.add({"a": value, "b": {"c": 1, "d": value}})
     assert counts.default() == {"a": 7, "b": {"c": 1, "d": 7}}
 
 
 def test_a_single_row_has_no_default_and_lacking_keys_are_null():
-    counts = record_defaults.Counts()
-    counts.see({"a": 1})
+    counts = record_defaults.ValueCounter()
+    counts.add({"a": 1})
     assert counts.default() == {}
     rows = Rows()
     for record in ({"a": 1, "b": {"x": 1}},) * 3:
         rows.add(record)
-    rows.add({"b": {}}, lacks=["z"])
+    rows.add({"b": {}}, nulls=["z"])
     assert rows.default() == {"a": 1, "b": {"x": 1}}
     assert list(rows.differing()) == [{}, {}, {}, {"b": {"x": None}, "a": None, "z": None}]
     rows.close()
@@ -77,22 +78,22 @@ nested = st.recursive(
 
 @PROPERTY
 @given(st.lists(nested, max_size=8), st.integers(0, 5))
-def test_scenes_are_said_once(said, room):
+def test_scenes_are_stored_once(records, table_size):
     import rs_embed.stages.manifests.spool as spool
 
-    whole, spool.MAX_SCENES = spool.MAX_SCENES, room
+    whole, spool.MAX_SCENES = spool.MAX_SCENES, table_size
     try:
         scenes = Scenes()
-        short = [record_defaults.refer(v, scenes.at) for v in said]
+        short = [record_defaults.index_scenes(v, scenes.index_of) for v in records]
     finally:
         spool.MAX_SCENES = whole
     default = scenes.rows.default()
-    table = [record_defaults.whole(s, default) if isinstance(s, dict) else s for s in scenes.rows.differing()]
+    table = [record_defaults.restore_record(s, default) if isinstance(s, dict) else s for s in scenes.rows.differing()]
     scenes.rows.close()
-    assert len(table) <= room
-    back = [record_defaults.resolve(v, table.__getitem__) for v in short]
+    assert len(table) <= table_size
+    back = [record_defaults.restore_scenes(v, table.__getitem__) for v in short]
     # a scene that is a mapping comes back without its nulls
-    assert same(_without_nulls(back), _without_nulls(said))
+    assert same(_without_nulls(back), _without_nulls(records))
 
 
 def _without_nulls(value):
@@ -105,15 +106,15 @@ def _without_nulls(value):
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=12))
 def test_duplicates_are_equal_arrays_of_different_places(rows):
     digests, ids = array("Q", [d for d, _ in rows]), [f"{i:032x}" for _, i in rows]
-    ids = [f"{int(i, 16) << 64:032x}" for i in ids]  # told apart by their first 16 characters
+    ids = [f"{int(i, 16) << 64:032x}" for i in ids]  # different in their first 16 characters
     expected = []
     for digest in {d for d in digests if d}:
         group = [i for i, d in enumerate(digests) if d == digest]
         if len({ids[i] for i in group}) > 1:
             expected.append(group)
-    assert equal_arrays(digests, ids) == sorted(expected)
+    assert find_equal_arrays(digests, ids) == sorted(expected)
     groups = [[i for i, one in enumerate(ids) if one == name] for name in set(ids)]
-    assert repeated(ids) == sorted(g for g in groups if len(g) > 1)
+    assert find_repeated_rois(ids) == sorted(g for g in groups if len(g) > 1)
 
 
 texts = st.text(max_size=5) | st.sampled_from(['"metas": [', " ]", "\n ]", "],", "\\"])
@@ -125,41 +126,50 @@ trees = st.recursive(
 @PROPERTY
 @given(st.lists(trees, max_size=6), st.lists(trees, max_size=6), st.dictionaries(texts, trees, max_size=3))
 def test_a_manifest_reads_the_same_whole_and_in_lines(tmp_path_factory, rows, more, errors):
-    """Lists stay in the file until they are asked for; what is asked for is what was written."""
-    said = {
+    """Lists stay in the file until they are read, and then equal what was written."""
+    document = {
         "schema_version": 2,
-        "names": manifest.Stream(rows),
-        "imagery": {"s": {"default": {}, "rows": manifest.Stream(more), "scenes": manifest.Stream(rows)}},
+        "names": manifest.StreamedList(rows),
+        "imagery": {"s": {"default": {}, "rows": manifest.StreamedList(more), "scenes": manifest.StreamedList(rows)}},
         "items": {"ok": 3},
-        "models": [{"model": "a", "metas": manifest.Stream(rows), "errors_by_index": manifest.Pairs(errors.items())}],
+        "models": [
+            {
+                "model": "a",
+                "metas": manifest.StreamedList(rows),
+                "errors_by_index": manifest.StreamedMapping(errors.items()),
+            }
+        ],
     }
     path = tmp_path_factory.mktemp("scan") / "m.json"
-    manifest.write(path, said)
+    manifest.write(path, document)
     plain = json.loads(path.read_text())
-    found = manifest_lines.read(path)
+    found = manifest_lines.read_manifest(path)
     (model,) = found["models"]
     for lines, expected in (
         (found["names"], plain["names"]),
         (found["imagery"]["s"]["rows"], plain["imagery"]["s"]["rows"]),
         (model["metas"], plain["models"][0]["metas"]),
     ):
-        assert isinstance(lines, manifest_lines.Lines) == bool(expected)
+        assert isinstance(lines, manifest_lines.LineList) == bool(expected)
         assert same(list(lines), expected) and len(lines) == len(expected)
         assert same([lines[i] for i in range(len(expected))], expected)
         assert same(lines[1:3], expected[1:3])
     assert found["items"] == {"ok": 3}
-    held = model["errors_by_index"]
+    errors_by_index = model["errors_by_index"]
     assert same(
-        held.mapping() if isinstance(held, manifest_lines.Lines) else held, plain["models"][0]["errors_by_index"]
+        errors_by_index.read_mapping() if isinstance(errors_by_index, manifest_lines.LineList) else errors_by_index,
+        plain["models"][0]["errors_by_index"],
     )
-    for indent in (None, 1, 2):  # formatted anew by somebody: read whole
+    for indent in (None, 1, 2):  # reformatted by another program: read whole
         path.write_text(json.dumps(plain, indent=indent))
-        again = manifest_lines.read(path)
+        again = manifest_lines.read_manifest(path)
         assert same([again["names"][i] for i in range(len(rows))], plain["names"])
         assert same(list(again["models"][0]["metas"]), plain["models"][0]["metas"])
 
 
 def test_streams_are_strict_json_in_a_line_each():
     out = io.StringIO()
-    manifest.dump({"a": manifest.Stream([{"b": 1}, None, "x\ny"]), "c": manifest.Pairs([("1", "e")])}, out)
+    manifest.dump(
+        {"a": manifest.StreamedList([{"b": 1}, None, "x\ny"]), "c": manifest.StreamedMapping([("1", "e")])}, out
+    )
     assert out.getvalue() == '{\n "a": [\n  {"b":1},\n  null,\n  "x\\ny"\n ],\n "c": {\n  "1": "e"\n }\n}'

@@ -1,4 +1,4 @@
-"""The process that Snakemake runs in is begun before the request is checked, and told what to run after that."""
+"""The child process starts before the request is checked, and gets its task after that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEGIN = (
 )
 
 
-def test_one_that_was_told_nothing_is_gone():
+def test_a_child_without_a_task_ends_with_its_context():
     with Child() as child:
         process = psutil.Process(child._process.pid)
         assert "rs_embed.launch.child_main" in process.cmdline()
@@ -36,7 +36,7 @@ def test_a_refused_request_leaves_no_process_and_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit()"])
-def test_it_ends_with_a_caller_that_has_told_it_nothing(end):
+def test_a_child_without_a_task_ends_with_its_caller(end):
     found = subprocess.run([sys.executable, "-c", BEGIN + end], capture_output=True, text=True, timeout=60)
     try:
         psutil.Process(int(found.stdout)).wait(20)
@@ -44,12 +44,12 @@ def test_it_ends_with_a_caller_that_has_told_it_nothing(end):
         return
 
 
-def test_a_time_limit_for_all_sockets_of_the_caller_is_not_one_of_it(tmp_path, monkeypatch):
+def test_a_default_socket_timeout_of_the_caller_does_not_apply_to_the_child(tmp_path, monkeypatch):
     """Users of Earth Engine set one; the request is checked for longer than the child imports."""
     import rs_embed.stages.prepare as stage
 
-    real = stage.check
-    monkeypatch.setattr(stage, "check", lambda run: time.sleep(2) or real(run))
+    real = stage.check_target
+    monkeypatch.setattr(stage, "check_target", lambda run: time.sleep(2) or real(run))
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(0.5)
     try:
@@ -59,7 +59,7 @@ def test_a_time_limit_for_all_sockets_of_the_caller_is_not_one_of_it(tmp_path, m
     assert "Exception in thread" not in log_of(run_folder(tmp_path / "run"))
 
 
-def test_what_it_says_before_it_has_a_log_is_in_the_error(tmp_path, monkeypatch):
+def test_early_output_of_the_child_is_in_the_error(tmp_path, monkeypatch):
     """For example where the package is found by a notebook's own path alone."""
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -69,7 +69,7 @@ def test_what_it_says_before_it_has_a_log_is_in_the_error(tmp_path, monkeypatch)
         export(combined(tmp_path / "run"), places(1))
 
 
-def test_what_its_own_start_says_is_in_the_error(tmp_path):
+def test_an_import_error_of_the_child_is_in_the_error(tmp_path):
     """For example in an environment of another Python: the first import fails where there is no log yet."""
     broken = tmp_path / "broken" / "snakemake"
     broken.mkdir(parents=True)
@@ -98,8 +98,8 @@ def test_modules_of_the_working_directory_are_not_imported(tmp_path, monkeypatch
     assert (tmp_path / "run.npz").exists()
 
 
-def test_a_step_that_has_used_torch_ends_with_its_status_and_its_words(tmp_path):
-    """It leaves without taking torch apart, and not before what it has said is written."""
+def test_a_step_that_has_used_torch_ends_with_its_status_and_output(tmp_path):
+    """It ends without unloading torch, and not before its output is written."""
     code = "import runpy, sys, torch; sys.argv = ['rs_embed', 'status', 'nowhere']; runpy.run_module('rs_embed', run_name='__main__')"
     done = python(code, tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "nowhere" in done.stderr

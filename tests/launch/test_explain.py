@@ -1,4 +1,4 @@
-"""Why a run failed, in one sentence: of several failed jobs, and of a job that succeeded where Snakemake could not say so."""
+"""Why a run failed, in one sentence: of several failed jobs, and of a job that succeeded where Snakemake could not record it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rs_embed.launch.explain import explain
+from rs_embed.launch.explain import explain_failure
 
 REFUSED = "PermissionError: [Errno 1] Operation not permitted: 'benchmarks/fetch/s/00000-00.tsv'"
 
@@ -28,31 +28,31 @@ def event(run, rule: str, name: str, text: str) -> dict:
     return {"event": "job_error", "rule_name": rule, "log": [str(path.relative_to(run.dir))]}
 
 
-def said(run, failures, *lines: str) -> str:
+def explain(run, failures, *lines: str) -> str:
     log = run.dir / "snakemake.log"
     log.write_text("\n".join(lines))
-    return explain(run, failures, log, 1)
+    return explain_failure(run, failures, log, 1)
 
 
-def test_a_job_that_says_why_comes_before_one_that_does_not(run):
+def test_a_job_with_a_message_comes_before_one_without(run):
     quiet = event(run, "fetch", "00000-00", 'fetch: {"fetched": 3} in 1 s\n')
     loud = event(run, "embed", "00001", "error: embed failed for ROI 'b': no room\n")
     for failures in ([quiet, loud], [loud, quiet]):
-        assert said(run, failures).startswith("embed failed for ROI 'b': no room (what was finished is kept")
+        assert explain(run, failures).startswith("embed failed for ROI 'b': no room (what was finished is kept")
 
 
 def test_a_job_that_ended_well_where_snakemake_could_not_write(run):
     quiet = event(run, "fetch", "00000-00", 'fetch: {"fetched": 3} in 1 s\n')
-    found = said(run, [quiet], "WorkflowError:", REFUSED, "Error in rule fetch:")
+    found = explain(run, [quiet], "WorkflowError:", REFUSED, "Error in rule fetch:")
     assert found.startswith(f"after the fetch job of the ROIs 'a' to 'c' Snakemake stopped: {REFUSED} (what was")
 
 
 def test_a_job_that_was_killed(run):
     quiet = event(run, "embed", "00001", "")
     line = f"Command '... > {quiet['log'][0]} 2>&1' died with <Signals.SIGKILL: 9>."
-    found = said(run, [quiet], "WorkflowError:", "something else", line)
+    found = explain(run, [quiet], "WorkflowError:", "something else", line)
     assert "the embed job of the ROIs 'a' to 'c' was ended by SIGKILL, as the system does" in found
-    found = said(run, [quiet], f"Command '... > {quiet['log'][0]}' returned non-zero exit status 3.")
+    found = explain(run, [quiet], f"Command '... > {quiet['log'][0]}' returned non-zero exit status 3.")
     assert "ended with status 3 and without a message" in found
 
 
@@ -72,9 +72,9 @@ def test_a_job_that_was_killed(run):
         ("SLURM-job '12' failed, SLURM status is: 'CANCELLED'.", "was ended by SLURM: CANCELLED (what was finished"),
     ],
 )
-def test_what_a_cluster_says_of_a_job(run, message, sentence):
+def test_messages_of_a_cluster_are_in_the_sentence(run, message, sentence):
     quiet = event(run, "fetch", "00000-00", "") | {"rule_msg": message}
-    assert sentence in said(run, [quiet])
+    assert sentence in explain(run, [quiet])
     quiet["log"] += [str(run.dir / "slurm.log")]
     (run.dir / "slurm.log").write_text("slurmstepd: error: Detected 1 oom_kill event in StepId=12.batch.\n")
-    assert said(run, [quiet]).startswith("Detected 1 oom_kill event in StepId=12.batch.")
+    assert explain(run, [quiet]).startswith("Detected 1 oom_kill event in StepId=12.batch.")

@@ -45,7 +45,7 @@ def embedded(folder: Path) -> dict:
 
 @pytest.mark.heavy
 def test_in_a_notebook_with_its_event_loop_and_bars(tmp_path):
-    """Executed in an interpreter of its own, whose warnings are not ours."""
+    """Executed in an interpreter of its own, whose warnings do not count."""
     notebook = f"""
 import nbformat, nbclient
 cells = [{SLOW!r}, "go('run', 3)", "go('other', 3)", "load_export('run.npz').embedding('mosaiks').shape"]

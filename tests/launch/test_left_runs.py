@@ -1,4 +1,4 @@
-"""Runs that are left, stopped and picked up: jobs in a cluster's queue, a call that waits, a terminal that is gone, ``rs-embed stop``."""
+"""Runs that are left, stopped and picked up: jobs in a cluster's queue, a call that waits, a closed terminal, ``rs-embed stop``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import pytest
 from rs_embed import ExportModelRequest, ModelError, RunLockedError
 from rs_embed.cli import main
 from rs_embed.runs import cluster_queue
-from rs_embed.stages.prepare import check_remote
+from rs_embed.stages.prepare import check_cluster_folder
 from rs_embed.store import locks
 
 from ..support.exports import CHECKOUT, combined, export, jobs, places, run_folder, times
 from ..support.factories import assert_refusal
 from ..support.work_folders import make
 
-#: A SLURM with a queue in a file: ids, comments and folders. A job that is cancelled is gone when it was looked for again.
+#: A SLURM with a queue in a file: ids, comments and folders. A cancelled job is missing from the next answer.
 SQUEUE = """#!/bin/sh
 test -e {queue}.broken && {{ echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }}
 cat {queue}
@@ -64,26 +64,26 @@ def test_jobs_of_this_folder_are_cancelled_and_no_others(tmp_path, queue, monkey
     cluster_queue.name_jobs(SimpleNamespace(), mine)  # another executor's settings
     rows = [f"11|{names[0]}", f"12|{names[1]}", "13|bash", f"14|{names[2]}", f"15|{bare.jobname_prefix}_c8539583"]
     queue.write_text("\n".join(rows) + "\n")
-    assert cluster_queue.cancel(tmp_path / "link") == 2
+    assert cluster_queue.cancel_jobs(tmp_path / "link") == 2
     assert Path(f"{queue}.asked").read_text().split() == ["11", "14"]
     assert [line[:2] for line in queue.read_text().splitlines()] == ["12", "13", "15"]
     assert "cancelling 2 jobs of an earlier start" in capsys.readouterr().err
-    assert cluster_queue.cancel(mine) == 0 and capsys.readouterr().err == ""
+    assert cluster_queue.cancel_jobs(mine) == 0 and capsys.readouterr().err == ""
 
 
-def test_a_slurm_that_does_not_answer_is_said(tmp_path, queue, capsys):
+def test_a_slurm_that_does_not_answer_is_reported(tmp_path, queue, capsys):
     Path(f"{queue}.broken").touch()
-    assert cluster_queue.cancel(tmp_path) == 0
-    assert "Unable to contact slurm controller" in (said := capsys.readouterr().err) and "squeue --me" in said
+    assert cluster_queue.cancel_jobs(tmp_path) == 0
+    assert "Unable to contact slurm controller" in (message := capsys.readouterr().err) and "squeue --me" in message
 
 
-def test_a_folder_that_a_shell_would_read_otherwise_is_refused_on_a_cluster(tmp_path):
-    check_remote(make(tmp_path))
+def test_a_folder_with_shell_characters_is_refused_on_a_cluster(tmp_path):
+    check_cluster_folder(make(tmp_path))
     (tmp_path / "müller,1").mkdir()
-    check_remote(make(tmp_path / "müller,1"))
+    check_cluster_folder(make(tmp_path / "müller,1"))
     (tmp_path / "a $(id)").mkdir()
     with pytest.raises(ModelError) as found:
-        check_remote(make(tmp_path / "a $(id)"))
+        check_cluster_folder(make(tmp_path / "a $(id)"))
     assert_refusal(found.value, "work_dir", "$(id)", "letters")
 
 
@@ -92,26 +92,26 @@ def test_a_call_that_waited_takes_what_the_run_it_waited_for_has_made(tmp_path):
     target = combined(tmp_path / "run")
     export(target, places(3), resume=False)
     made = times(tmp_path)
-    held = locks.acquire(run_folder(tmp_path / "run"), left=True)
+    held = locks.acquire_run_lock(run_folder(tmp_path / "run"), detached=True)
     threading.Timer(2, held.close).start()
     export(target, places(3), resume=False)
     after = times(tmp_path)
-    assert after != made, "the run that it waited for had begun nothing anew"
-    held = locks.acquire(run_folder(tmp_path / "run"), left=True, fresh=True)
+    assert after != made, "the run that it waited for had computed nothing again"
+    held = locks.acquire_run_lock(run_folder(tmp_path / "run"), detached=True, fresh=True)
     threading.Timer(2, held.close).start()
     export(target, places(3), resume=False)
     assert times(tmp_path) == after
     assert jobs(run_folder(tmp_path / "run")) == set()
 
 
-def test_who_waits_for_a_run_that_is_stopped_does_not_start_it_again(tmp_path):
+def test_a_call_that_waits_for_a_stopped_run_does_not_start_it_again(tmp_path):
     target, folder = combined(tmp_path / "run"), tmp_path / "run"
     export(target, places(2))
     made = times(tmp_path)
-    held = locks.acquire(run_folder(folder), left=True)
+    held = locks.acquire_run_lock(run_folder(folder), detached=True)
 
     def stop() -> None:
-        locks.mark_stopped(run_folder(folder))
+        locks.mark_run_stopped(run_folder(folder))
         held.close()
 
     threading.Timer(2, stop).start()
@@ -126,7 +126,7 @@ def test_a_run_of_another_target_or_one_that_is_starting_is_left_alone(tmp_path,
     for name in ("a", "b"):
         export(combined(tmp_path / name), places(2))
     folder = run_folder(tmp_path / "b")
-    with locks.acquire(folder, starting=True):
+    with locks.acquire_run_lock(folder, starting=True):
         assert main(["stop", str(tmp_path / "a")]) == main(["stop", str(tmp_path / "a.npz")]) == 0
         assert capsys.readouterr().out.count("no run is live") == 2
         assert main(["stop", str(tmp_path / "b.npz")]) == main(["stop", str(tmp_path)]) == 1
@@ -147,7 +147,7 @@ def start(folder: Path, features: int, **streams) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=CHECKOUT, text=True, start_new_session=True, **streams)
 
 
-def test_progress_that_nobody_reads_any_more_ends_no_run(tmp_path):
+def test_a_closed_terminal_does_not_end_a_run(tmp_path):
     read, write = os.pipe()
     os.close(read)
     process = start(tmp_path, 16, stdout=subprocess.PIPE, stderr=write)
@@ -169,8 +169,8 @@ def test_a_live_run_is_stopped_and_goes_on_later(tmp_path, capsys):
     assert main(["stop", str(tmp_path), "--run", "nothing"]) == 1 and process.poll() is None
     assert "--run: 'nothing' is not valid" in capsys.readouterr().err
     assert main(["stop", str(tmp_path), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said == {"run": run_folder(tmp_path / "run").name, "cancelled": 0}
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"run": run_folder(tmp_path / "run").name, "cancelled": 0}
     assert "stopped" in process.communicate(timeout=30)[1] and process.returncode == 1
     kept = times(store, "embeddings/**/[0-9a-f]*.npy")
     assert 3 <= len(kept) < 40

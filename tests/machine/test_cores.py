@@ -1,4 +1,4 @@
-"""Cores that are nobody's: real processes that divide them, and an engine that follows."""
+"""Unused cores of a run, shared by real processes and used by the engine."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ import pytest
 
 from rs_embed import ExportModelRequest, StoreError
 from rs_embed.machine import cores, user_locks
-from rs_embed.machine.cores import CORES, Share, Turn, share
+from rs_embed.machine.cores import CORES_VARIABLE, CoreShare, ThreadLimit, share_cores
 
 from ..support.exports import CHECKOUT, combined, export, places, run_folder
 
-#: Works for a run with as many cores as it is told, says at each line of stdin how many it may use, and ends with stdin.
+#: A job of a run with a number of cores: prints for each line of stdin how many it may use.
 WORK = """
 import sys
 from pathlib import Path
-from rs_embed.machine.cores import share
-with share(Path(sys.argv[1]), int(sys.argv[2]), more=sys.argv[3] == "more") as cores:
-    print("here", flush=True)
+from rs_embed.machine.cores import share_cores
+with share_cores(Path(sys.argv[1]), int(sys.argv[2]), can_use_more=sys.argv[3] == "more") as cores:
+    print("ready", flush=True)
     for line in sys.stdin:
-        print(cores.now(), flush=True)
+        print(cores.available(), flush=True)
 """
 
 
 @pytest.fixture
 def sixteen(tmp_path, monkeypatch):
-    """A run with 16 cores; its jobs' locks lie in a folder of the test, and who is at work is always looked up."""
+    """A run with 16 cores; the locks are in a folder of the test, and claims are never cached."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setenv(CORES, "16")
-    monkeypatch.setattr(cores, "_FRESH_S", 0.0)
-    for name in user_locks._ALLOCATION:
+    monkeypatch.setenv(CORES_VARIABLE, "16")
+    monkeypatch.setattr(cores, "_REFRESH_S", 0.0)
+    for name in user_locks._ALLOCATION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     yield tmp_path / "a run"
     monkeypatch.undo()
 
 
 class Job:
-    """A process that works for a run."""
+    """A process that is a job of a run."""
 
-    def __init__(self, run: Path, own: int, kind: str = "more") -> None:
-        command = [sys.executable, "-c", WORK, str(run), str(own), kind]
+    def __init__(self, run: Path, assigned: int, kind: str = "more") -> None:
+        command = [sys.executable, "-c", WORK, str(run), str(assigned), kind]
         given = os.environ | {"PYTHONPATH": str(CHECKOUT)}
         self.process = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=given)
-        assert self.process.stdout.readline() == "here\n"
+        assert self.process.stdout.readline() == "ready\n"
 
-    def now(self) -> int:
-        time.sleep(0.11)  # what it knows is a tenth of a second old at most
+    def available(self) -> int:
+        time.sleep(0.11)  # longer than claims are cached
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -66,81 +66,82 @@ class Job:
         self.process.communicate()
 
 
-def test_what_no_job_has_is_divided_among_those_that_can_use_it(sixteen):
-    with share(sixteen, 5, more=True) as mine:
-        assert (mine.own, mine.most, mine.now()) == (5, 16, 16)
+def test_unused_cores_are_divided_among_jobs_that_can_use_them(sixteen):
+    with share_cores(sixteen, 5, can_use_more=True) as mine:
+        assert (mine.assigned, mine.maximum, mine.available()) == (5, 16, 16)
         other = Job(sixteen, 5)
-        assert sorted([mine.now(), other.now()]) == [8, 8]
+        assert sorted([mine.available(), other.available()]) == [8, 8]
         fetch = Job(sixteen, 1, "own")
-        assert fetch.now() == 1
-        assert sorted([mine.now(), other.now()]) == [7, 8]
+        assert fetch.available() == 1
+        assert sorted([mine.available(), other.available()]) == [7, 8]
         full = Job(sixteen, 5)
-        assert (mine.now(), other.now(), full.now()) == (5, 5, 5)
-        other.end(SIGKILL)  # without a word
-        assert sorted([mine.now(), full.now()]) == [7, 8]
+        assert (mine.available(), other.available(), full.available()) == (5, 5, 5)
+        other.end(SIGKILL)  # it cannot remove its claim
+        assert sorted([mine.available(), full.available()]) == [7, 8]
         another = Job(sixteen.with_name("another run"), 1)
-        assert (another.now(), mine.now() + full.now()) == (16, 15), "runs have cores of their own"
+        assert (another.available(), mine.available() + full.available()) == (16, 15), "each run has its own cores"
         [job.end() for job in (fetch, full, another)]
-        assert mine.now() == 16
-    assert not list(user_locks.folder("cores").iterdir()), "nothing is left"
+        assert mine.available() == 16
+    assert not list(user_locks.lock_folder("cores").iterdir()), "nothing is left"
 
 
-def test_more_jobs_than_cores_have_their_own(sixteen):
-    with share(sixteen, 12, more=True) as mine:
+def test_more_jobs_than_cores_use_the_assigned_ones(sixteen):
+    with share_cores(sixteen, 12, can_use_more=True) as mine:
         other = Job(sixteen, 12)
-        assert (mine.now(), other.now()) == (12, 12)
+        assert (mine.available(), other.available()) == (12, 12)
         other.end()
 
 
-def test_where_jobs_run_elsewhere_nothing_is_divided(sixteen, monkeypatch):
-    monkeypatch.delenv(CORES)
-    with share(sixteen, 4, more=True) as mine:
-        assert (mine.now(), mine.most) == (4, 4)
+def test_nothing_is_shared_if_jobs_run_on_other_machines(sixteen, monkeypatch):
+    monkeypatch.delenv(CORES_VARIABLE)
+    with share_cores(sixteen, 4, can_use_more=True) as mine:
+        assert (mine.available(), mine.maximum) == (4, 4)
     assert not (Path(os.environ["TMPDIR"]) / f"rs-embed-{os.getuid()}").exists()
 
 
-def test_a_job_that_cannot_agree_has_its_own_and_says_so(sixteen, capsys):
+def test_a_job_that_cannot_share_uses_its_assigned_cores_and_reports_it(sixteen, capsys):
     (Path(os.environ["TMPDIR"]) / f"rs-embed-{os.getuid()}").write_text("in the way")
     with pytest.raises((StoreError, OSError)):
-        user_locks.folder("cores")
-    with share(sixteen, 4, more=True) as mine:
-        assert (mine.now(), mine.most) == (4, 4)
-    assert "no core beside its own, because jobs cannot agree" in capsys.readouterr().err
+        user_locks.lock_folder("cores")
+    with share_cores(sixteen, 4, can_use_more=True) as mine:
+        assert (mine.available(), mine.maximum) == (4, 4)
+    assert "no additional cores, because jobs cannot share them" in capsys.readouterr().err
 
 
-def test_many_come_and_go(sixteen):
-    """While others begin and end: a lock is never taken for that of a dead job, nobody waits, nothing is left."""
+def test_claims_of_many_short_jobs(sixteen):
+    """Jobs start and end at the same time: no claim is taken for that of a dead job, no file
+    stays."""
     wrong: list[str] = []
 
     def work(seed: int) -> None:
         for _ in range(30):
-            with share(sixteen, 1 + seed % 3, more=True) as mine:
-                found = mine.now()
-                if not mine.own <= found <= 16:
-                    wrong.append(f"{found} of 16, own {mine.own}")
+            with share_cores(sixteen, 1 + seed % 3, can_use_more=True) as mine:
+                found = mine.available()
+                if not mine.assigned <= found <= 16:
+                    wrong.append(f"{found} of 16, assigned {mine.assigned}")
                 time.sleep(0.001)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not wrong
-    assert not list(user_locks.folder("cores").iterdir())
+    assert not list(user_locks.lock_folder("cores").iterdir())
 
 
-class Given(Share):
+class Given(CoreShare):
     """A share that a test changes."""
 
     def __init__(self, now: int, most: int) -> None:
         super().__init__(1, most)
         self.given = now
 
-    def now(self) -> int:
+    def available(self) -> int:
         return self.given
 
 
-def test_threads_take_turns_and_follow_the_share():
+def test_the_number_of_threads_follows_the_share():
     given, seen, over = Given(1, 8), [], threading.Event()
-    turn, count, lock = Turn(given), [0], threading.Lock()
+    turn, count, lock = ThreadLimit(given), [0], threading.Lock()
 
     def work() -> None:
         while not over.is_set():
@@ -156,7 +157,7 @@ def test_threads_take_turns_and_follow_the_share():
     [t.start() for t in threads]
     for now in (1, 5, 2):
         given.given = now
-        time.sleep(0.05)  # those that are in go on
+        time.sleep(0.05)  # threads inside continue
         seen.clear()
         deadline = time.monotonic() + 30
         while (not seen or max(seen) < now) and time.monotonic() < deadline:
@@ -166,36 +167,37 @@ def test_threads_take_turns_and_follow_the_share():
     [t.join() for t in threads]
 
 
-def test_a_folder_that_is_cleaned_away_costs_the_borrowed_cores_only(sixteen, capsys):
-    with share(sixteen, 4, more=True) as mine:
-        assert mine.now() == 16
-        shutil.rmtree(user_locks.folder("cores"))
-        assert mine.now() == 4, "another job may have begun, and cannot be seen"
+def test_a_job_keeps_its_assigned_cores_if_the_folder_is_deleted(sixteen, capsys):
+    with share_cores(sixteen, 4, can_use_more=True) as mine:
+        assert mine.available() == 16
+        shutil.rmtree(user_locks.lock_folder("cores"))
+        assert mine.available() == 4, "another job may have started and is not visible"
         (Path(os.environ["TMPDIR"]) / f"rs-embed-{os.getuid()}").rmdir()
-        assert mine.now() == 4
+        assert mine.available() == 4
 
 
-def test_a_timer_of_the_scheduler_keeps_no_run_from_ending():
-    """The lambda of Snakemake's own scheduler, which nobody waits for any more; timers of others stay."""
+def test_a_timer_of_the_scheduler_does_not_delay_the_end_of_a_run():
+    """Only the timer of Snakemake's scheduler is cancelled."""
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-    from rs_embed.launch.snakefile import end_soon
+    from rs_embed.launch.snakefile import skip_exit_delays
 
     scheduler = JobScheduler.__new__(JobScheduler)
     scheduler._schedule_reevalutation(30)
     (theirs,) = (t for t in threading.enumerate() if isinstance(t, threading.Timer))
     mine = threading.Timer(30, print)
     mine.start()
-    end_soon()
+    skip_exit_delays()
     theirs.join(10)
     assert not theirs.is_alive() and mine.is_alive()
     mine.cancel()
 
 
 @pytest.mark.heavy
-def test_the_job_that_is_left_has_the_cores_of_those_that_ended(tmp_path):
-    """Two unlike models, one chunk, two cores: each job has one core from Snakemake, and the larger one has both in the
-    end. Its numbers are those of a run that was given one core in all."""
+def test_the_last_job_uses_the_cores_of_jobs_that_ended(tmp_path):
+    """Two unlike models, one chunk, two cores: each job has one core from Snakemake, and the
+    larger one has both in the end. Its numbers are those of a run that was given one core in
+    all."""
     small = ExportModelRequest("mosaiks", label="small", model_config={"features": 8})
     large = ExportModelRequest("mosaiks", label="large", model_config={"features": 8192})
     about = {"models": [small, large], "infer_batch_size": 1}

@@ -1,4 +1,5 @@
-"""Which GPU an embed job gets: real processes, real locks, a real Snakemake. Jobs compute on the CPU, and lease all the same."""
+"""GPUs of embed jobs, with real processes, locks and Snakemake. Jobs compute on the CPU but lease
+GPUs."""
 
 from __future__ import annotations
 
@@ -13,18 +14,18 @@ from pathlib import Path
 import pytest
 
 from rs_embed import ExportModelRequest, SensorSpec, StoreError
-from rs_embed.launch.snakefile import embed_threads
+from rs_embed.launch.snakefile import count_embed_threads
 from rs_embed.machine import user_locks as user
-from rs_embed.machine.devices import lease, pool
+from rs_embed.machine.devices import lease_gpu, visible_devices
 
 from ..support.exports import CHECKOUT, combined, export, log_of, places, run_folder, snakemake
 from ..support.factories import assert_refusal
 
-#: Leases a device, says which, and holds it until its stdin ends.
+#: Leases a device, prints its name, and keeps it until stdin ends.
 HOLD = """
 import os, sys, time
-from rs_embed.machine.devices import lease
-with lease("auto") as name:
+from rs_embed.machine.devices import lease_gpu
+with lease_gpu("auto") as name:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == name
     print(name, flush=True)
     sys.stdin.read()
@@ -33,19 +34,19 @@ with lease("auto") as name:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with two GPUs, whose locks lie in a folder of the test."""
+    """A machine with two GPUs, with locks in a folder of the test."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8932f937")
-    for name in user._ALLOCATION:
+    for name in user._ALLOCATION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     yield tmp_path / "tmp"
     monkeypatch.undo()
 
 
 class Holder:
-    """A process that leases; ``name`` waits for its device."""
+    """A process that leases a device; ``name`` waits for it."""
 
     def __init__(self, before: str = "", **environment: str) -> None:
         given = os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment
@@ -77,20 +78,20 @@ class Holder:
         ("NoDevFiles", ()),
     ],
 )  # fmt: skip
-def test_the_pool_is_what_cuda_would_see(monkeypatch, named, expected):
+def test_visible_devices_are_those_of_cuda(monkeypatch, named, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert pool() == expected
+    assert visible_devices() == expected
 
 
-def test_processes_have_different_devices_and_the_third_waits(machine):
+def test_processes_get_different_devices_and_the_third_waits(machine):
     first, second = Holder(), Holder()
     taken = [first.name, second.name]
     assert sorted(taken) == ["3", "GPU-8932f937"]
     third = Holder()
     assert third.waits()
     first.end()
-    assert third.name == taken[0], "what was given back"
-    second.process.kill()  # a dead holder gives back, too
+    assert third.name == taken[0], "the released device"
+    second.process.kill()  # the kernel releases its lock
     second.process.communicate()
     fourth = Holder()
     assert fourth.name == taken[1]
@@ -98,10 +99,10 @@ def test_processes_have_different_devices_and_the_third_waits(machine):
     fourth.end()
 
 
-def test_one_device_that_somebody_chose_is_taken_as_it_is(machine):
+def test_a_single_visible_device_is_used_without_waiting(machine):
     holder = Holder()
     (other,) = {"3", "GPU-8932f937"} - {holder.name}
-    for _ in range(2):  # a cluster's job has its own; nobody waits
+    for _ in range(2):  # a cluster has chosen it
         chosen = Holder(CUDA_VISIBLE_DEVICES="3")
         assert chosen.name == "3"
         chosen.end()
@@ -115,15 +116,15 @@ def test_one_device_that_somebody_chose_is_taken_as_it_is(machine):
     holder.end()
 
 
-def test_devices_of_another_allocation_are_others(machine):
+def test_allocations_do_not_share_locks(machine):
     mine, other = Holder(SLURM_JOB_ID="1"), Holder(SLURM_JOB_ID="2")
-    assert (mine.name, other.name) == ("3", "3"), "a cluster numbers the devices of each job anew"
+    assert (mine.name, other.name) == ("3", "3"), "a cluster numbers the devices of each job from its own list"
     mine.end()
     other.end()
 
 
 def test_an_allocation_leaves_no_folder_on_the_node(machine):
-    """As long as one of its jobs is at work, the others agree by it."""
+    """The folder exists as long as one of its jobs runs."""
     mine = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
     folder = machine / f"rs-embed-{os.getuid()}" / "gpus-7-0"
     first, second = Holder(**mine), Holder(**mine)
@@ -143,10 +144,10 @@ def test_an_allocation_leaves_no_folder_on_the_node(machine):
     outside = Holder()
     assert outside.name == "3"
     outside.end()
-    assert (folder.parent / "gpus" / "gpu-3.lock").exists(), "those of the machine are for good"
+    assert (folder.parent / "gpus" / "gpu-3.lock").exists(), "the locks of the machine stay"
 
 
-#: Waits for a line between the opening of the first lock and its locking.
+#: Waits for a line of stdin after opening the first lock file and before locking it.
 PAUSE = """
 import sys
 paused = []
@@ -160,7 +161,7 @@ sys.addaudithook(pause)
 
 
 @pytest.mark.parametrize("others", [True, False])
-def test_a_lock_that_was_removed_before_it_was_taken_is_none(machine, others):
+def test_a_lock_file_that_was_removed_before_locking_is_not_used(machine, others):
     mine = {"SLURM_JOB_ID": "7"}
     first = Holder(**mine)
     taken = first.name
@@ -168,7 +169,7 @@ def test_a_lock_that_was_removed_before_it_was_taken_is_none(machine, others):
     assert second is None or second.name != taken
     late = Holder(PAUSE, **mine)
     assert late.name == "opened"
-    first.end()  # and with it the file, or the folder
+    first.end()  # removes the file, or the folder
     third = Holder(**mine) if others else None
     assert third is None or third.name == taken
     late.process.stdin.write("\n")
@@ -180,36 +181,36 @@ def test_a_lock_that_was_removed_before_it_was_taken_is_none(machine, others):
     assert not list(machine.glob("rs-embed-*/*"))
 
 
-#: Leases often, and finds out whether another process has the same device.
+#: Leases many times, and checks that no other process has the same device.
 OFTEN = """
 import os, sys
 from rs_embed.machine import devices
-devices._LOOK_S = 0.001
+devices._POLL_S = 0.001
 for _ in range(150):
-    with devices.lease("auto") as name:
+    with devices.lease_gpu("auto") as name:
         os.close(os.open(f"{sys.argv[1]}/has-{name}", os.O_CREAT | os.O_EXCL))
         os.unlink(f"{sys.argv[1]}/has-{name}")
 """
 
 
-def test_locks_that_come_and_go_are_locks(machine):
-    """The folder is removed and made at every moment, while others look for a free device."""
-    around = os.environ | {"PYTHONPATH": str(CHECKOUT), "SLURM_JOB_ID": "7"}
+def test_lock_files_that_are_removed_and_created_all_the_time(machine):
+    """The folder is removed and created while other jobs try to get a device."""
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "SLURM_JOB_ID": "7"}
     command = [sys.executable, "-c", OFTEN, str(machine)]
-    started = [subprocess.Popen(command, env=around, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    said = [process.communicate(timeout=120)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 4, said
+    started = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, errors
     assert not list(machine.glob("rs-embed-*/*"))
 
 
-def test_the_environment_is_as_it_was(machine, monkeypatch):
-    with lease("cuda") as name:
+def test_the_environment_is_restored(machine, monkeypatch):
+    with lease_gpu("cuda") as name:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == name
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,GPU-8932f937"
-    with lease("cpu") as name, lease("mps") as other:
+    with lease_gpu("cpu") as name, lease_gpu("mps") as other:
         assert (name, other) == (None, None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with lease("auto") as name:
+    with lease_gpu("auto") as name:
         assert name is None
 
 
@@ -222,7 +223,7 @@ def test_a_folder_that_others_can_write_to_is_refused(machine, kind):
     else:
         folder.mkdir()
         folder.chmod(0o777)
-    with pytest.raises(StoreError) as found, lease("auto"):
+    with pytest.raises(StoreError) as found, lease_gpu("auto"):
         pass
     assert_refusal(found.value, str(folder))
 
@@ -244,13 +245,13 @@ def test_a_folder_that_others_can_write_to_is_refused(machine, kind):
         (8, 0, 0, 8),
     ],
 )
-def test_cores_are_divided_among_the_jobs_that_run_at_a_time(cores, jobs, gpus, expected):
-    assert embed_threads(cores, jobs, gpus) == expected
+def test_cores_are_divided_among_concurrent_jobs(cores, jobs, gpus, expected):
+    assert count_embed_threads(cores, jobs, gpus) == expected
     assert gpus or expected * min(max(1, jobs), cores) <= cores
 
 
 class Watch(threading.Thread):
-    """Looks at the kernel's list of locks, and touches none: which devices are held at a time."""
+    """Records which devices are locked at a time, from the kernel's list of locks."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -273,7 +274,7 @@ def receipts(folder: Path) -> list[dict]:
 
 @pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel's list of locks")
-def test_as_many_jobs_have_a_gpu_as_snakemake_is_told(tmp_path, monkeypatch):
+def test_snakemakes_limit_of_gpus_is_respected(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
@@ -283,8 +284,8 @@ def test_as_many_jobs_have_a_gpu_as_snakemake_is_told(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(config | {"export": {"chunk_size": 3}}))
     watch = Watch(tmp_path / "tmp")
     watch.start()
-    said = ("--cores", "8", "--resources", "gpu=2", "fetch=4", "gee=100", "--configfile", "config.json")
-    done = snakemake(*said, cwd=tmp_path)
+    arguments = ("--cores", "8", "--resources", "gpu=2", "fetch=4", "gee=100", "--configfile", "config.json")
+    done = snakemake(*arguments, cwd=tmp_path)
     watch.over.set()
     watch.join()
     assert done.returncode == 0, done.stderr
@@ -293,14 +294,14 @@ def test_as_many_jobs_have_a_gpu_as_snakemake_is_told(tmp_path, monkeypatch):
     folder = run_folder(tmp_path / "run")
     assert len(receipts(folder)) == 8
     assert {r["gpu"] for r in receipts(folder)} == {"2", "5"}
-    assert {r["device"] for r in receipts(folder)} == {"cpu"}, "torch sees none"
+    assert {r["device"] for r in receipts(folder)} == {"cpu"}, "torch finds none"
     for log in folder.glob("logs/embed/*/*.log"):
         assert re.search(r"^embed: has GPU [25]$", log.read_text(), re.MULTILINE)
     assert _most_at_once(done.stderr) == 2
 
 
 def _most_at_once(log: str) -> int:
-    """Embed jobs that Snakemake had running at a time."""
+    """Most embed jobs that Snakemake ran at a time."""
     running = most = 0
     for line in log.splitlines():
         running += bool(re.search(r"Embedding chunk", line)) - bool(
@@ -325,8 +326,8 @@ def test_without_a_limit_all_visible_gpus_are_used(tmp_path, monkeypatch):
 
 @pytest.mark.heavy
 def test_fetching_goes_on_while_models_compute(tmp_path):
-    """Under the default profile with two cores, embed jobs begin before the last fetch job has ended, with a provider that is
-    waited for (0 cores) and with one that computes."""
+    """Under the default profile with two cores, embed jobs start before the last fetch job has
+    ended, with a provider that is waited for (0 cores) and with one that computes."""
     from ..support.gee_runs import Archive, settings
     from ..support.rasters import at, noise
 
@@ -350,7 +351,7 @@ def test_fetching_goes_on_while_models_compute(tmp_path):
 
 
 @pytest.mark.heavy
-def test_a_finished_run_is_not_cut_anew_on_a_machine_with_other_devices(tmp_path, monkeypatch):
+def test_a_finished_run_is_not_divided_again_on_a_machine_with_other_devices(tmp_path, monkeypatch):
     spots, models = places(300, buffer_m=20), [ExportModelRequest("mosaiks", model_config={"features": 2})]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     export(combined(tmp_path / "run"), spots, models)
@@ -363,7 +364,7 @@ def test_a_finished_run_is_not_cut_anew_on_a_machine_with_other_devices(tmp_path
 
 
 def check_one_target_by_hand(folder: Path) -> None:
-    """A dry run of one target, for which nothing has looked at what is left to do, ends well."""
+    """A dry run of a single target succeeds, although the remaining jobs were not counted."""
     frozen = run_folder(folder / "run") / "config.yaml"
     (frozen.parent / "merge.json").unlink()
     for receipt in frozen.parent.glob("embed/*/*.json"):
@@ -372,25 +373,26 @@ def check_one_target_by_hand(folder: Path) -> None:
     assert done.returncode == 0 and "embed" in done.stdout, done.stdout[-2000:] + done.stderr
 
 
-def test_jobs_take_no_gpu_that_none_was_asked_for(machine, monkeypatch):
-    """On a cluster with ``device: auto`` the machine that starts the run decides; a node may have GPUs that are others'."""
+def test_jobs_use_no_gpu_if_none_was_requested(machine, monkeypatch):
+    """On a cluster with ``device: auto`` the main process decides; GPUs of a node may belong to
+    other jobs."""
     import rs_embed.machine.devices as devices
 
     monkeypatch.setattr(devices.glob, "glob", lambda pattern: ["/dev/nvidia0"] if seen else [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setenv(devices._DECIDED, "1")
+    monkeypatch.setenv(devices._DECISION_VARIABLE, "1")
     seen = False
-    devices.decide("auto")
-    assert os.environ[devices._DECIDED] == "0"
-    seen = True  # as a job on another machine sees it
+    devices.record_gpu_decision("auto")
+    assert os.environ[devices._DECISION_VARIABLE] == "0"
+    seen = True  # in a job on another machine
     assert devices.gpus_wanted("auto") == 0 and devices.gpus_wanted("cuda") == 1
-    with lease("auto") as name:
+    with lease_gpu("auto") as name:
         assert (name, os.environ["CUDA_VISIBLE_DEVICES"]) == (None, "")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    monkeypatch.setenv("SLURM_JOB_GPUS", "0")  # given, and shown by other means
+    monkeypatch.setenv("SLURM_JOB_GPUS", "0")  # allocated, without CUDA_VISIBLE_DEVICES
     assert devices.gpus_wanted("auto") == 1
     monkeypatch.delenv("SLURM_JOB_GPUS")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # one was asked for by the site's profile
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # requested by the site's profile
     assert devices.gpus_wanted("auto") == 1
-    with lease("auto") as name:
+    with lease_gpu("auto") as name:
         assert name == "3"

@@ -1,4 +1,4 @@
-"""Prithvi against a plain float64 formulation, its frames, its published tensors, and what it refuses."""
+"""Prithvi against a plain float64 formulation; frames, published tensors, and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rs_embed import ModelError, OutputSpec, TemporalSpec
-from rs_embed.models import describe, get_adapter, prithvi
+from rs_embed.models import get_adapter, get_model_info, prithvi
 from rs_embed.models.base import Image
 from rs_embed.models.prithvi import ADAPTER, BANDS, MEAN, STD, VARIANTS, Options, Variant
 from rs_embed.models.shared import inputs
@@ -115,7 +115,7 @@ def test_tokens_vectors_and_grids_are_those_of_the_formulas(network, state, fram
     np.testing.assert_allclose(ADAPTER.grid(found, GRID_MAX, options)[0], expected.max(0).transpose(2, 0, 1), **close)
 
 
-def test_an_image_alone_and_in_any_place_of_a_batch_gives_the_same(network):
+def test_an_image_alone_and_at_any_position_of_a_batch_gives_the_same(network):
     items = [ADAPTER.preprocess(image(i, 2), Options()) for i in range(7)]
     together = tokens(network, items)
     turned = tokens(network, items[::-1])
@@ -126,7 +126,7 @@ def test_an_image_alone_and_in_any_place_of_a_batch_gives_the_same(network):
     assert float((together[0] - together[1]).abs().max()) > 0.1
 
 
-def test_date_and_place_reach_the_network(network):
+def test_date_and_location_reach_the_network(network):
     def embed(**changes):
         return tokens(network, [ADAPTER.preprocess(image(1, **changes), Options())])[0]
 
@@ -151,14 +151,15 @@ def test_pixels_are_squared_scaled_and_resized(small, height, width):
 
 
 def mirrored(n: int, side: int, edge: bool) -> list[int]:
-    """Which of n pixels is at each of ``side`` places, n of them in the middle and the others about the first or last one."""
-    places = [i - (side - n) // 2 for i in range(side)]
-    return [min(max(i, 0), n - 1) if edge else (n - 1) - abs(n - 1 - abs(i)) for i in places]
+    """Which of n pixels is at each of ``side`` positions, n of them in the middle and the others
+    about the first or last one."""
+    positions = [i - (side - n) // 2 for i in range(side)]
+    return [min(max(i, 0), n - 1) if edge else (n - 1) - abs(n - 1 - abs(i)) for i in positions]
 
 
-def test_a_square_image_is_left_alone():
+def test_a_square_image_is_not_changed():
     pixels = image(1).pixels
-    assert inputs.squared(pixels) is pixels
+    assert inputs.pad_to_square(pixels) is pixels
 
 
 def test_pixels_without_data_are_the_authors_value_and_others_are_not_clipped(small):
@@ -195,7 +196,7 @@ def test_frames_that_differ_only_above_reflectance_1_are_equal_to_rs_embed(small
     assert ADAPTER.preprocess(one, Options())["pixels"].shape[1] == 2
 
 
-def test_preprocessing_leaves_its_image_alone(small):
+def test_preprocessing_does_not_change_its_image(small):
     one = image(8, 2)
     one.pixels[0, 0, 0, 0] = np.nan
     before = one.pixels.copy()
@@ -301,8 +302,8 @@ def test_the_network_has_the_published_tensors_and_no_others(name):
         ADAPTER.rename("blocks.0.ls1.gamma", options, "s2") not in own
     )  # of another architecture: the loader refuses it
     assert network.encoder.blocks[0].attn.heads == heads
-    assert describe("prithvi").dim(options) == dim
-    assert describe("prithvi").smallest(options) == patch
+    assert get_model_info("prithvi").dim(options) == dim
+    assert get_model_info("prithvi").smallest(options) == patch
     assert prithvi.SIZE // patch == cells
 
 
@@ -315,9 +316,9 @@ def test_the_large_variant_has_as_many_cells_as_positions(monkeypatch):
     assert ADAPTER.grid(found, GRID, options).shape == (1, 80, 16, 16)
 
 
-def test_the_description_says_what_the_engine_needs():
-    info = describe("prithvi_eo_v2_s2_6b")
-    assert info is describe("PRITHVI") is ADAPTER.info
+def test_the_description_of_the_model():
+    info = get_model_info("prithvi_eo_v2_s2_6b")
+    assert info is get_model_info("PRITHVI") is ADAPTER.info
     assert get_adapter("prithvi") is ADAPTER
     sensor = info.modalities["s2"].sensor
     assert (sensor.bands, sensor.scale_m, info.size(Options()), info.square) == (BANDS, 30.0, 224, True)

@@ -1,4 +1,4 @@
-"""RemoteCLIP: the tower against a plain one, pictures against Pillow's, names and shapes of the published files."""
+"""RemoteCLIP against a plain float64 formulation; resizing as in Pillow, published tensors, errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def text(d: int) -> dict[str, tuple]:
 
 
 def tower(state: dict, pixels: np.ndarray, v: Variant, activation) -> np.ndarray:
-    """Tokens of the last block for one picture, (1 + N, width), by the formulas."""
+    """Tokens of the last block for one image, (1 + N, width), by the formulas."""
     w = {n.removeprefix("visual."): t.astype(np.float64) for n, t in state.items()}
     x = oracle.patches(pixels.astype(np.float64), w["conv1.weight"], np.zeros(v.width)).reshape(-1, v.width)
     x = np.vstack([w["class_embedding"], x]) + w["positional_embedding"]
@@ -79,11 +79,12 @@ def tower(state: dict, pixels: np.ndarray, v: Variant, activation) -> np.ndarray
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """A small tower in a file with the published names, beside tensors of a text tower: (state, checkpoint)."""
+    """A small tower in a file with the published names, beside tensors of a text tower: (state,
+    checkpoint)."""
     monkeypatch.setitem(VARIANTS, "ViT-B-32", TINY)
     state = oracle.random_state(visual(TINY), 1)
     others = {"logit_scale": (), "transformer.resblocks.0.ln_1.weight": (8,), "token_embedding.weight": (5, 8)}
-    return state, oracle.saved(oracle.random_state(others, 2) | state, tmp_path / "RemoteCLIP-ViT-B-32.pt")
+    return state, oracle.save_checkpoint(oracle.random_state(others, 2) | state, tmp_path / "RemoteCLIP-ViT-B-32.pt")
 
 
 def embed(network, images, options):
@@ -112,12 +113,12 @@ def test_the_tower_is_that_of_a_plain_implementation(tiny, activation):
     for row in range(7):
         for column in range(7):
             np.testing.assert_allclose(grid[0, :, row, column], tokens[1 + 7 * row + column], atol=1e-5)
-    assert pooled.std() > 0.3, "numbers that say something"
+    assert pooled.std() > 0.3, "the values vary"
 
 
 def test_norms_of_faint_tokens_have_the_published_eps(tiny, tmp_path):
     faint = {n: t * np.float32(0.002 if n.endswith(oracle.FAINT) else 1) for n, t in tiny[0].items()}
-    network = ADAPTER.load(Options(), "s2", BANDS, oracle.saved(faint, tmp_path / "faint.pt"))
+    network = ADAPTER.load(Options(), "s2", BANDS, oracle.save_checkpoint(faint, tmp_path / "faint.pt"))
     pooled, grid = embed(network, [image(1)], Options())
     tokens = tower(faint, ADAPTER.preprocess(image(1), Options())["pixels"], TINY, oracle.gelu)
     top = oracle.norm(tokens[:1], faint["visual.ln_post.weight"], faint["visual.ln_post.bias"], 1e-5)
@@ -125,22 +126,22 @@ def test_norms_of_faint_tokens_have_the_published_eps(tiny, tmp_path):
     np.testing.assert_allclose(grid[0].reshape(24, 49).T, tokens[1:], atol=1e-5)
 
 
-def test_an_image_s_vector_does_not_depend_on_its_company(tiny):
+def test_a_vector_does_not_depend_on_other_images_of_the_batch(tiny):
     options = Options()
     network = ADAPTER.load(options, "s2", BANDS, tiny[1])
     one, others = image(1), [image(i) for i in range(2, 8)]
     alone = embed(network, [one], options)
-    for place in range(7):
-        together = embed(network, [*others[:place], one, *others[place:]], options)
+    for position in range(7):
+        together = embed(network, [*others[:position], one, *others[position:]], options)
         for a, b in zip(alone, together):
-            np.testing.assert_allclose(b[place], a[0], atol=1e-5)
+            np.testing.assert_allclose(b[position], a[0], atol=1e-5)
 
 
-# Pictures -----------------------------------------------------------------------------------------------------------
+# Images -----------------------------------------------------------------------------------------------------------
 
 
-def drawn(height: int, width: int) -> np.ndarray:
-    """A picture made of integers alone, (3, H, W) uint8."""
+def draw_image(height: int, width: int) -> np.ndarray:
+    """An image computed from integers only, (3, H, W) uint8."""
     y, x, c = np.arange(height)[:, None], np.arange(width), np.arange(3)[:, None, None]
     return ((x * x * 7 + y * 13 + c * 29 + (x * y) % 251 + (x // 3 + y // 5) % 2 * 120) % 256).astype(np.uint8)
 
@@ -149,8 +150,8 @@ def digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes()).hexdigest()[:16]
 
 
-# Digests of ``fit(drawn(n, n), 224)``, the same with Pillow 11, 12 and 13: a Pillow that resizes differently changes
-# embeddings, and must not come unnoticed.
+# Digests of ``resize_and_crop(draw_image(n, n), 224)``, the same with Pillow 11, 12 and 13: a Pillow
+# that resizes differently changes embeddings, and must not come unnoticed.
 PILLOW = {
     224: "b97a5fa66458813d",
     300: "942e8d2b44c9aa99",
@@ -162,8 +163,8 @@ PILLOW = {
 
 
 @pytest.mark.parametrize("side", PILLOW)
-def test_a_picture_is_resized_to_known_bytes(side):
-    made = byte_images.fit(drawn(side, side), 224)
+def test_an_image_is_resized_to_known_bytes(side):
+    made = byte_images.resize_and_crop(draw_image(side, side), 224)
     assert (made.shape, made.dtype) == ((3, 224, 224), np.uint8)
     assert digest(made) == PILLOW[side]
 
@@ -221,7 +222,7 @@ def test_preprocessing_is_that_of_a_plain_implementation(height, width):
         (lambda p: p / 10000, "looks like reflectance; allowed: DN"),
     ],
 )
-def test_what_is_no_image_is_refused(change, message):
+def test_invalid_images_are_refused(change, message):
     one = image(1)
     with pytest.raises(ModelError, match=message):
         ADAPTER.preprocess(Image("s2", change(one.pixels), BANDS, 10.0, 0.0, 0.0), Options())
@@ -234,7 +235,7 @@ def test_what_is_no_image_is_refused(change, message):
     ("variant", "words", "names", "numbers", "seen"),
     [("ViT-B-32", 512, 302, 151_277_313, 87.85e6), ("ViT-L-14", 768, 446, 427_616_513, 303.97e6)],
 )
-def test_every_published_tensor_has_its_place_or_is_left_out(variant, words, names, numbers, seen):
+def test_every_published_tensor_is_used_or_ignored(variant, words, names, numbers, seen):
     import torch
 
     options = Options(variant=variant)
@@ -261,12 +262,12 @@ def test_the_published_size_runs():
     assert np.isfinite(grid).all()
 
 
-def test_what_the_model_says_of_itself():
+def test_the_description_of_the_model():
     assert get_adapter("remoteclip_s2rgb") is get_adapter("RemoteCLIP") is ADAPTER
     small, large = Options(), Options(variant="vit-l-14")
     assert (INFO.dim(small), INFO.dim(large)) == (512, 768)
     assert (INFO.smallest(small), INFO.smallest(large)) == (32, 14)
-    assert (INFO.size(small), INFO.square, INFO.of_rectangle) == (224, True, "own")
+    assert (INFO.size(small), INFO.square, INFO.rectangle_pooling) == (224, True, "own")
     assert INFO.modalities["s2"].sensor.bands == BANDS
     for options in (small, large):
         weights = INFO.weights(options)

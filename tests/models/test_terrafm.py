@@ -1,4 +1,4 @@
-"""TerraFM: the encoder against a plain one for each stem, its inputs, names and shapes of the published files."""
+"""TerraFM against a plain float64 formulation for each stem; inputs, published tensors, errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..support import oracle
 
 RADAR = ("VV", "VH")
 TINY = Variant(width=12, depth=2, heads=3)
-#: torch computes where a pixel is in float32: up to 2e-5 pixels off at 224, and neighbours here differ by up to 1.
+#: torch computes where a pixel is in float32: up to 2e-5 pixels off at 224, and neighbours here
+#: differ by up to 1.
 COORDINATES = 3e-5
 STEMS = {"s2_l2a": 12, "s2_l1c": 12, "s1": 2}
 
@@ -73,11 +74,12 @@ def encoder(state: dict, pixels: np.ndarray, v: Variant, stem: str) -> np.ndarra
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """A small encoder in a file with the published names, and a head beside it: (state, checkpoint)."""
+    """A small encoder in a file with the published names, and a head beside it: (state,
+    checkpoint)."""
     monkeypatch.setitem(VARIANTS, "b", TINY)
     state = oracle.random_state(published(TINY), 1)
     head = oracle.random_state({"head.mlp.0.weight": (5, 12), "head.last_layer.weight_g": (5, 1)}, 2)
-    return state, oracle.saved(state | head, tmp_path / "TerraFM-B.pth")
+    return state, oracle.save_checkpoint(state | head, tmp_path / "TerraFM-B.pth")
 
 
 def load(checkpoint, options, modality="s2"):
@@ -117,27 +119,29 @@ def test_the_encoder_is_that_of_a_plain_implementation(tiny, given, one, stem):
     for row in range(14):
         for column in range(14):
             np.testing.assert_allclose(grid[0, :, row, column], tokens[1 + 14 * row + column], atol=1e-5)
-    assert pooled.std() > 0.3, "numbers that say something"
+    assert pooled.std() > 0.3, "the values vary"
 
 
 def test_norms_of_faint_tokens_have_the_published_eps(tiny, tmp_path):
     faint = {n: t * np.float32(0.002 if n.endswith(oracle.FAINT) else 1) for n, t in tiny[0].items()}
-    pooled, grid = embed(load(oracle.saved(faint, tmp_path / "faint.pth"), Options()), [optical(1)], Options())
+    pooled, grid = embed(
+        load(oracle.save_checkpoint(faint, tmp_path / "faint.pth"), Options()), [optical(1)], Options()
+    )
     tokens = encoder(faint, ADAPTER.preprocess(optical(1), Options())["pixels"], TINY, "s2_l2a")
     np.testing.assert_allclose(pooled[0], tokens[0], atol=1e-5)
     np.testing.assert_allclose(grid[0].reshape(12, 196).T, tokens[1:], atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [optical, radar])
-def test_an_image_s_vector_does_not_depend_on_its_company(tiny, make):
+def test_a_vector_does_not_depend_on_other_images_of_the_batch(tiny, make):
     options = Options()
     one, others = make(1), [make(i) for i in range(2, 8)]
     network = load(tiny[1], options, one.modality)
     alone = embed(network, [one], options)
-    for place in range(7):
-        together = embed(network, [*others[:place], one, *others[place:]], options)
+    for position in range(7):
+        together = embed(network, [*others[:position], one, *others[position:]], options)
         for a, b in zip(alone, together):
-            np.testing.assert_allclose(b[place], a[0], atol=1e-5)
+            np.testing.assert_allclose(b[position], a[0], atol=1e-5)
 
 
 # Inputs -------------------------------------------------------------------------------------------------------------
@@ -201,7 +205,7 @@ def test_radar_pixels_that_are_nearly_all_empty_keep_their_logarithms():
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_what_is_no_image_is_refused(one, change, message):
+def test_invalid_images_are_refused(one, change, message):
     bad = Image(one.modality, change(one.pixels), one.bands, 10.0, 0.0, 0.0)
     with pytest.raises(ModelError, match=message):
         ADAPTER.preprocess(bad, Options())
@@ -212,7 +216,7 @@ def test_what_is_no_image_is_refused(one, change, message):
 
 @pytest.mark.parametrize("modality", ["s2", "s1"])
 @pytest.mark.parametrize(("variant", "names", "numbers"), [("b", 164, 112_951_296), ("l", 308, 345.0e6)])
-def test_every_published_tensor_has_its_place_or_belongs_to_another_stem(variant, names, numbers, modality):
+def test_every_published_tensor_is_used_or_belongs_to_another_stem(variant, names, numbers, modality):
     import torch
 
     options = Options(variant=variant, weights="random")
@@ -244,11 +248,11 @@ def test_the_published_size_runs():
     assert np.isfinite(grid).all()
 
 
-def test_what_the_model_says_of_itself():
+def test_the_description_of_the_model():
     assert get_adapter("terrafm_b") is get_adapter("TerraFM") is ADAPTER
     base, large = Options(), Options(variant="L", weights="random")
     assert (INFO.dim(base), INFO.dim(large)) == (768, 1024)
-    assert (INFO.size(base), INFO.smallest(base), INFO.square, INFO.of_rectangle) == (224, 16, True, "cells")
+    assert (INFO.size(base), INFO.smallest(base), INFO.square, INFO.rectangle_pooling) == (224, 16, True, "cells")
     assert list(INFO.modalities) == ["s2", "s1"]
     assert "B10" not in BANDS
     assert INFO.weights(base).file == "TerraFM-B.pth"

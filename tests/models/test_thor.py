@@ -1,4 +1,4 @@
-"""THOR against a plain float64 formulation, its geometry, its attention bias, its published tensors, and what it refuses."""
+"""THOR against a plain float64 formulation; geometry, attention bias, published tensors, errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rs_embed import ModelError, OutputSpec
-from rs_embed.models import describe, get_adapter, thor
+from rs_embed.models import get_adapter, get_model_info, thor
 from rs_embed.models.base import Image
 from rs_embed.models.shared import alibi, vit
-from rs_embed.models.shared.alibi import Biases
+from rs_embed.models.shared.alibi import BiasCache
 from rs_embed.models.thor import ADAPTER, BANDS, VARIANTS, Options, Variant
 from rs_embed.weights.checkpoints import Checkpoint
 
@@ -22,7 +22,8 @@ from ..support import oracle
 SMALL = Variant(dim=24, depth=2, heads=3, band=4)
 _S2 = """Blue B2 10 0, Green B3 10 0, Red B4 10 0, RE1 B5 20 1, RE2 B6 20 1, RE3 B7 20 1, NIR B8 10 0, RE4 B8A 20 1,
 SWIR1 B11 20 1, SWIR2 B12 20 1"""
-#: published name, band, ground sampling distance, group; in the order in which the bands are fetched
+#: published name, band, ground sampling distance, group; in the order in which the bands are
+#: fetched
 PLAIN = {
     "s2": [(f"S2:{n}", band, int(gsd), int(g)) for n, band, gsd, g in (line.split() for line in _S2.split(","))],
     "s1": [("S1:VV", "VV", 10, 3), ("S1:VH", "VH", 10, 3)],
@@ -118,15 +119,15 @@ def by_hand(
         bias = state[f"ind_patch_embed.patch_embed.{name}.bias"]
         by_group.setdefault(group, []).append(oracle.patches(at_gsd, kernel, bias))
         gsds[group] = gsd
-    rows, places = [], []
+    rows, centres = [], []
     for group, members in sorted(by_group.items()):
         size = oracle.sincos(SMALL.dim - SMALL.band, patch * gsds[group] / (4 * 10))
         cells = sum(members) / len(members) + np.concatenate([size, state[f"band_embed.group{group}"]])
         for r in range(len(cells)):
             for c in range(len(cells)):
                 rows.append(cells[r, c])
-                places.append(((r + 0.5) * patch * gsds[group], (c + 0.5) * patch * gsds[group]))
-    x, at = np.stack(rows), np.array(places) / (patch * max(gsds.values()))
+                centres.append(((r + 0.5) * patch * gsds[group], (c + 0.5) * patch * gsds[group]))
+    x, at = np.stack(rows), np.array(centres) / (patch * max(gsds.values()))
     distance = np.sqrt(((at[:, None] - at[None]) ** 2).sum(-1))
     for i in range(SMALL.depth):
         bias = -state["encoder_slopes"][:, None, None] * distance
@@ -158,7 +159,7 @@ def test_tokens_vectors_and_grids_are_those_of_the_formulas(
     load, state, modality, height, scale, patch, tile, side, preset
 ):
     options = Options(preset=preset, patch_size=patch)
-    one = image(1, modality, height, scale_m=float(scale), tile=tile)
+    one = image(1, modality, height, scale_m=float(scale), is_tile=tile)
     pixels = one.pixels[0]
     if not tile:
         pixels = snapped(pixels, side, "edge" if preset == "official" else "constant")
@@ -175,7 +176,7 @@ def test_tokens_vectors_and_grids_are_those_of_the_formulas(
 
 
 @pytest.mark.parametrize("modality", ["s2", "s1"])
-def test_an_image_alone_and_in_any_place_of_a_batch_gives_the_same(load, modality):
+def test_an_image_alone_and_at_any_position_of_a_batch_gives_the_same(load, modality):
     network = load(modality=modality)
     items = [ADAPTER.preprocess(image(i, modality), Options()) for i in range(7)]
     together, turned = tokens(network, items)[0], tokens(network, items[::-1])[0]
@@ -211,9 +212,9 @@ def test_an_image_alone_and_in_any_place_of_a_batch_gives_the_same(load, modalit
         ("s2", (310, 310), 10, 16, 320),
     ],
 )
-def test_images_are_taken_at_their_own_size_where_patches_fit(modality, shape, scale, patch, side):
+def test_images_are_used_at_their_own_size_where_patches_fit(modality, shape, scale, patch, side):
     options, patches = Options(patch_size=patch), [patch * gsd for gsd in {"s2": (10, 20), "s1": (10,)}[modality]]
-    assert thor._native_side(shape, scale, modality, options) == side
+    assert thor._choose_native_side(shape, scale, modality, options) == side
     if side is None:
         return
     fitting = [n for n in range(1, 500) if all(n * scale % p == 0 for p in patches)]
@@ -225,8 +226,8 @@ def test_images_are_taken_at_their_own_size_where_patches_fit(modality, shape, s
     }
 
 
-@pytest.mark.parametrize("changes", [{"height": 60, "width": 120}, {"height": 60, "tile": True}, {"height": 400}])
-def test_what_is_not_taken_at_its_own_size_is_stretched(changes):
+@pytest.mark.parametrize("changes", [{"height": 60, "width": 120}, {"height": 60, "is_tile": True}, {"height": 400}])
+def test_images_not_used_at_their_own_size_are_stretched(changes):
     one = image(3, **changes)
     square = oracle.bilinear(normalised(one.pixels[0], "s2", "official"), 288)
     found = ADAPTER.preprocess(one, Options())
@@ -254,7 +255,7 @@ def test_a_nearly_square_image_is_cropped_then_cropped_or_padded(modality, heigh
         np.testing.assert_allclose(found["group0"], expected[[0, 1, 2, 6]], rtol=0, atol=1e-6)
 
 
-def test_pixels_without_a_value_count_as_zero_and_the_image_is_left_alone():
+def test_pixels_without_a_value_count_as_zero_and_the_image_is_not_changed():
     one, zeroed = image(5), image(5)
     one.pixels[0, 2, 3:9] = np.nan
     zeroed.pixels[0, 2, 3:9] = 0
@@ -264,7 +265,7 @@ def test_pixels_without_a_value_count_as_zero_and_the_image_is_left_alone():
     assert one.pixels.tobytes() == before.tobytes()
 
 
-def test_bands_count_by_their_place_whatever_they_are_called():
+def test_bands_are_used_by_position_and_not_by_name():
     one = image(6)
     other = replace(one, bands=tuple(f"band{i}" for i in range(10)))
     found, expected = ADAPTER.preprocess(other, Options()), ADAPTER.preprocess(one, Options())
@@ -287,8 +288,8 @@ def test_bands_count_by_their_place_whatever_they_are_called():
         ("s1", {"pixels": np.ones((1, 1, 16, 16), np.float32)}, "pixels of shape"),
         ("s2", {"scale_m": 10.5}, "whole metres"),
         ("s2", {"scale_m": 0.5}, "whole metres"),
-        ("s2", {"scale_m": 7.0, "tile": True}, "whole patches"),
-        ("s2", {"scale_m": 30.0, "tile": True}, "14580 patches"),
+        ("s2", {"scale_m": 7.0, "is_tile": True}, "whole patches"),
+        ("s2", {"scale_m": 30.0, "is_tile": True}, "14580 patches"),
     ],
 )
 @pytest.mark.parametrize("preset", ["official", "rs-embed"])
@@ -298,8 +299,8 @@ def test_images_that_cannot_be_embedded_are_refused(modality, changes, message, 
 
 
 @pytest.mark.parametrize(("dtype", "sides"), [(torch.float32, [36, 18]), (torch.bfloat16, [9]), (torch.float32, [7])])
-def test_the_attention_bias_is_what_fused_kernels_take_without_a_copy(dtype, sides):
-    bias, count = Biases().get(torch.tensor([0.5, 0.1]), sides, dtype), sum(n * n for n in sides)
+def test_fused_kernels_use_the_attention_bias_without_a_copy(dtype, sides):
+    bias, count = BiasCache().get(torch.tensor([0.5, 0.1]), sides, dtype), sum(n * n for n in sides)
     assert bias.shape == (1, 2, count, count)
     assert bias.stride()[-1] == 1
     assert all(stride % 16 == 0 for stride in bias.stride()[:-1])
@@ -309,17 +310,17 @@ def test_the_attention_bias_is_what_fused_kernels_take_without_a_copy(dtype, sid
     assert torch._fused_sdp_choice(query, query, query, attn_mask=bias) == flash != 0
 
 
-def test_a_bias_is_made_once_for_each_geometry_and_dtype_and_old_ones_make_room(monkeypatch):
-    slopes, biases = torch.tensor([0.5, 0.1]), Biases()
+def test_a_bias_is_computed_once_for_each_geometry_and_dtype_and_the_cache_is_bounded(monkeypatch):
+    slopes, biases = torch.tensor([0.5, 0.1]), BiasCache()
     first = biases.get(slopes, [8, 4], torch.float32)
     assert biases.get(slopes, [8, 4], torch.float32) is first
     assert biases.get(slopes, [8, 4], torch.bfloat16).dtype == torch.bfloat16
     assert biases.get(slopes, [8, 4], torch.float32) is first
-    monkeypatch.setattr(alibi, "KEPT_BYTES", 3 * first.untyped_storage().nbytes())
+    monkeypatch.setattr(alibi, "MAX_BYTES", 3 * first.untyped_storage().nbytes())
     for n in (8, 9, 8, 10):
         biases.get(slopes, [n], torch.float32)
-        assert sum(b.untyped_storage().nbytes() for b in biases._kept.values()) <= alibi.KEPT_BYTES
-    assert (8, torch.float32, slopes.device) in biases._kept, "the one in use stays"
+        assert sum(b.untyped_storage().nbytes() for b in biases._cache.values()) <= alibi.MAX_BYTES
+    assert (8, torch.float32, slopes.device) in biases._cache, "the one in use stays"
     assert biases.get(slopes, [8, 4], torch.float32) is not first
     assert biases.get(slopes, [30], torch.float32) is biases.get(slopes, [30], torch.float32), (
         "larger than all the room"
@@ -334,8 +335,8 @@ def test_half_precision_stays_close_and_lowers_the_bias_once(load):
     lowered = tokens(network, items)[0]
     assert lowered.dtype == torch.float32
     assert float(torch.cosine_similarity(exact.flatten(1), lowered.flatten(1)).min()) > 0.999
-    assert [key[2] for key in network.biases._kept] == [torch.float32, torch.bfloat16]
-    assert network.same_group0.dtype == torch.float32
+    assert [key[2] for key in network.biases._cache] == [torch.float32, torch.bfloat16]
+    assert network.token_offset_group0.dtype == torch.float32
     names = {name.split(".")[0] for name, _ in network.named_parameters()}
     assert names == {"encoder_slopes", "encoder", "stems"}, "what the forward does not use is not kept"
 
@@ -343,7 +344,7 @@ def test_half_precision_stays_close_and_lowers_the_bias_once(load):
 @pytest.mark.parametrize("patch", [8, 16])
 def test_kernels_respond_to_a_shrunk_image_as_the_published_ones_to_the_image(patch):
     shrink = oracle.bicubic_shrink(16, patch) if patch < 16 else np.eye(16)
-    found = thor._kernel_resize(patch).numpy()
+    found = thor._compute_kernel_resize(patch).numpy()
     assert found.shape == (256, patch**2)
     np.testing.assert_allclose(found, np.linalg.pinv(np.kron(shrink, shrink).T).T, atol=1e-10)
 
@@ -386,16 +387,16 @@ def test_the_network_has_the_published_tensors_and_no_others(name, modality):
     odd = ("ind_patch_embed.weight", "ind_patch_embed.patch_embed.S2:Red", "band_embed", "band_embed.group0.0")
     assert [ADAPTER.rename(name, options, modality) for name in odd] == [None] * 4, "parts that no published file has"
     assert ADAPTER.rename("cls_token", options, modality) not in own  # of another architecture: the loader refuses it
-    assert describe("thor").dim(options) == dim
+    assert get_model_info("thor").dim(options) == dim
 
 
-def test_the_description_says_what_the_engine_needs():
-    info = describe("thor_1_0_base")
-    assert info is describe("THOR") is get_adapter("thor").info
+def test_the_description_of_the_model():
+    info = get_model_info("thor_1_0_base")
+    assert info is get_model_info("THOR") is get_adapter("thor").info
     assert [m.sensor.bands for m in info.modalities.values()] == [BANDS["s2"], BANDS["s1"]]
     assert info.modalities["s1"].sensor.collection == "COPERNICUS/S1_GRD_FLOAT"
     assert all(m.sensor.scale_m == 10.0 for m in info.modalities.values())
-    assert (info.size(Options()), info.square, info.of_rectangle) == (288, True, "cells")
+    assert (info.size(Options()), info.square, info.rectangle_pooling) == (288, True, "cells")
     for name in REAL:
         weights = info.weights(Options(variant=name))
         assert (weights.repository, weights.file) == (f"FM4CS/THOR-1.0-{name}", f"thor_v1_vit_{name}.pt")

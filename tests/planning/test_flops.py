@@ -1,4 +1,5 @@
-"""Operations of forward passes as the descriptions count them, against what torch counts on the adapters' networks."""
+"""Operations of forward passes as the descriptions count them, against what torch counts on the
+adapters' networks."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ import pytest
 
 from rs_embed import ModelError, OutputSpec
 from rs_embed.engine import tile_layout
-from rs_embed.engine.tiled_image import pieces_of
-from rs_embed.models import MODELS, describe, get_adapter, prithvi, remoteclip, terrafm, thor
+from rs_embed.engine.tiled_image import tile_image
+from rs_embed.models import MODELS, get_adapter, get_model_info, prithvi, remoteclip, terrafm, thor
 from rs_embed.models.base import Image
-from rs_embed.planning.flops import Picture
+from rs_embed.planning.flops import InputShape
 from rs_embed.planning.model_info import Prep
 from rs_embed.request.fields import from_mapping
 from rs_embed.weights.checkpoints import Checkpoint
@@ -24,8 +25,9 @@ SMALL = [
 ]
 
 
-def count(name: str, modality: str, given: dict, picture: Picture) -> tuple[int, dict, tuple]:
-    """(operations that torch counts, inputs of the network by name, shape of its grid) of one picture."""
+def count(name: str, modality: str, given: dict, shape: InputShape) -> tuple[int, dict, tuple]:
+    """(operations that torch counts, inputs of the network by name, shape of its grid) of one
+    pass."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -34,10 +36,10 @@ def count(name: str, modality: str, given: dict, picture: Picture) -> tuple[int,
     options = from_mapping(adapter.info.options, given, "options", ModelError)
     bands = adapter.info.modalities[modality].sensor.bands
     network = adapter.load(options, modality, bands, Checkpoint(None))
-    pixels = np.random.default_rng(0).integers(1, 4000, (picture.frames, len(bands), picture.height, picture.width))
+    pixels = np.random.default_rng(0).integers(1, 4000, (shape.frames, len(bands), shape.height, shape.width))
     pixels = pixels.astype(np.uint16) if modality == "s2" else (pixels / 4000).astype(np.float32)
-    dates = tuple(f"2022-0{i + 1}-01" for i in range(picture.frames))
-    image = Image(modality, pixels, bands, picture.scale_m, 12.0, 51.0, dates, tile=picture.tile)
+    dates = tuple(f"2022-0{i + 1}-01" for i in range(shape.frames))
+    image = Image(modality, pixels, bands, shape.scale_m, 12.0, 51.0, dates, is_tile=shape.is_tile)
     made = adapter.preprocess(image, options)
     # torch counts no fused attention on CPUs
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -65,24 +67,25 @@ def test_the_formulas_are_what_torch_counts(name, modality, given, size, monkeyp
     for module, variant, sizes in SMALL:
         monkeypatch.setitem(module.VARIANTS, variant, sizes)
     given = given | ({} if name == "mosaiks" else {"weights": "random"})
-    info = describe(name)
+    info = get_model_info(name)
     sensor = info.modalities[modality].sensor
-    picture = Picture(*size, given.get("max_frames", 1), len(sensor.bands), sensor.scale_m)
-    said = info.cost(from_mapping(info.options, given, "options", ModelError), modality, picture)
-    flops, inputs, grid = count(name, modality, given, picture)
-    assert said.flops == pytest.approx(flops, rel=0.02)
-    assert said.numbers == sum(a.size for a in inputs.values())
-    assert said.grid == grid
+    shape = InputShape(*size, given.get("max_frames", 1), len(sensor.bands), sensor.scale_m)
+    cost = info.cost(from_mapping(info.options, given, "options", ModelError), modality, shape)
+    flops, inputs, grid = count(name, modality, given, shape)
+    assert cost.flops == pytest.approx(flops, rel=0.02)
+    assert cost.input_values == sum(a.size for a in inputs.values())
+    assert cost.grid == grid
 
 
 def test_every_model_says_what_it_computes():
-    assert all(describe(name).cost is not None for name in MODELS)
+    assert all(get_model_info(name).cost is not None for name in MODELS)
 
 
 def test_published_sizes_are_those_of_the_literature():
-    """GFLOP of a 224 x 224 picture; the papers count a multiplication and an addition as one (Dosovitskiy et al. 2021; open_clip's
-    model_profile.csv: ViT-B-32 4.40 GMAC, ViT-L-14 81.1 with positions)."""
-    cost = lambda options: remoteclip.INFO.cost(options, "s2", Picture(224, 224, 1, 3, 10.0)).flops / 2e9  # noqa: E731
+    """GFLOP of a 224 x 224 image; the papers count a multiplication and an addition as one
+    (Dosovitskiy et al. 2021; open_clip's model_profile.csv: ViT-B-32 4.40 GMAC, ViT-L-14 81.1 with
+    positions)."""
+    cost = lambda options: remoteclip.INFO.cost(options, "s2", InputShape(224, 224, 1, 3, 10.0)).flops / 2e9  # noqa: E731
     assert cost(remoteclip.Options()) == pytest.approx(4.40, rel=0.02)
     assert cost(remoteclip.Options(variant="ViT-L-14")) == pytest.approx(81.1, rel=0.02)
 
@@ -93,21 +96,21 @@ def test_published_sizes_are_those_of_the_literature():
 def test_passes_are_the_pieces_that_the_engine_makes(size, mode, output):
     from types import SimpleNamespace
 
-    from rs_embed.engine.image_cost import image
+    from rs_embed.engine.image_cost import compute_image_cost
 
     adapter, options, prep = get_adapter("terrafm"), terrafm.Options(weights="random"), Prep(mode, 224)
     sensor = adapter.info.modalities["s2"].sensor
     unit = SimpleNamespace(model="terrafm", options=options, prep=prep, modality="s2", sensor=sensor)
-    said = image(unit, output, size, 1)
+    cost = compute_image_cost(unit, output, size, 1)
     pixels = np.ones((1, 12, *size), np.uint16)
-    pieces = pieces_of(
+    tiled = tile_image(
         adapter, options, prep, OutputSpec(output), 0, Image("s2", pixels, sensor.bands, 10.0, 12.0, 51.0)
     )
-    assert said.passes == pieces.count
+    assert cost.passes == tiled.count
     if output == "grid":
-        layout = tile_layout.layout(*size, prep, "grid")
-        cells = [np.zeros((2, 14, 14), np.float32)] * pieces.count
-        joined = layout.grid(cells).shape if pieces.count > 1 else (2, 14, 14)
-        assert said.embedding == 768 * joined[1] * joined[2]
+        layout = tile_layout.compute_layout(*size, prep, "grid")
+        cells = [np.zeros((2, 14, 14), np.float32)] * tiled.count
+        joined = layout.join_grids(cells).shape if tiled.count > 1 else (2, 14, 14)
+        assert cost.embedding_values == 768 * joined[1] * joined[2]
     else:
-        assert said.embedding == 768
+        assert cost.embedding_values == 768

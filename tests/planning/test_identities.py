@@ -1,4 +1,5 @@
-"""Identities change on purpose only: with another one, everything that was computed is computed again."""
+"""Identities change on purpose only: with another one, everything that was computed is computed
+again."""
 
 from __future__ import annotations
 

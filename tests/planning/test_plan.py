@@ -1,4 +1,5 @@
-"""plan.py, identity.py: what changes an identity and what does not; tests/planning/test_plan_chunks.py has the rest."""
+"""plan.py, units.py, identity.py: what changes an identity and what does not. Chunks and keys are
+in test_plan_chunks.py."""
 
 from __future__ import annotations
 
@@ -29,14 +30,14 @@ from rs_embed import (
     TemporalSpec,
 )
 from rs_embed.models import MODELS as REAL_MODELS
-from rs_embed.models import describe
+from rs_embed.models import get_model_info
 from rs_embed.planning.plan import Plan, make_plan
 from rs_embed.planning.units import Generation, array_key
 from rs_embed.request.identity import canonical, digest
 from rs_embed.request.rois import roi_id
 
 from ..support.exports import CHECKOUT
-from ..support.factories import ALPHA, MODELS, PROPERTY, PROVIDER, S1, S2, assert_refusal, places, plan, request
+from ..support.factories import ALPHA, MODELS, PROPERTY, PROVIDER, S1, S2, assert_refusal, make_points, plan, request
 
 PER_ITEM = ExportTarget.per_item("out/run")
 
@@ -67,7 +68,7 @@ def differences(a: Plan, b: Plan) -> set[str]:
     return {kind for kind, value in ids(a).items() if value != ids(b)[kind]}
 
 
-def said(value: object) -> str | None:
+def short_id(value: object) -> str | None:
     """A short test id, the same in every process."""
     return " ".join(value) or "default" if isinstance(value, dict) else None
 
@@ -82,7 +83,7 @@ def changed_keys(a: Plan, b: Plan) -> set[str]:
     return {path for path in one.keys() | two.keys() if one.get(path) != two.get(path)}
 
 
-# identities ------------------------------------------------------------------------------------------------------
+# identities -------------------------------------------------------------------------------------
 
 
 def test_identities_are_the_same_in_every_process():
@@ -120,7 +121,7 @@ def test_a_digest_is_the_sha256_of_canonical_json():
         {"temporal": TemporalSpec.range("2022-06-01", "2022-09-01")},
         {"device": "cpu"},
         {"output": OutputSpec("pooled", "mean", "native")},
-        {"input_prep": "tile"},  # of a model that takes any size as it is
+        {"input_prep": "tile"},  # for a model that accepts any size
         {"chunk_size": 2, "infer_batch_size": 3},
         {"num_workers": 1, "writer_workers": 7, "async_write": False, "cores": 3},
         {"max_retries": 9, "retry_backoff_s": 0.5, "continue_on_error": True},
@@ -128,7 +129,7 @@ def test_a_digest_is_the_sha256_of_canonical_json():
         {"fail_on_bad_input": True, "show_progress": False},
         {"work_dir": "w", "store_dir": "s"},
     ],
-    ids=said,
+    ids=short_id,
 )
 def test_what_does_not_change_the_numbers_changes_no_identity(changes):
     assert differences(plan(), plan(**changes)) == set()
@@ -141,7 +142,7 @@ S2_OPTIONS = {"collection": "S2_L1C", "scale_m": 20, "cloudy_pct": 50, "fill_val
     ("changes", "kinds"),
     [
         ({"temporal": TemporalSpec.range("2022-06-01", "2022-09-02")}, {"roi"}),
-        ({"spatials": [replace(p, buffer_m=321) for p in places(3)]}, {"roi"}),
+        ({"spatials": [replace(p, buffer_m=321) for p in make_points(3)]}, {"roi"}),
         ({"models": model(model_config={"depth": 5})}, {"unit"}),
         ({"models": model(model_config={"gain": 1.5})}, {"unit"}),
         ({"models": model(model_config={"preset": "rs-embed"})}, {"unit"}),
@@ -161,7 +162,7 @@ S2_OPTIONS = {"collection": "S2_L1C", "scale_m": 20, "cloudy_pct": 50, "fill_val
         ({"resume": False, "generation": Generation("g1")}, {"unit"}),
         ({"resume": False, "refetch": True, "generation": Generation("g1", "g1")}, {"unit", "source"}),
     ],
-    ids=said,
+    ids=short_id,
 )
 def test_what_changes_the_numbers_changes_exactly_these_identities(changes, kinds):
     assert differences(plan(), plan(**changes)) == kinds
@@ -182,7 +183,7 @@ def test_the_frames_of_a_source_follow_the_window():
 
 @PROPERTY
 @given(st.integers(-170, 170), st.integers(-80, 80), st.integers(1, 5000), st.integers(1, 9998))
-def test_a_roi_is_its_place_and_window_however_they_are_written(lon, lat, buffer, year):
+def test_a_roi_id_depends_on_geometry_and_window_and_not_on_their_spelling(lon, lat, buffer, year):
     window = TemporalSpec.year(year)
     same = TemporalSpec.range(f"{year:04d}-01-01", f"{year + 1:04d}-01-01")
     place = PointBuffer(float(lon), float(lat), float(buffer))
@@ -193,7 +194,7 @@ def test_a_roi_is_its_place_and_window_however_they_are_written(lon, lat, buffer
 
 
 def test_a_roi_does_not_depend_on_its_place_in_the_table():
-    there, back = plan(), plan(spatials=places(3)[::-1])
+    there, back = plan(), plan(spatials=make_points(3)[::-1])
     assert back.roi_ids == there.roi_ids[::-1]
 
 
@@ -202,24 +203,24 @@ def test_another_model_changes_no_other_unit_but_widens_the_shared_source():
     assert both.units[0] == alone.units[0] == reverse.units[1]
     assert [s.id for s in both.sources] == [s.id for s in alone.sources]
     assert alone.sources[0].bands == ("B2", "B3", "B4") and both.sources[0].bands == ("B2", "B3", "B4", "B8")
-    assert both.units[1].sensor.bands == ("B8", "B4")  # its own, in its own order
+    assert both.units[1].sensor.bands == ("B8", "B4")  # its bands, in its order
     apart = plan(models=["alpha", *model(label="radar", modality="s1")])
     assert len(apart.sources) == 2 and apart.sources[0] == alone.sources[0]
 
 
-# resolution --------------------------------------------------------------------------------------------------------
+# resolution -------------------------------------------------------------------------------------
 
 
 def test_an_imagery_override_of_a_model_replaces_one_of_the_other_kind_for_the_run():
-    mine, shared = replace(S2, scale_m=60), SensorSpec("OTHER", ("B1",), scale_m=30)
-    made = plan(models=[*model(fetch=FetchSpec(scale_m=20)), "beta"], sensor=shared)
-    assert made.units[0].sensor == replace(S2, scale_m=20.0)  # the model's own default, changed
-    assert made.units[1].sensor == shared
-    made = plan(models=[*model(sensor=mine), "beta"], fetch=FetchSpec(scale_m=20, composite="mosaic"))
-    assert made.units[0].sensor == mine
+    of_model, of_run = replace(S2, scale_m=60), SensorSpec("OTHER", ("B1",), scale_m=30)
+    made = plan(models=[*model(fetch=FetchSpec(scale_m=20)), "beta"], sensor=of_run)
+    assert made.units[0].sensor == replace(S2, scale_m=20.0)  # the default of the model, changed
+    assert made.units[1].sensor == of_run
+    made = plan(models=[*model(sensor=of_model), "beta"], fetch=FetchSpec(scale_m=20, composite="mosaic"))
+    assert made.units[0].sensor == of_model
     assert (made.units[1].sensor.scale_m, made.units[1].sensor.composite) == (20, "mosaic")
     made = plan(models=model(fetch=FetchSpec(scale_m=20)), fetch=FetchSpec(composite="mosaic"))
-    assert made.units[0].sensor == replace(S2, scale_m=20.0)  # of one kind: it replaces the whole
+    assert made.units[0].sensor == replace(S2, scale_m=20.0)  # of the same kind: it replaces the whole spec
 
 
 def test_the_modality_is_the_models_then_the_runs_then_the_sensors_then_the_default():
@@ -254,7 +255,7 @@ def test_the_modality_is_the_models_then_the_runs_then_the_sensors_then_the_defa
         ({"models": model(label="a-b") + model(label="a_b")}, ModelError, ["'a_b'", "label"]),
         ({"models": model(label="a+") + model(label="a")}, ModelError, ["'a'", "label"]),
     ],
-    ids=said,
+    ids=short_id,
 )
 def test_what_a_model_cannot_do_is_refused_before_anything_runs(changes, error, words):
     with pytest.raises(error) as refused:
@@ -304,7 +305,7 @@ def test_the_large_image_policy_is_in_an_identity_as_far_as_it_changes_numbers()
 def test_a_misspelt_option_of_a_real_model_is_refused_with_the_nearest(name):
     asked = request(models=[ExportModelRequest(name, model_config={"prset": "official"})])
     with pytest.raises(ModelError) as refused:
-        make_plan(asked, ["0"] * 3, describe=describe, provider=PROVIDER, target="/x.npz")
+        make_plan(asked, ["0"] * 3, describe=get_model_info, provider=PROVIDER, target="/x.npz")
     assert_refusal(refused.value, f"models.{name}", "'prset'", "did you mean 'preset'")
 
 
@@ -321,7 +322,7 @@ def test_an_array_key_is_letters_and_digits_with_single_underscores(label):
     assert array_key(array_key(label)) == array_key(label)
 
 
-# speed -------------------------------------------------------------------------------------------------------------
+# speed ------------------------------------------------------------------------------------------
 
 
 def test_a_plan_of_ten_thousand_rois_and_all_its_keys_is_made_in_no_time():
@@ -330,7 +331,7 @@ def test_a_plan_of_ten_thousand_rois_and_all_its_keys_is_made_in_no_time():
     start = time.perf_counter()
     made = make_plan(asked, ready, describe=MODELS.__getitem__, provider=PROVIDER, target="/x.npz")
     assert made.receipts() and made.merge_key
-    assert time.perf_counter() - start < 1  # every job plans again; it takes some 20 ms
+    assert time.perf_counter() - start < 1  # every job computes the plan; this takes about 20 ms
 
 
 def test_importing_the_package_and_describing_its_models_loads_nothing_heavy():
@@ -338,8 +339,8 @@ def test_importing_the_package_and_describing_its_models_loads_nothing_heavy():
         "import sys, rs_embed\n"
         "heavy = {'torch', 'numpy', 'snakemake', 'ee', 'pyproj', 'yaml'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
-        "from rs_embed.models import MODELS, describe\n"
-        "for name in MODELS: describe(name)\n"
+        "from rs_embed.models import MODELS, get_model_info\n"
+        "for name in MODELS: get_model_info(name)\n"
         "print('torch' in sys.modules)"
     )
     assert python(code) == "[]\nFalse"

@@ -1,4 +1,4 @@
-"""Units of the real models: what of their options is in an identity, and which tiles they take."""
+"""Units of the real models: options in identities, and valid tile sizes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 
 from rs_embed import ExportModelRequest, FetchSpec, InputPrepSpec, ModelError
-from rs_embed.models import MODELS, describe
+from rs_embed.models import MODELS, get_model_info
 from rs_embed.planning.plan import make_plan
 from rs_embed.planning.units import Unit
 
 from ..support.factories import PROVIDER, assert_refusal, request
 
-NAMES = sorted({describe(name).id for name in MODELS})
+NAMES = sorted({get_model_info(name).id for name in MODELS})
 #: Another value of every option than its default.
 OTHER = {
     "activation": "quickgelu",
@@ -38,12 +38,12 @@ OTHER = {
 
 def unit(model: str, options: dict | None = None, **changes) -> Unit:
     asked = request(models=[ExportModelRequest(model, model_config=options)], **changes)
-    return make_plan(asked, ["0"] * 3, describe=describe, provider=PROVIDER, target="/x.npz").units[0]
+    return make_plan(asked, ["0"] * 3, describe=get_model_info, provider=PROVIDER, target="/x.npz").units[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_of_a_model_is_in_its_identity(name):
-    declared = {f.name for f in dataclasses.fields(describe(name).options)}
+    declared = {f.name for f in dataclasses.fields(get_model_info(name).options)}
     own = {"weights": "random"} if "weights" in declared else {}
     ids = [unit(name, own).id]
     for key in sorted(declared - {"weights", "n_frames"}):
@@ -65,7 +65,7 @@ def test_tiles_that_are_too_small_for_a_model_are_refused(mode):
 def test_what_changes_no_number_is_in_no_identity():
     def same(model: str, modality: str | None = None, *options: dict) -> bool:
         asked = [request(models=[ExportModelRequest(model, modality=modality, model_config=o)]) for o in options]
-        plans = [make_plan(a, ["0"] * 3, describe=describe, provider=PROVIDER, target="/x.npz") for a in asked]
+        plans = [make_plan(a, ["0"] * 3, describe=get_model_info, provider=PROVIDER, target="/x.npz") for a in asked]
         return len({p.units[0].id for p in plans}) == 1
 
     assert same("terrafm", None, {}, {"stem": "l2a"})

@@ -1,4 +1,4 @@
-"""Several images of a place as one: scenes, composites, windows, frames, and forms of one product."""
+"""Scenes, composites, windows, frames, and forms of one product."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rs_embed.providers import composite
 
 from ..support.rasters import at, catalogue, chip, noise, write
 
-# composites and scenes ---------------------------------------------------------------------------------------------
+# composites and scenes ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
-def test_a_median_is_numpys_over_valid_pixels(tmp_path, count):
+def test_the_median_is_that_of_numpy_over_valid_pixels(tmp_path, count):
     images = np.stack([noise(i, dtype="int16") for i in range(count)])
     images[np.random.default_rng(9).random(images.shape) < 0.3] = -1
     images[:, 0, :25] = -1
@@ -31,7 +31,7 @@ def test_a_median_is_numpys_over_valid_pixels(tmp_path, count):
     assert got.valid == pytest.approx((~masked.mask.all(axis=0)).mean())
 
 
-def test_a_mosaic_shows_the_latest_valid_pixel_in_the_files_own_dtype(tmp_path):
+def test_a_mosaic_has_the_latest_valid_pixel_in_the_dtype_of_the_files(tmp_path):
     old, new = noise(0), noise(1)
     new[:, :30] = 0
     write(tmp_path / "z_old.tif", old)
@@ -74,10 +74,10 @@ def test_the_window_is_half_open_and_the_cloud_limit_inclusive(tmp_path):
     assert got.dates == ("2022-07-17",)
 
 
-# frames ------------------------------------------------------------------------------------------------------------
+# frames ------------------------------------------------------------------------------------------
 
 
-def test_frames_are_the_composites_of_their_bins_and_an_empty_one_is_said(tmp_path):
+def test_frames_are_the_composites_of_their_bins_with_a_warning_for_an_empty_one(tmp_path):
     days = ["2022-06-01", "2022-06-20", "2022-08-31"]
     images = [noise(i) for i in range(3)]
     for i, image in enumerate(images):
@@ -138,13 +138,13 @@ def test_frames_are_the_composites_of_their_bins_and_an_empty_one_is_said(tmp_pa
     ],
 )
 def test_bins_follow_each_other(window, frames, count, first, last):
-    made = composite.bins(TemporalSpec.range(*window), frames)
+    made = composite.time_bins(TemporalSpec.range(*window), frames)
     assert (len(made), made[0], made[-1]) == (count, first, last)
     assert all(a[1] == b[0] for a, b in itertools.pairwise(made))
     assert all(start < end for start, end in made)
 
 
-# forms of one product ----------------------------------------------------------------------------------------------
+# forms of one product ----------------------------------------------------------------------------
 
 
 def test_decibel_and_linear_power_are_converted_into_each_other(tmp_path):

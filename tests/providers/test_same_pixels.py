@@ -1,4 +1,5 @@
-"""The same files through Earth Engine, a STAC API (both on the loopback address) and a folder: the same pixels."""
+"""The same files through Earth Engine, a STAC API (both on the loopback address) and a folder have
+the same pixels."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from rs_embed.providers.rasters import raster_io
 
 from ..support.gee_runs import DECIBEL, IW, S2, Archive, settings
 from ..support.rasters import at, chip, noise
-from ..support.stac_server import serving
+from ..support.stac_server import serve_stac
 from .rasters.test_local import PLACES, S2_BANDS, SHARED, real
 
 
-def doors(archive: Archive, place, frames: Frames | None = None, **changes) -> dict:
-    """(chip, grid) of a place by the name of the door, all over the files of the archive."""
+def fetch_with_all(archive: Archive, spatial, frames: Frames | None = None, **changes) -> dict:
+    """(chip, grid) of a ROI by backend, all from the files of the archive."""
     collection = changes.setdefault("collection", S2)
-    with archive.served() as earth_engine, serving(archive.folder) as stac:
+    with archive.served() as earth_engine, serve_stac(archive.folder) as stac:
         for row in archive.rows:
             path = archive.folder / row["path"]
             properties = {"eo:cloud_cover": row["cloud_cover"]} if "cloud_cover" in row else {}
@@ -33,33 +34,35 @@ def doors(archive: Archive, place, frames: Frames | None = None, **changes) -> d
             stac.add(
                 path.stem,
                 {"data": path.name},
-                raster_io.header(str(path)).box,
+                raster_io.read_header(str(path)).box,
                 f"{row['datetime']}T00:00:00Z",
                 "c",
                 **properties,
             )
         bands = archive.rows[0]["bands"].split()
         named = {"collection": "c", "assets": {b: f"data#{i}" for i, b in enumerate(bands, 1)}}
-        others = {
+        backends = {
             "gee": {"backend": "gee", "gee": settings(earth_engine)},
             "stac": {"backend": f"stac:{stac.address}", "stac": {"collections": {collection: named}}},
             "local": {},
         }  # fmt: skip
-        return {door: chip(archive.folder, place, frames, **changes, **more) for door, more in others.items()}
+        return {backend: chip(archive.folder, spatial, frames, **changes, **more) for backend, more in backends.items()}
 
 
-def assert_one(found: dict) -> np.ndarray:
-    """All doors show the same; returns the pixels."""
-    here, grid = found["local"]
-    for door, (there, where) in found.items():
-        assert where == grid, door
-        assert there.pixels.dtype == here.pixels.dtype, door
-        assert np.array_equal(there.pixels, here.pixels), door
-        assert there.coverage == pytest.approx(here.coverage), door
-        assert (there.dates, there.warnings) == (here.dates, here.warnings), door
-        assert there.provenance.get("frames") == here.provenance.get("frames"), door
-        assert [s["scene"] for s in there.provenance["scenes"]] == [s["scene"] for s in here.provenance["scenes"]], door
-    return here.pixels
+def assert_all_equal(found: dict) -> np.ndarray:
+    """All backends return the same chip; returns its pixels."""
+    from_files, grid = found["local"]
+    for backend, (from_gee, where) in found.items():
+        assert where == grid, backend
+        assert from_gee.pixels.dtype == from_files.pixels.dtype, backend
+        assert np.array_equal(from_gee.pixels, from_files.pixels), backend
+        assert from_gee.coverage == pytest.approx(from_files.coverage), backend
+        assert (from_gee.dates, from_gee.warnings) == (from_files.dates, from_files.warnings), backend
+        assert from_gee.provenance.get("frames") == from_files.provenance.get("frames"), backend
+        assert [s["scene"] for s in from_gee.provenance["scenes"]] == [
+            s["scene"] for s in from_files.provenance["scenes"]
+        ], backend
+    return from_files.pixels
 
 
 @pytest.mark.parametrize("projection", ["utm", "web_mercator"])
@@ -72,9 +75,9 @@ def test_masked_scenes_of_several_days(tmp_path, composite, projection):
         archive.make(pixels, day, profile={"nodata": 0}, cloud=10.0 * i)
     archive.make(noise(9), "2022-07-04", cloud=30.5)
     changes = {"composite": composite, "config": ExportConfig(projection=projection)}
-    one = assert_one(doors(archive, at(28, 30, 300), **changes))
+    one = assert_all_equal(fetch_with_all(archive, at(28, 30, 300), **changes))
     assert 0 < (one == 0).mean() < 0.5
-    several = assert_one(doors(archive, at(28, 30, 300), Frames("equal", 2), **changes))
+    several = assert_all_equal(fetch_with_all(archive, at(28, 30, 300), Frames("equal", 2), **changes))
     assert len(several) == 2
 
 
@@ -82,7 +85,7 @@ def test_masked_scenes_of_several_days(tmp_path, composite, projection):
 @pytest.mark.parametrize("name", PLACES)
 def test_real_sentinel_2_and_sentinel_1(tmp_path, name):
     lon, lat = PLACES[name]
-    places = [PointBuffer(lon, lat, 700), BBox(lon - 0.004, lat - 0.003, lon + 0.005, lat + 0.002)]
+    spatials = [PointBuffer(lon, lat, 700), BBox(lon - 0.004, lat - 0.003, lon + 0.005, lat + 0.002)]
     for kind, bands, more in (
         ("s2_l2a", S2_BANDS, {"cloud": 5.0}),
         ("s1_rtc", ("VV", "VH"), {"collection": DECIBEL, "cloud": None, **IW}),
@@ -92,6 +95,8 @@ def test_real_sentinel_2_and_sentinel_1(tmp_path, name):
         shutil.copy(SHARED / kind / f"{name}.tif", folder)
         archive = Archive(folder)
         archive.add(folder / f"{name}.tif", "2022-07-01", bands, **more)
-        for place in places:
-            pixels = assert_one(doors(archive, place, bands=bands, collection=more.get("collection", S2)))
+        for spatial in spatials:
+            pixels = assert_all_equal(
+                fetch_with_all(archive, spatial, bands=bands, collection=more.get("collection", S2))
+            )
             assert len(pixels) == len(bands) and np.isfinite(pixels).all() and pixels.std() > 0

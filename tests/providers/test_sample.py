@@ -1,4 +1,4 @@
-"""The sample provider against the scene itself and against pyproj, pixel by pixel."""
+"""The sample provider compared with the scene and with pyproj, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rs_embed.request.config import ExportConfig, ExportModelRequest
 from rs_embed.request.geometry import make_grid
 from rs_embed.request.request import Request
 from rs_embed.request.specs import FetchSpec, SensorSpec
-from rs_embed.runs.run import open_run
-from rs_embed.stages.prepare import check
+from rs_embed.runs.open_run import open_run
+from rs_embed.stages.prepare import check_target
 
 from ..support.exports import WINDOW, places
 
@@ -44,7 +44,7 @@ def fetch(run, index=0):
 
 def test_utm_chips_are_slices_of_the_scene(tmp_path):
     run = run_of(tmp_path, places(6))
-    check(run)
+    check_target(run)
     for i in range(6):
         chip, grid = fetch(run, i)
         column, row = round((grid.affine[2] - ORIGIN[0]) / 10), round((ORIGIN[1] - grid.affine[5]) / 10)
@@ -60,7 +60,7 @@ def test_utm_chips_are_slices_of_the_scene(tmp_path):
 @pytest.mark.parametrize("projection", ["utm", "web_mercator"])
 def test_every_pixel_is_the_scene_pixel_under_its_centre(tmp_path, spatial, scale, projection):
     run = run_of(tmp_path, [spatial], fetch=FetchSpec(scale_m=scale), config=ExportConfig(projection=projection))
-    check(run)
+    check_target(run)
     chip, grid = fetch(run)
     assert chip.pixels.shape == (4, grid.height, grid.width)
     to = Transformer.from_crs(grid.crs, "EPSG:32633", always_xy=True)
@@ -103,7 +103,7 @@ def test_a_roi_outside_the_scene_is_refused_by_name(tmp_path, spatial, projectio
     with pytest.raises(
         SpecError, match=r"ROI 'far-away': .* is not inside the sample scene; allowed: footprints within"
     ):
-        check(open_run(request, str(tmp_path)))
+        check_target(open_run(request, str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,17 +123,17 @@ def test_a_roi_outside_the_scene_is_refused_by_name(tmp_path, spatial, projectio
         ),
     ],
 )
-def test_what_the_scene_does_not_have_is_refused_before_anything_runs(tmp_path, keywords, message):
+def test_requests_beyond_the_scene_are_refused_before_anything_runs(tmp_path, keywords, message):
     with pytest.raises(ProviderError, match=message):
-        check(run_of(tmp_path, places(1), **keywords))
+        check_target(run_of(tmp_path, places(1), **keywords))
 
 
 def test_the_end_of_the_window_is_excluded_and_none_is_allowed(tmp_path):
-    check(run_of(tmp_path, places(1), temporal=TemporalSpec.range("2022-07-15", "2022-07-16")))
-    check(run_of(tmp_path, places(1), temporal=None))
+    check_target(run_of(tmp_path, places(1), temporal=TemporalSpec.range("2022-07-15", "2022-07-16")))
+    check_target(run_of(tmp_path, places(1), temporal=None))
 
 
-def test_backends_name_what_there_is():
+def test_unknown_backends_are_refused():
     with pytest.raises(ModelError, match=r"backend: 'sampel' is not supported \(did you mean 'sample'\?\)"):
         get_provider("sampel", ".")
     with pytest.raises(ModelError, match=r"backend: 'sample:x' is not valid; allowed: 'sample'"):
@@ -141,7 +141,7 @@ def test_backends_name_what_there_is():
     assert get_provider("auto", ".").name == "gee"
 
 
-def test_a_fetch_outside_the_scene_is_an_error_not_garbage(tmp_path):
+def test_a_fetch_outside_the_scene_is_an_error(tmp_path):
     run = run_of(tmp_path, places(1))
     outside = Roi(0, "x", "out", PointBuffer(12.30, 51.345, 100), WINDOW)
     with pytest.raises(ProviderError, match="'out' is not inside"):

@@ -1,4 +1,4 @@
-"""Exports that rs-embed 0.3.1 wrote open in ours, with everything that its own reader trips over (requirements B10, B11)."""
+"""``load_export`` reads exports of rs-embed 0.3.1, also those that its own reader cannot read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_whole_combined_export(tmp_path, suffix):
     assert data["band_stub_a"].values.tolist() == ["B4", "B3"]
 
 
-def test_rows_that_failed_are_nan_and_say_why(tmp_path, suffix):
+def test_failed_rows_are_nan_and_have_an_error(tmp_path, suffix):
     path = Combined(failed={"stub_a": (1,), "stub-B": (1, 3)}, suffix=suffix).write(tmp_path / "run")
     result = load_export(path)
     assert result.status == "partial"
@@ -72,14 +72,14 @@ def test_pixels_with_fewer_rows_than_rois_are_placed(tmp_path):
     for name, how in (("with", "dense"), ("without", "unplaced")):
         result = load_export(Combined(unfetched=(0, 2), inputs=how).write(tmp_path / name))
         for model in result.models.values():
-            there = model.inputs
-            assert there.shape == (4, 2, 8, 8)
-            assert np.isnan(there[[0, 2]]).all() and np.array_equal(there[3], pixels(3))
+            found = model.inputs
+            assert found.shape == (4, 2, 8, 8)
+            assert np.isnan(found[[0, 2]]).all() and np.array_equal(found[3], pixels(3))
             assert np.array_equal(model.rows([3, 1], "inputs"), np.stack([pixels(3), pixels(1)]))
             assert model.raw_inputs().dtype == np.float32
 
 
-def test_pixels_that_nobody_can_place_are_refused_when_they_are_asked_for(tmp_path):
+def test_pixels_that_cannot_be_assigned_to_rois_are_refused_when_they_are_read(tmp_path):
     path = Combined(unfetched=(0,), failed={"stub_a": (1,), "stub-B": (1,)}, inputs="unplaced").write(tmp_path / "run")
     result = load_export(path)
     assert result.embedding("stub_a").shape == (4, 6)
@@ -87,7 +87,7 @@ def test_pixels_that_nobody_can_place_are_refused_when_they_are_asked_for(tmp_pa
         _ = result.models["stub_a"].inputs
 
 
-def test_different_sizes_are_lists_and_filled_up_in_a_dataset(tmp_path, suffix):
+def test_different_sizes_are_lists_and_padded_in_a_dataset(tmp_path, suffix):
     path = Combined(sides=(2, 3, 2, 4), inputs="ragged", unfetched=(2,), suffix=suffix).write(tmp_path / "run")
     result = load_export(path)
     for label in ("stub_a", "stub-B"):
@@ -110,13 +110,13 @@ def test_two_formats_beside_each_other_share_the_manifest_of_the_last_one(tmp_pa
     made = [Combined(suffix=suffix).write(tmp_path / "run") for suffix in (".npz", ".nc")]
     for path in made:
         assert np.array_equal(load_export(path).embedding("stub-B"), rows("stub-B"))
-    assert load_export(tmp_path / "run").path == made[1], "the one that the manifest speaks of"
+    assert load_export(tmp_path / "run").path == made[1], "the file that the manifest names"
     Combined(n=3).write(tmp_path / "run")
     with pytest.raises(ValueError, match=r"run\.nc does not fit its manifest: 'embeddings__stub_B' has 4 rows"):
         load_export(made[1]).embedding("stub-B")
 
 
-def test_an_interrupted_run_says_so(tmp_path):
+def test_an_interrupted_run_has_a_note(tmp_path):
     result = load_export(Combined(stage="stub_a").write(tmp_path / "run"))
     assert result.status == "running"
     assert list(result.models) == ["stub_a"]
@@ -150,7 +150,7 @@ def test_a_folder(tmp_path, suffix):
         assert np.array_equal(result.embedding(label), rows(label))
         assert np.array_equal(result.models[label].inputs, np.stack([pixels(i) for i in range(4)]))
         assert [m["row"] for m in result.models[label].meta] == [0, 1, 2, 3]
-    assert result.manifest["point_index"] == 0, "that of the first ROI"
+    assert result.manifest["point_index"] == 0, "the manifest of the first ROI"
 
 
 def test_rois_without_a_file_are_failed_rows(tmp_path):
@@ -161,7 +161,7 @@ def test_rois_without_a_file_are_failed_rows(tmp_path):
     assert whole.models["stub_a"].statuses() == ["ok", "failed", "ok", "ok", "failed", "failed"]
     assert np.array_equal(whole.embedding("stub-B"), rows("stub-B", 6, (1, 2, 4, 5)), equal_nan=True)
     assert whole.models["stub-B"].failures[2].error == "RuntimeError('stub-B 2')"
-    assert whole.models["stub-B"].inputs.shape == (6, 2, 8, 8), "what was fetched is there"
+    assert whole.models["stub-B"].inputs.shape == (6, 2, 8, 8), "fetched pixels are available"
     assert whole.notes == ["no file for 3 ROIs (rows 1, 4, 5): they failed as a whole"]
     assert whole.items()["status"].tolist() == ["ok", "failed", "partial", "ok", "failed", "failed"]
 
@@ -169,7 +169,7 @@ def test_rois_without_a_file_are_failed_rows(tmp_path):
 def test_a_model_that_failed_for_one_roi_is_partial(tmp_path):
     result = load_export(PerItem(failed=(("stub-B", 0),)).write(tmp_path / "items"))
     assert {m.name: m.status for m in result.models.values()} == {"stub_a": "ok", "stub-B": "partial"}
-    assert result.status == "partial", "the reference's reader says ok"
+    assert result.status == "partial", "the reader of rs-embed returns ok"
 
 
 def test_pixels_of_different_sizes_in_a_folder(tmp_path):
@@ -191,7 +191,7 @@ def test_what_does_not_belong_to_the_folder_is_left_out(tmp_path):
     ]
     assert np.array_equal(result.embedding("stub-B"), rows("stub-B"))
     assert result.models["stub-B"].statuses() == ["ok", "ok", "unknown", "ok"]
-    said = json.loads((folder / "p00003.json").read_text())
-    (folder / "p00003.json").write_text(json.dumps(said | {"point_index": 1}))
+    manifest = json.loads((folder / "p00003.json").read_text())
+    (folder / "p00003.json").write_text(json.dumps(manifest | {"point_index": 1}))
     with pytest.raises(ValueError, match=r"p00001\.npz and p00003\.npz are both of ROI 1"):
         load_export(folder)

@@ -1,4 +1,4 @@
-"""geometry.py: pixel grids against pyproj, the lattice rules, true ground size, and what has no grid."""
+"""geometry.py: pixel grids against pyproj, lattice rules, ground size, and ROIs without a grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
 from rs_embed import BBox, ExportConfig, PointBuffer, SpecError
-from rs_embed.request.geometry import MAX_SIDE, MERCATOR_MAX_LAT, Grid, centre_lonlat, make_grid, mercator, utm_crs
+from rs_embed.request.geometry import MAX_SIDE, MERCATOR_MAX_LAT, Grid, centre_lonlat, make_grid, to_mercator, utm_crs
 from rs_embed.request.specs import EARTH_RADIUS_M
 
 from ..support.factories import PROPERTY, assert_refusal
@@ -24,7 +24,7 @@ GEOD = Geod(ellps="WGS84")
 
 lons = st.floats(-179, 179)
 lats = st.floats(-79, 83)
-#: Lengths as people write them: the exact value of 0.1 m is not that of the float.
+#: Lengths with one decimal: the exact value of 0.1 m is not that of the float.
 lengths = st.decimals("0.1", 5000, places=1)
 scales = st.sampled_from([Decimal(s) for s in ("0.3", "3", "4.77", "10", "20", "30", "250")])
 spans = st.floats(1e-4, 0.05)
@@ -40,7 +40,8 @@ def outline(box: BBox, crs: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def assert_on_lattice(grid: Grid, scale: float) -> None:
-    """North-up square pixels whose edges lie on multiples of the scale, counted from the projection's origin."""
+    """North-up square pixels whose edges lie on multiples of the scale, counted from the
+    projection's origin."""
     a, b, c, d, e, f = grid.affine
     assert (a, b, d, e) == (scale, 0, 0, -scale)
     assert c == round(c / scale) * scale and f == round(f / scale) * scale
@@ -56,7 +57,7 @@ def ground(grid: Grid) -> tuple[float, float]:
     return GEOD.inv(*w, *e)[2], GEOD.inv(*s, *n)[2]
 
 
-# UTM -------------------------------------------------------------------------------------------------------------
+# UTM --------------------------------------------------------------------------------------------
 
 
 @PROPERTY
@@ -78,7 +79,7 @@ def test_the_footprint_of_a_point_lies_in_its_grid_to_within_half_a_pixel(lon, l
     slack = scale / 2 + 1e-6
     assert left <= x - buffer + slack and right >= x + buffer - slack
     assert bottom <= y - buffer + slack and top >= y + buffer - slack
-    # and no further off: the corner moves to the nearest lattice line
+    # the corner moves to the nearest lattice line
     assert abs(left - (x - buffer)) <= slack and abs(top - (y + buffer)) <= slack
 
 
@@ -89,7 +90,7 @@ def test_a_box_is_snapped_outward_around_its_outline(box, scale):
     x, y = outline(box, grid.crs)
     left, bottom, right, top = grid.bounds
     assert_on_lattice(grid, scale)
-    slack = 0.1 + 1e-6  # the outline is sampled, there and here: decimetres on the scale of kilometres
+    slack = 0.1 + 1e-6  # both outlines are sampled: decimetres on the scale of kilometres
     assert -slack <= min(x) - left < scale + slack and -slack <= right - max(x) < scale + slack
     assert -slack <= min(y) - bottom < scale + slack and -slack <= top - max(y) < scale + slack
 
@@ -127,7 +128,7 @@ def test_a_thousand_metres_are_a_thousand_metres_on_the_ground(lon, lat):
     assert width == pytest.approx(2000, rel=1e-3) and height == pytest.approx(2000, rel=1e-3)
 
 
-@settings(PROPERTY, max_examples=25)  # the database takes its time
+@settings(PROPERTY, max_examples=25)  # the database is slow
 @given(st.floats(-179.9, 179.9), st.floats(-79.9, 83.9))
 def test_a_zone_is_the_one_that_the_epsg_database_knows(lon, lat):
     assume(not (3 <= lon <= 12 and 56 <= lat <= 64) and not (0 <= lon <= 42 and lat >= 72))
@@ -200,13 +201,13 @@ def test_a_grid_of_ten_metres_shares_the_lattice_of_its_neighbours():
     assert one.crs == other.crs and shift == int(shift) != 0
 
 
-# Web Mercator ------------------------------------------------------------------------------------------------------
+# Web Mercator -----------------------------------------------------------------------------------
 
 
 @PROPERTY
 @given(lons, st.floats(-85, 85))
 def test_mercator_is_that_of_pyproj(lon, lat):
-    assert mercator(lon, lat) == pytest.approx(Proj("EPSG:3857")(lon, lat), abs=1e-6)
+    assert to_mercator(lon, lat) == pytest.approx(Proj("EPSG:3857")(lon, lat), abs=1e-6)
 
 
 @PROPERTY
@@ -251,7 +252,7 @@ def test_metres_of_web_mercator_shrink_with_the_cosine_of_the_latitude(lat):
     assert ground(grid) == pytest.approx([2000 * math.cos(math.radians(lat))] * 2, rel=0.01)
 
 
-# grids -------------------------------------------------------------------------------------------------------------
+# grids ------------------------------------------------------------------------------------------
 
 
 def test_centres_and_bounds_belong_to_the_affine():
@@ -270,7 +271,7 @@ def test_the_centre_of_a_grid_is_its_place(lon, lat, projection):
     assert GEOD.inv(lon, lat, *centre_lonlat(grid))[2] <= 10
 
 
-# what has no grid --------------------------------------------------------------------------------------------------
+# what has no grid -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("projection", ["utm", "web_mercator"])
@@ -288,7 +289,7 @@ def test_the_largest_chip_is_allowed_and_one_pixel_more_is_refused(projection):
         (PointBuffer(10, 85.2, 100), ["latitude 85.2", "web_mercator", "utm"]),
         (PointBuffer(10, -86, 100), ["latitude -86", "web_mercator"]),
         (BBox(10, 80, 11, 85.1), ["latitude 85.1", "web_mercator"]),
-        (PointBuffer(10, 85.05, 2000), ["leaves the world"]),
+        (PointBuffer(10, 85.05, 2000), ["leaves the extent"]),
     ],
     ids=str,
 )

@@ -1,4 +1,5 @@
-"""Hostile values in a request, a table, a catalogue or a checkpoint: refused in one sentence of ours, and nothing is run or written."""
+"""Hostile values in a request, a table, a catalogue or a checkpoint raise an error of the package,
+and nothing is run."""
 
 from __future__ import annotations
 
@@ -18,18 +19,18 @@ from rs_embed.providers.rasters import catalogue
 from rs_embed.providers.stac import items
 from rs_embed.providers.stac.services import EARTH_SEARCH, refuse_secrets
 from rs_embed.request import request
-from rs_embed.request.fields import DEEPEST, LONGEST_TEXT
+from rs_embed.request.fields import LONGEST_TEXT, MAX_DEPTH
 from rs_embed.request.geometry import Grid, refuse_too_large
 from rs_embed.request.rois import read_rois
-from rs_embed.runs.run import open_config
+from rs_embed.runs.open_run import open_config
 from rs_embed.store.store import read_object, write_object
-from rs_embed.weights.loading import read
+from rs_embed.weights.loading import read_tensors
 
 from ..support.exports import places
 from ..support.factories import PROPERTY
 
 FUZZ = settings(PROPERTY, max_examples=150)
-#: Texts that have hurt somebody: shells, formats, paths, encodings, tables, YAML.
+#: Texts that are dangerous in shells, formats, paths, encodings, tables or YAML.
 NASTY = (
     *(
         "",
@@ -117,16 +118,16 @@ def config(**changes) -> dict:
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
-    """A folder; what is tried in it must leave it empty."""
+    """A folder that tests must leave empty."""
     folder = tmp_path_factory.mktemp("empty")
     yield folder
     assert list(folder.iterdir()) == []
 
 
-def refused(made, *, kinds: type | tuple = RSEmbedError) -> str | None:
-    """What a call refuses, None where it accepts; any other error fails."""
+def refused(call, *, kinds: type | tuple = RSEmbedError) -> str | None:
+    """The message of an error of the package, None without one; other errors fail the test."""
     try:
-        made()
+        call()
     except kinds as error:
         text = str(error)
         assert text
@@ -164,13 +165,13 @@ def test_any_config(empty, given_config):
         {"export": {"cores": 10**400}},
     ],
 )
-def test_what_was_a_traceback(empty, changes):
+def test_values_that_raised_other_errors_before(empty, changes):
     assert refused(lambda: open_config(config(**changes), str(empty)), kinds=(ModelError, SpecError))
 
 
 @pytest.mark.parametrize("leaf", ["lol", {}])
 def test_a_bomb_is_not_unfolded(empty, leaf):
-    """An alias of YAML is one object; said in full, this would be ten billion."""
+    """An alias of YAML is one object; without aliases this would be ten billion objects."""
     bomb = [leaf]
     for _ in range(10):
         bomb = [bomb] * 10 if leaf else {str(i): bomb for i in range(10)}
@@ -178,7 +179,7 @@ def test_a_bomb_is_not_unfolded(empty, leaf):
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert f"deeper than {DEEPEST} levels" in refused(lambda: open_config(config(models=deep), str(empty)))
+    assert f"deeper than {MAX_DEPTH} levels" in refused(lambda: open_config(config(models=deep), str(empty)))
     while deep:  # the collector would recurse
         deep = deep.pop()
 
@@ -197,10 +198,10 @@ def test_any_table(tmp_path_factory, name, content):
 
 @FUZZ
 @given(st.dictionaries(st.sampled_from(["type", "features", "crs", "geometry", "coordinates"]), values))
-def test_any_geojson(tmp_path_factory, said):
+def test_any_geojson(tmp_path_factory, members):
     path = tmp_path_factory.mktemp("table") / "rois.geojson"
-    feature = {"type": "Feature", "properties": said, "geometry": {"type": "Point"} | said}
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]} | said), encoding="utf-8")
+    feature = {"type": "Feature", "properties": members, "geometry": {"type": "Point"} | members}
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]} | members), encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         refused(lambda: read_rois(str(path), "."), kinds=SpecError)
@@ -212,7 +213,7 @@ def test_any_catalogue(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("catalogue") / "catalogue.csv"
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     path.write_bytes(b"path,collection,datetime,bands,scene,cloud_cover,scale,offset,nodata,orbit\n" + data)
-    refused(lambda: catalogue.read(str(path)), kinds=ProviderError)
+    refused(lambda: catalogue.read_catalogue(str(path)), kinds=ProviderError)
 
 
 ITEM = {
@@ -232,34 +233,34 @@ ITEM = {
     values,
 )
 def test_any_stac_item(where, value):
-    said = json.loads(json.dumps(ITEM))
+    item = json.loads(json.dumps(ITEM))
     *path, last = where.split(".")
-    part = said
+    part = item
     for word in path:
         part = part[word]
     part[last] = value
     (mapped,) = EARTH_SEARCH.collections["COPERNICUS/S2_SR_HARMONIZED"][:1]
-    refused(lambda: items.read(said, "COPERNICUS/S2_SR_HARMONIZED", mapped, None), kinds=ProviderError)
+    refused(lambda: items.parse_item(item, "COPERNICUS/S2_SR_HARMONIZED", mapped, None), kinds=ProviderError)
 
 
-def test_a_service_does_not_name_files_of_this_machine():
+def test_a_service_cannot_refer_to_files_of_this_machine():
     (mapped,) = EARTH_SEARCH.collections["COPERNICUS/S2_SR_HARMONIZED"][:1]
-    said = ITEM | {"assets": {"red": {"href": "/etc/passwd", "type": "image/tiff"}}}
-    assert items.read(said, "COPERNICUS/S2_SR_HARMONIZED", mapped, None) is None
+    item = ITEM | {"assets": {"red": {"href": "/etc/passwd", "type": "image/tiff"}}}
+    assert items.parse_item(item, "COPERNICUS/S2_SR_HARMONIZED", mapped, None) is None
 
 
 @pytest.mark.parametrize(
     "url", ["https://me:hunter2@host/stac", "https://host/stac?token=hunter2", "https://host/stac#hunter2"]
 )
 def test_no_token_gets_into_a_manifest_by_the_url_of_a_backend(empty, url):
-    said = refused(lambda: open_config(config(backend=f"stac:{url}"), str(empty)), kinds=ModelError)
-    assert said
-    assert "hunter2" not in said
+    message = refused(lambda: open_config(config(backend=f"stac:{url}"), str(empty)), kinds=ModelError)
+    assert message
+    assert "hunter2" not in message
     refuse_secrets("https://host/stac/v1")
 
 
 class Bomb:
-    """Says who unpickles it."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -278,7 +279,7 @@ def test_no_pickle_of_a_checkpoint_is_run(tmp_path, kind):
     else:
         content = {"state_dict": {"a": torch.zeros(1), "b": bomb}} if kind == "wrapped" else bomb
         torch.save(content, path, _use_new_zipfile_serialization=kind != "torch, old")
-    assert refused(lambda: read(path), kinds=ModelError)
+    assert refused(lambda: read_tensors(path), kinds=ModelError)
     assert not bomb.path.exists()
 
 
@@ -290,11 +291,11 @@ def test_no_pickle_of_a_checkpoint_is_run(tmp_path, kind):
 def test_any_bytes_as_a_checkpoint(tmp_path_factory, data, head):
     path = tmp_path_factory.mktemp("weights") / "weights.pt"
     path.write_bytes(head + data)
-    refused(lambda: read(path), kinds=ModelError)
+    refused(lambda: read_tensors(path), kinds=ModelError)
 
 
 def test_no_pickle_of_an_object_is_run(tmp_path):
-    """Not even of one whose digest fits: its array holds Python objects."""
+    """Also with a valid digest: the array contains Python objects."""
     import numpy as np
 
     boom, path = tmp_path / "boom", tmp_path / "a.npy"
@@ -322,7 +323,7 @@ def test_any_bytes_as_an_object(tmp_path_factory, data):
     refused(lambda: read_object(path), kinds=StoreError)
 
 
-def test_a_chip_that_no_memory_holds_is_refused_with_its_pixels():
+def test_a_chip_that_does_not_fit_into_memory_is_refused_with_its_pixels():
     grid = Grid("EPSG:32633", (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), 32768, 32768)
     refuse_too_large(grid, 1, "ROI 'a'")
     with pytest.raises(
@@ -333,12 +334,12 @@ def test_a_chip_that_no_memory_holds_is_refused_with_its_pixels():
 
 def test_half_a_continent_is_refused_before_anything_runs(empty):
     box = {"minlon": 0.0, "minlat": 40.0, "maxlon": 5.0, "maxlat": 50.0}
-    said = refused(lambda: open_config(config(rois=[box]), str(empty)), kinds=SpecError)
-    assert "ROI 'p00000'" in said
-    assert "32768 pixels a side" in said or "a side" in said
+    message = refused(lambda: open_config(config(rois=[box]), str(empty)), kinds=SpecError)
+    assert "ROI 'p00000'" in message
+    assert "32768 pixels a side" in message or "a side" in message
 
 
-def test_the_command_line_says_a_sentence(tmp_path):
+def test_the_command_line_prints_one_line(tmp_path):
     for arguments in (
         ["fetch", "--run", str(tmp_path), "--source", "x", "--part", "y"],
         ["status", "\udcff"],

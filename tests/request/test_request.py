@@ -1,4 +1,5 @@
-"""request.py, rois.py, schema.py: a request as arguments, as a config file with its table, and what either refuses."""
+"""request.py, rois.py, schema.py: a request as arguments, as a config file with its table, and
+what either refuses."""
 
 from __future__ import annotations
 
@@ -28,17 +29,17 @@ from rs_embed import (
     TemporalSpec,
 )
 from rs_embed.request.request import DEVICES, KEYS, Request
-from rs_embed.request.rois import read_rois, rois_text, row
-from rs_embed.request.schema import as_yaml, config_schema
+from rs_embed.request.rois import format_rois, read_rois, spatial_cells
+from rs_embed.request.schema import config_schema, format_schema
 
 from ..support.exports import CHECKOUT
 from ..support.factories import PROPERTY, assert_refusal, read_config
 
 SCHEMA = Draft202012Validator(config_schema())
 
-# every request survives being written down ------------------------------------------------------------------------
+# every request can be written and read back -----------------------------------------------------
 
-written = st.characters(codec="utf-8", exclude_characters="\0")  # what paths and files can hold
+written = st.characters(codec="utf-8", exclude_characters="\0")  # what paths and files can contain
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 words = st.text(written, min_size=1, max_size=12).filter(str.strip)
@@ -60,7 +61,7 @@ months = st.sampled_from(["01-01", "07-01"])
 windows = st.one_of(
     st.none(),
     st.builds(TemporalSpec.year, st.integers(1, 9998)),
-    # from 1 January on, but said as a range
+    # from 1 January on, but written as a range
     st.builds(lambda y, end: TemporalSpec.range(f"{y}-01-01", f"{y + 1}-{end}"), st.integers(1000, 9998), months),
     dates.map(lambda pair: TemporalSpec.range(*(d.isoformat() for d in pair))),
 )
@@ -148,9 +149,10 @@ def own_window(request: Request, index: int) -> dict:
 def test_a_request_survives_its_config_file_and_its_table(tmp_path_factory, request, inline):
     folder = tmp_path_factory.getbasetemp()
     ids = [f"{i:032x}" for i in range(len(request.names))]
-    (folder / "rois.csv").write_text(rois_text(request.spatials, request.names, ids, request.windows))
+    (folder / "rois.csv").write_text(format_rois(request.spatials, request.names, ids, request.windows))
     rows = [
-        {"name": n, **row(s), **own_window(request, i)} for i, (n, s) in enumerate(zip(request.names, request.spatials))
+        {"name": n, **spatial_cells(s), **own_window(request, i)}
+        for i, (n, s) in enumerate(zip(request.names, request.spatials))
     ]
     text = yaml.safe_dump(request.to_config(rows if inline else "rois.csv"), sort_keys=False)
     config = yaml.safe_load(text)
@@ -163,7 +165,7 @@ def test_a_request_survives_its_config_file_and_its_table(tmp_path_factory, requ
 
 def test_a_table_without_names_gives_the_default_ones(tmp_path):
     table = tmp_path / "t.csv"
-    # a byte order mark, spaces and blank lines are what spreadsheets and people leave behind
+    # spreadsheets write byte order marks, spaces and blank lines
     table.write_text("\ufeffminlon, minlat, maxlon, maxlat\n\n1, 2, 3, 4\n 5,6,7,8 \n\n", encoding="utf-8")
     assert read_rois("t.csv", str(tmp_path)) == ([BBox(1, 2, 3, 4), BBox(5, 6, 7, 8)], None, None)
     assert read_rois(str(table), "elsewhere")[0][0] == BBox(1, 2, 3, 4)
@@ -176,7 +178,7 @@ def test_dates_need_no_quotes_in_a_config_file():
     assert read_config(config).temporal == TemporalSpec.range("2022-06-01", "2022-09-01")
 
 
-# what a config file may not say -----------------------------------------------------------------------------------
+# invalid config files ---------------------------------------------------------------------------
 
 GOOD = {
     "rois": [{"name": "a", "lon": 1.0, "lat": 2.0, "buffer_m": 10.0}],
@@ -186,16 +188,16 @@ GOOD = {
     "export": {},
 }
 SENSOR = {"collection": "S2", "bands": ["B4"]}
-GONE = object()
+REMOVED = object()
 
 
 def changed(*path_and_value) -> dict:
-    """The good config with one value changed, or removed with GONE."""
+    """The valid config with one value changed, or removed with REMOVED."""
     *path, last, value = path_and_value
     config = at = copy.deepcopy(GOOD)
     for key in path:
         at = at[key] if isinstance(at, list) else at.setdefault(key, {})
-    if value is GONE:
+    if value is REMOVED:
         del at[last]
     else:
         at[last] = value
@@ -216,11 +218,11 @@ BROKEN = {
     "unknown fetch key": (changed("fetch", "cloudy", 5), SpecError, "'cloudy'", "did you mean 'cloudy_pct'"),
     "unknown output key": (changed("output", "poling", "max"), SpecError, "'poling'", "did you mean 'pooling'"),
     "unknown roi key": (changed("rois", 0, "buffer", 5), SpecError, "rois[0]", "'buffer'", "buffer_m"),
-    "no rois": (changed("rois", GONE), ModelError, "'rois'"),
-    "no models": (changed("models", GONE), ModelError, "'models'"),
+    "no rois": (changed("rois", REMOVED), ModelError, "'rois'"),
+    "no models": (changed("models", REMOVED), ModelError, "'models'"),
     "no target": (changed("target", None), ModelError, "'target'"),
-    "no layout": (changed("target", "layout", GONE), ModelError, "'layout'", "'per_item'"),
-    "no path": (changed("target", "path", GONE), ModelError, "'path'"),
+    "no layout": (changed("target", "layout", REMOVED), ModelError, "'layout'", "'per_item'"),
+    "no path": (changed("target", "path", REMOVED), ModelError, "'path'"),
     "no bands": (changed("sensor", {"collection": "S2"}), SpecError, "sensor", "'bands'"),
     "no model name": (changed("models", 0, {"label": "x"}), ModelError, "models", "'name'"),
     "no mapping": (["rois"], ModelError, "config", "['rois']"),
@@ -228,7 +230,7 @@ BROKEN = {
     "rois empty": (changed("rois", []), ModelError, "[]"),
     "roi a text": (changed("rois", ["here"]), SpecError, "rois[0]", "'here'"),
     "roi of both kinds": (changed("rois", 0, "minlon", 0.0), SpecError, "rois[0]", "minlon"),
-    "roi without size": (changed("rois", 0, "buffer_m", GONE), SpecError, "rois[0]", "buffer_m"),
+    "roi without size": (changed("rois", 0, "buffer_m", REMOVED), SpecError, "rois[0]", "buffer_m"),
     "roi size zero": (changed("rois", 0, "buffer_m", 0), SpecError, "rois[0]", "buffer_m", "0"),
     "roi beyond the pole": (changed("rois", 0, "lat", 100), SpecError, "rois[0]", "lat", "100"),
     "roi lon a truth value": (changed("rois", 0, "lon", True), SpecError, "rois[0]: lon", "True"),
@@ -299,10 +301,10 @@ BROKEN = {
     "refetch and resume": (changed("export", "refetch", True), ModelError, "refetch", "True"),
 }
 
-# what no schema can say: relations between values, files, calendars
+# what a schema cannot express: relations between values, files, calendars
 BROKEN_BEYOND_SCHEMA = {
     "rois no csv": (changed("rois", "rois.txt"), SpecError, "rois", "'rois.txt'", ".csv"),
-    "rois not there": (changed("rois", "missing.csv"), SpecError, "rois", "'missing.csv'"),
+    "rois missing": (changed("rois", "missing.csv"), SpecError, "rois", "'missing.csv'"),
     "no such day": (changed("temporal", {"start": "2022-02-30", "end": "2023-01-01"}), SpecError, "'2022-02-30'"),
     "window reversed": (changed("temporal", {"start": "2023-01-01", "end": "2022-01-01"}), SpecError, "'2023-01-01'"),
     "names twice": (named("a", "b", "a"), SpecError, "name", "'a'", "twice"),
@@ -328,10 +330,10 @@ def test_the_config_that_the_broken_ones_come_from_is_good():
 
 @pytest.mark.parametrize("case", [*BROKEN, *BROKEN_BEYOND_SCHEMA])
 def test_a_broken_config_is_refused_in_a_sentence_with_key_and_value(case, tmp_path):
-    config, error, *said = (BROKEN | BROKEN_BEYOND_SCHEMA)[case]
+    config, error, *words = (BROKEN | BROKEN_BEYOND_SCHEMA)[case]
     with pytest.raises(error) as refused:
         read_config(config, str(tmp_path))
-    assert_refusal(refused.value, *said)
+    assert_refusal(refused.value, *words)
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -363,20 +365,20 @@ BROKEN_TABLES = {
 
 @pytest.mark.parametrize("case", BROKEN_TABLES)
 def test_a_broken_table_is_refused_with_its_line(case, tmp_path):
-    text, *said = BROKEN_TABLES[case]
+    text, *words = BROKEN_TABLES[case]
     (tmp_path / "rois.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SpecError) as refused:
         read_config(GOOD | {"rois": "rois.csv"}, str(tmp_path))
-    assert_refusal(refused.value, *said)
+    assert_refusal(refused.value, *words)
 
 
-# the files that come along ----------------------------------------------------------------------------------------
+# files of the checkout --------------------------------------------------------------------------
 
 
 def test_the_schema_is_a_schema_of_all_keys_and_its_file_is_up_to_date():
     Draft202012Validator.check_schema(config_schema())
     assert tuple(config_schema()["properties"]) == KEYS
-    assert (CHECKOUT / "workflow/schemas/config.schema.yaml").read_text() == as_yaml()
+    assert (CHECKOUT / "workflow/schemas/config.schema.yaml").read_text() == format_schema()
 
 
 def test_the_example_config_is_valid_complete_and_shows_the_defaults():

@@ -1,4 +1,5 @@
-"""Tables of ROIs as people have them, and windows of single ROIs. What is refused is in test_rois_refused.py."""
+"""ROI tables from files and frames, and windows of single ROIs. Invalid tables are in
+test_rois_refused.py."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from shapely.geometry import (
 
 from rs_embed import BBox, ExportTarget, ModelError, PointBuffer, SpecError, TemporalSpec, export_batch, load_export
 from rs_embed.request.request import Request
-from rs_embed.request.rois import RoiTable, read_rois, rois_text
+from rs_embed.request.rois import RoiTable, format_rois, read_rois
 from rs_embed.request.schema import config_schema
 
 from ..support.exports import combined, export, places, snakemake, times
@@ -47,7 +48,7 @@ def frame(geometries: list, crs: object = 4326, **columns) -> geopandas.GeoDataF
 
 
 def every_way(made: geopandas.GeoDataFrame, folder: Path) -> list[RoiTable]:
-    """What is read of the frame itself and of the files that geopandas writes of it."""
+    """The tables of a frame and of the files that geopandas writes from it."""
     tables = [read_rois(made, ".")]
     for suffix in FORMATS:
         path = folder / f"t.{suffix}"
@@ -57,7 +58,7 @@ def every_way(made: geopandas.GeoDataFrame, folder: Path) -> list[RoiTable]:
     return tables
 
 
-# what is read -----------------------------------------------------------------------------------------------------
+# what is read -----------------------------------------------------------------------------------
 
 #: Millionths of a degree: what a GeoJSON writer keeps of them is exact.
 degrees = st.integers(-170_000_000, 169_000_000)
@@ -90,14 +91,14 @@ def test_a_table_reads_the_same_from_every_kind_of_file_and_from_frames(tmp_path
         "buffer_m": [b for (_, b), _ in features],
         "start": [w and w[0] for _, w in features],
         "end": [w and w[1] for _, w in features],
-        "landuse": ["forest"] * len(features),  # other columns are nobody's business
+        "landuse": ["forest"] * len(features),  # other columns are ignored
     }
     spatials = [expected(*f) for f, _ in features]
     want = RoiTable(spatials, names if named else None, windows if any(windows) else None)
     made = frame([g for (g, _), _ in features], **columns | ({"name": names} if named else {}))
     assert every_way(made, folder) == [want] * 3
 
-    (folder / "t.csv").write_text(rois_text(spatials, names, windows=windows if any(windows) else None))
+    (folder / "t.csv").write_text(format_rois(spatials, names, windows=windows if any(windows) else None))
     from_text = read_rois("t.csv", str(folder))
     assert from_text == want._replace(names=names)
     assert read_rois(pandas.read_csv(folder / "t.csv"), ".") == from_text
@@ -143,14 +144,14 @@ def test_other_crs_agree_with_pyproj(tmp_path, crs):
         bounds = (area.minlon, area.minlat, area.maxlon, area.maxlat)
         assert bounds == pytest.approx(to.transform_bounds(*tilted.bounds), abs=1e-9, rel=0)
         west, south, east, north = frame([tilted], crs).to_crs(4326).total_bounds
-        assert area.minlon <= west + 1e-9, "the box holds the whole feature"
+        assert area.minlon <= west + 1e-9, "the box contains the whole feature"
         assert area.minlat <= south + 1e-9
         assert area.maxlon >= east - 1e-9
         assert area.maxlat >= north - 1e-9
 
 
 def test_longitude_and_latitude_are_taken_as_they_are(tmp_path):
-    """Not through a transformation that might move a digit: identities are made of them."""
+    """Without a transformation that could change a digit, because they are in identities."""
     lon, lat = 12.123456789012345, 51.987654321098765
     for crs in (4326, "OGC:CRS84"):
         frame([Point(lon, lat)], crs, buffer_m=[1.0]).to_file(tmp_path / "t.gpkg")
@@ -170,7 +171,7 @@ def test_geojson_without_a_crs_is_wgs_84(tmp_path):
 
 
 def test_a_table_of_styles_is_no_layer(tmp_path):
-    """QGIS keeps one in the file."""
+    """QGIS stores a table of styles in the file."""
     import pyogrio
 
     frame([box(1, 2, 3, 4)]).to_file(tmp_path / "t.gpkg", layer="plots")
@@ -190,7 +191,7 @@ def test_a_table_of_styles_is_no_layer(tmp_path):
     ],
     ids=["text", "date", "datetime", "Timestamp", "zone", "numpy"],
 )
-@pytest.mark.filterwarnings("ignore:Non-conformant content")  # GDAL says so of any time zone in a GeoPackage
+@pytest.mark.filterwarnings("ignore:Non-conformant content")  # GDAL warns so for any time zone in a GeoPackage
 def test_days_in_any_spelling(tmp_path, of):
     start, end = ([of(dt.date.fromisoformat(t)), None] for t in (JUNE.start, JUNE.end))
     cells = {"buffer_m": [5.0, 5.0], "start": start, "end": end}
@@ -218,7 +219,7 @@ def test_names_that_look_like_times_are_left_alone():
     assert read_rois(frame([box(1, 2, 3, 4)], name=["20220601T000000"]), ".").names == ["20220601T000000"]
 
 
-# windows ----------------------------------------------------------------------------------------------------------
+# windows ----------------------------------------------------------------------------------------
 
 CONFIG = {
     "rois": [
@@ -236,13 +237,13 @@ def test_inline_rows_may_have_windows():
     assert SCHEMA.is_valid(CONFIG)
     request = read_config(CONFIG)
     assert [request.window(i) for i in (0, 1)] == [JUNE, TemporalSpec.year(2022)]
-    # without quotes YAML makes dates of them
+    # without quotes YAML reads them as dates
     dates = yaml.safe_load("[{lon: 1, lat: 2, buffer_m: 3, start: 2022-06-01, end: 2022-09-01}]")
     assert read_config(CONFIG | {"rois": dates}).windows == (JUNE,)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         ({"start": "2022-06-01"}, "end"),
         ({"end": "2022-06-01"}, "start"),
@@ -251,11 +252,11 @@ def test_inline_rows_may_have_windows():
         ({"start": 2022, "end": 2023}, "2022"),
     ],
 )
-def test_half_a_window_and_no_window_are_refused_inline_by_code_and_schema(change, said):
+def test_half_a_window_and_no_window_are_refused_inline_by_code_and_schema(change, words):
     config = CONFIG | {"rois": [{"lon": 1.0, "lat": 2.0, "buffer_m": 10.0} | change]}
     with pytest.raises(SpecError) as refused:
         read_config(config)
-    assert_refusal(refused.value, "rois[0]", said)
+    assert_refusal(refused.value, "rois[0]", words)
     assert not SCHEMA.is_valid(config)
 
 
@@ -272,7 +273,7 @@ def run(target: ExportTarget, rows: list[dict], **keywords):
 
 
 @pytest.mark.heavy
-def test_manifests_say_each_window_and_a_changed_one_costs_only_its_roi(tmp_path):
+def test_manifests_contain_each_window_and_a_changed_one_costs_only_its_roi(tmp_path):
     target = combined(tmp_path / "run")
     manifest = run(target, windowed(3, JULY), temporal=JUNE)
     assert manifest["temporal"] == JUNE.to_dict()
@@ -290,7 +291,7 @@ def test_manifests_say_each_window_and_a_changed_one_costs_only_its_roi(tmp_path
     assert len(after) == len(before) + 2, "a chip and an embedding of one ROI"
     assert load_export(tmp_path / "run").windows[1] == again.to_dict()
 
-    # the same windows said otherwise: nothing is embedded, and the manifest says it as it was said
+    # the same windows written otherwise: nothing is embedded, and the manifest has them as written
     run(target, windowed(3, JULY, again, JUNE), temporal=None)
     assert times(tmp_path / ".rs_embed" / "store") == after
     manifest = json.loads((tmp_path / "run.json").read_text())
@@ -320,18 +321,18 @@ def test_a_model_that_needs_a_window_takes_those_of_the_rois():
     assert_refusal(refused.value, "temporal", "alpha", "'b'")
 
 
-# rois= of export_batch, and the same table from the command line ---------------------------------------------------
+# rois= of export_batch, and the same table from the command line --------------------------------
 
 
 def test_rois_or_spatials_and_names_once(tmp_path):
-    rest = {"temporal": JUNE, "models": ["mosaiks"], "target": combined(tmp_path / "x"), "backend": "sample"}
+    arguments = {"temporal": JUNE, "models": ["mosaiks"], "target": combined(tmp_path / "x"), "backend": "sample"}
     for both in ({}, {"rois": frame(ONE), "spatials": places(1)}):
         with pytest.raises(ModelError) as refused:
-            export_batch(**rest, **both)
+            export_batch(**arguments, **both)
         assert_refusal(refused.value, "spatials", "rois")
-    rest["target"] = ExportTarget.combined(str(tmp_path / "x"), names=["b"])
+    arguments["target"] = ExportTarget.combined(str(tmp_path / "x"), names=["b"])
     with pytest.raises(ModelError) as refused:
-        export_batch(rois=frame(ONE, name=["a"]), **rest)
+        export_batch(rois=frame(ONE, name=["a"]), **arguments)
     assert_refusal(refused.value, "target.names", "name")
     assert list(tmp_path.iterdir()) == [], "nothing was written"
 

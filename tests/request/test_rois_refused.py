@@ -1,4 +1,4 @@
-"""ROI tables that are refused: one sentence with the file, the feature or row, and what is allowed."""
+"""Invalid ROI tables: the message has the file, the feature or row, and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pytest
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from rs_embed import SpecError
-from rs_embed.request.fields import mistaken
+from rs_embed.request.fields import find_misspelled
 from rs_embed.request.rois import read_rois
 
 from ..support.factories import assert_refusal
 from .test_rois import FORMATS, ONE, frame
 
-#: A frame, and words of the sentence. Files of it are refused alike, with "feature n" for "rois.iloc[n-1]".
+#: A frame, and words of the sentence. Files of it are refused alike, with "feature n" for
+#: "rois.iloc[n-1]".
 BROKEN_FRAMES = {
     "point without size": (frame([Point(1, 2)]), "{0}", "buffer_m"),
     "one point without size": (frame([Point(1, 2)] * 2, buffer_m=[1, None]), "{1}", "buffer_m"),
@@ -66,15 +67,15 @@ BROKEN_FRAMES = {
 @pytest.mark.parametrize("form", ["frame", *FORMATS])
 @pytest.mark.parametrize("case", BROKEN_FRAMES)
 def test_a_broken_feature_is_refused_with_its_number(tmp_path, case, form):
-    made, *said = BROKEN_FRAMES[case]
+    made, *words = BROKEN_FRAMES[case]
     given, at = made, "rois.iloc[{}]"
     if form != "frame":
         given, at = f"t.{form}", f"t.{form} feature {{}}"
         made.to_file(tmp_path / given)
     with pytest.raises(SpecError) as refused:
         read_rois(given, str(tmp_path))
-    said = [at.format(int(w[1]) + (form != "frame")) if w[0] == "{" else w for w in said]
-    assert_refusal(refused.value, "rois", *said)
+    words = [at.format(int(w[1]) + (form != "frame")) if w[0] == "{" else w for w in words]
+    assert_refusal(refused.value, "rois", *words)
 
 
 def two_layers(path: Path) -> None:
@@ -89,7 +90,7 @@ def only_a_table(path: Path) -> None:
 
 
 def undefined_crs(path: Path) -> None:
-    """The GeoPackage standard's own number for a CRS that nobody knows."""
+    """The code of the GeoPackage standard for an undefined CRS."""
     frame(ONE).to_file(path)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE gpkg_geometry_columns SET srs_id = 0")
@@ -97,7 +98,7 @@ def undefined_crs(path: Path) -> None:
 
 
 BROKEN_FILES = {
-    "not there": ("t.gpkg", lambda path: None, "'t.gpkg'", "does not exist"),
+    "missing": ("t.gpkg", lambda path: None, "'t.gpkg'", "does not exist"),
     "a folder": ("t.geojson", Path.mkdir, "'t.geojson'"),
     "shapefile": ("t.shp", lambda path: frame(ONE).to_file(path), "'t.shp'", ".gpkg"),
     "no JSON": ("t.geojson", lambda path: path.write_text("{nope"), "cannot be read"),
@@ -125,13 +126,13 @@ BROKEN_FILES = {
 
 
 @pytest.mark.parametrize("case", BROKEN_FILES)
-@pytest.mark.filterwarnings("ignore")  # geopandas about what it is asked to write
+@pytest.mark.filterwarnings("ignore")  # of geopandas, about the written files
 def test_a_broken_file_is_refused(tmp_path, case):
-    name, make, *said = BROKEN_FILES[case]
+    name, make, *words = BROKEN_FILES[case]
     make(tmp_path / name)
     with pytest.raises(SpecError) as refused:
         read_rois(name, str(tmp_path))
-    assert_refusal(refused.value, "rois", *said)
+    assert_refusal(refused.value, "rois", *words)
 
 
 def points_frame(**changes) -> pandas.DataFrame:
@@ -161,14 +162,14 @@ BROKEN_TABLES = {
 
 @pytest.mark.parametrize("case", BROKEN_TABLES)
 def test_a_broken_frame_is_refused(case):
-    given, *said = BROKEN_TABLES[case]
+    given, *words = BROKEN_TABLES[case]
     with pytest.raises(SpecError) as refused:
         read_rois(given, ".")
-    assert_refusal(refused.value, "rois", *said)
+    assert_refusal(refused.value, "rois", *words)
 
 
-def test_columns_that_mean_something_else_are_no_mistakes():
-    ours = ("name", "lon", "lat", "buffer_m", "start", "end")
+def test_other_columns_are_not_misspelled():
+    known = ("name", "lon", "lat", "buffer_m", "start", "end")
     for column in (
         "state",
         "status",
@@ -183,6 +184,6 @@ def test_columns_that_mean_something_else_are_no_mistakes():
         "geometry",
         "lon",
     ):
-        assert mistaken(column, ours) is None, column
+        assert find_misspelled(column, known) is None, column
     for column, meant in {"strat": "start", "Start": "start", "end_date": "end", "buffer-m": "buffer_m"}.items():
-        assert mistaken(column, ours) == meant
+        assert find_misspelled(column, known) == meant

@@ -26,7 +26,7 @@ from rs_embed import (
     TemporalSpec,
 )
 from rs_embed.request.config import RESERVED_NAMES, canonical_modality, check_names
-from rs_embed.request.fields import Refused, from_mapping, json_schema, normalise, to_mapping
+from rs_embed.request.fields import Refused, from_mapping, json_schema, normalise_value, to_mapping
 from rs_embed.request.request import Request
 
 from ..support.factories import PROPERTY, assert_refusal
@@ -42,7 +42,7 @@ def build(**changes) -> Request:
     return Request.build(**given | changes)
 
 
-# what is accepted ------------------------------------------------------------------------------------------------
+# what is accepted -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -100,15 +100,15 @@ def test_every_value_object_is_frozen_hashable_and_equal_by_value(made):
     assert again == made and hash(again) == hash(made)
 
 
-def test_numbers_become_floats_and_words_lose_their_case():
+def test_numbers_become_floats_and_choices_ignore_case():
     assert type(PointBuffer(1, 2, 3).lon) is float
     assert SensorSpec("S2", ["B4"], scale_m=20) == SensorSpec("S2", ("B4",), scale_m=20.0)
     assert ExportConfig(format="NPZ").format == "npz"
     assert SensorSpec("S1", ("VV",), orbit="ascending").orbit == "ASCENDING"
-    assert str(PointBuffer(-0.0, -0.0, 1).lon) == "0.0"  # two zeros would be two identities of one place
+    assert str(PointBuffer(-0.0, -0.0, 1).lon) == "0.0"  # two zeros would give two identities of one ROI
 
 
-def test_a_year_is_january_to_january_and_remembers_how_it_was_said():
+def test_a_year_is_january_to_january_and_keeps_its_mode():
     year = TemporalSpec.year(2022)
     assert (year.start, year.end) == ("2022-01-01", "2023-01-01")
     assert year.to_dict() == {"mode": "year", "year": 2022, "start": "2022-01-01", "end": "2023-01-01"}
@@ -119,7 +119,8 @@ def test_a_year_is_january_to_january_and_remembers_how_it_was_said():
 @PROPERTY
 @given(st.dates(), st.dates())
 def test_a_window_is_half_open_and_survives_its_dict(a, b):
-    # date objects come from YAML loaders, which turn 2022-06-01 into one; years before 1000 keep four digits
+    # date objects come from YAML loaders, which turn 2022-06-01 into one; years before 1000 keep
+    # four digits
     if a >= b:
         with pytest.raises(SpecError) as refused:
             RANGE(a, b)
@@ -173,7 +174,7 @@ def test_a_large_roi_policy_is_a_word_or_a_spec_of_that_word(mode):
     assert ExportConfig(input_prep=InputPrepSpec(mode)) == ExportConfig(input_prep=mode)
 
 
-def test_the_mission_constructors_run_as_written():
+def test_the_documented_constructors_run():
     ExportConfig(
         format="npz", save_inputs=True, save_embeddings=True, save_manifest=True, resume=True, input_prep="resize"
     )
@@ -196,7 +197,7 @@ def test_values_that_differ_from_their_defaults_are_what_a_mapping_holds():
     assert json_schema(SensorSpec)["required"] == ["collection", "bands"]
 
 
-# what is refused -------------------------------------------------------------------------------------------------
+# what is refused --------------------------------------------------------------------------------
 
 SPEC_ERRORS = {
     "lon too large": (lambda: PointBuffer(180.1, 0, 1), "PointBuffer.lon", "180.1"),
@@ -362,8 +363,8 @@ def test_any_value_of_any_option_is_taken_or_refused_in_a_sentence(value):
             assert kept == (float(value) if isinstance(kept, float) else value) or kept == value.strip().lower()
 
 
-def test_the_check_itself_says_what_a_field_takes():
+def test_the_message_of_a_check_lists_what_a_field_accepts():
     with pytest.raises(Refused, match="allowed: an integer >= 1 or null"):
-        normalise("x", int | None, {"minimum": 1})
+        normalise_value("x", int | None, {"minimum": 1})
     with pytest.raises(Refused, match=r"allowed: a number > 0 and <= 5"):
-        normalise(0.0, float, {"above": 0, "maximum": 5})
+        normalise_value(0.0, float, {"above": 0, "maximum": 5})

@@ -1,4 +1,4 @@
-"""``profile``: which folder a name means, what is refused, and that Snakemake is told."""
+"""``profile``: which folder a name means, what is refused, and that Snakemake gets it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from rs_embed import ModelError
-from rs_embed.launch.launcher import command, workflow_folder
-from rs_embed.runs.profiles import _file, find_profile
+from rs_embed.launch.launcher import snakemake_arguments, workflow_folder
+from rs_embed.runs.profiles import _find_file, find_profile
 
 from ..support.exports import CHECKOUT, combined, export, log_of, places, python, run_folder
 from ..support.factories import assert_refusal
@@ -45,7 +45,7 @@ def test_a_name_is_one_of_the_workflow_and_anything_else_a_folder(tmp_path, plug
 
 
 @pytest.mark.parametrize("text", [None, "[", "- a", "executor: [", "\x00"])
-def test_a_profile_that_is_none_is_refused(tmp_path, text):
+def test_an_invalid_profile_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ModelError) as found:
@@ -68,17 +68,17 @@ FILES = {
 
 
 def test_the_file_is_the_one_that_snakemake_reads(tmp_path, plugin):
-    """Snakemake's own word decides."""
+    """Snakemake's own function decides."""
     for name, (files, _) in FILES.items():
         (tmp_path / name).mkdir()
         for file, text in files.items():
             (tmp_path / name / file).write_text(text)
     asked = f"import json; from snakemake.cli import get_profile_dir as get; print(json.dumps([get(n) and get(n)[1].name for n in {list(FILES)}]))"
-    for (name, (_, expected)), theirs in zip(FILES.items(), json.loads(python(asked, tmp_path).stdout)):
+    for (name, (_, expected)), chosen in zip(FILES.items(), json.loads(python(asked, tmp_path).stdout)):
         folder = tmp_path / name
-        assert _file(folder) == (folder / theirs if theirs else None), name
-        assert expected in (None, theirs), name
-        if theirs:
+        assert _find_file(folder) == (folder / chosen if chosen else None), name
+        assert expected in (None, chosen), name
+        if chosen:
             assert find_profile(name, str(tmp_path), CHECKOUT).remote, name
             continue
         with pytest.raises(ModelError) as found:
@@ -122,31 +122,31 @@ print(*(name for name, plugin in ExecutorPluginRegistry().plugins.items() if plu
         (tmp_path / "config.yaml").write_text(f"executor: {executor}")
         assert not find_profile(str(tmp_path), "/", CHECKOUT).remote
     (tmp_path / "config.yaml").write_text("__use_yte__: true\nexecutor: ?'sl' + 'urm'")
-    assert find_profile(str(tmp_path), "/", CHECKOUT).remote, "Snakemake says what is missing"
+    assert find_profile(str(tmp_path), "/", CHECKOUT).remote, "Snakemake reports what is missing"
 
 
 def test_no_profile_limits_gpus_which_are_counted_at_a_start():
-    said = {
+    settings = {
         name: yaml.safe_load((CHECKOUT / "profiles" / name / "config.yaml").read_text())
         for name in ("default", "slurm")
     }
-    assert not [r for s in said.values() for r in s["resources"] if r.startswith("gpu")]
-    assert "embed=4" in said["slurm"]["set-threads"], "on a machine threads follow from its cores"
-    assert said["slurm"]["executor"] == "slurm" and "slurm-array-jobs" not in said["slurm"]
+    assert not [r for s in settings.values() for r in s["resources"] if r.startswith("gpu")]
+    assert "embed=4" in settings["slurm"]["set-threads"], "on a machine threads follow from its cores"
+    assert settings["slurm"]["executor"] == "slurm" and "slurm-array-jobs" not in settings["slurm"]
     shared = ("scheduler", "rerun-triggers", "rerun-incomplete", "show-failed-logs")
-    assert all(said["slurm"][key] == said["default"][key] for key in shared)
+    assert all(settings["slurm"][key] == settings["default"][key] for key in shared)
 
 
 def test_cores_are_given_to_a_machine_and_not_to_a_cluster(tmp_path, plugin):
     run = make(tmp_path, upto="fetch")
-    assert command(run, find_profile(None, "/", workflow_folder()))[-2:] == ["--cores", "all"]
-    assert "--cores" not in command(run, find_profile("slurm", "/", workflow_folder()))
+    assert snakemake_arguments(run, find_profile(None, "/", workflow_folder()))[-2:] == ["--cores", "all"]
+    assert "--cores" not in snakemake_arguments(run, find_profile("slurm", "/", workflow_folder()))
 
 
 def test_export_batch_runs_with_a_profile_of_the_users(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
-    said = {"cores": 1, "printshellcmds": True, "set-threads": {"embed": 3}}
-    (tmp_path / "mine" / "config.yaml").write_text(yaml.safe_dump(said))
+    settings = {"cores": 1, "printshellcmds": True, "set-threads": {"embed": 3}}
+    (tmp_path / "mine" / "config.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
     assert export(combined(Path("run")), places(2), profile="mine")["status"] == "ok"
     log = log_of(run_folder(tmp_path / "run"))

@@ -19,7 +19,7 @@ PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 CPUS, MEMORY_MB, GPUS = 32, 100000, 4
 #: State, pids and logs of this cluster.
 HOME = Path("/var/lib/rs-embed-slurm")
-#: The place where SLURM's clients look: inside jobs they are not told of another one.
+#: The folder that SLURM's clients read: inside jobs they know no other one.
 CONFIG = Path("/etc/slurm/slurm.conf")
 MARK = "# Written by the tests of rs_embed."
 _DAEMONS = ("slurmd", "slurmctld")

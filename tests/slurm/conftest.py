@@ -52,7 +52,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.said = {
+        self.profile = {
             "slurm-status-command": "squeue",
             "slurm-init-seconds-before-status-checks": 8,
             "default-resources": ["slurm_partition=calm"],
@@ -61,7 +61,7 @@ class Site:
     def environment(self, **more: str) -> dict[str, str]:
         profile = self.folder / "site"
         profile.mkdir(exist_ok=True)
-        (profile / "config.yaml").write_text(yaml.safe_dump(self.said))
+        (profile / "config.yaml").write_text(yaml.safe_dump(self.profile))
         paths = [PLUGIN, CHECKOUT / "tests" / "support" / "slow_disk", CHECKOUT]
         keep = {k: v for k, v in os.environ.items() if not k.startswith("RS_EMBED")}
         return keep | {"SNAKEMAKE_PROFILE": str(profile), "PYTHONPATH": os.pathsep.join(map(str, paths))} | more
@@ -85,11 +85,11 @@ class Site:
             )
 
     def wait(self, process: subprocess.Popen, name: str, seconds: float = 240) -> str:
-        """What the process has said; it must have ended well."""
+        """The output of the process, which must have succeeded."""
         code = process.wait(seconds)
-        said = (self.folder / name / "out").read_text()
-        assert code == 0, said + self.log(name)
-        return said
+        output = (self.folder / name / "out").read_text()
+        assert code == 0, output + self.log(name)
+        return output
 
     def run_folder(self, name: str) -> Path:
         (found,) = (self.folder / name / ".rs_embed" / "runs").glob("*")

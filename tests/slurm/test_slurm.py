@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slurm
 SLOW = {"RS_EMBED_SLOW_DISK": "embed 6 *.npy"}
 
 
-def until(what, seconds: float = 90):
+def wait_until(what, seconds: float = 90):
     """What comes out of ``what`` as soon as something does."""
     end = time.monotonic() + seconds
     while not (found := what()):
@@ -61,9 +61,9 @@ def export_here(folder, n: int, chunk_size: int | None = None) -> None:
 
 
 def test_an_export_through_the_profile(site, slurm):
-    site.said["set-resources"] = {"embed": {"gpu": 1}}
-    said = site.wait(site.start("a"), "a")
-    assert "status ok {'ok': 4}" in said
+    site.profile["set-resources"] = {"embed": {"gpu": 1}}
+    output = site.wait(site.start("a"), "a")
+    assert "status ok {'ok': 4}" in output
     same_as_here(site, "a")
     done = slurm.finished(site.folder)
     assert len(done) == 4, "2 fetch and 2 embed jobs; write and merge ran here"
@@ -81,27 +81,27 @@ def test_an_export_through_the_profile(site, slurm):
 
 
 def test_jobs_that_are_cancelled_run_out_of_time_or_of_memory_are_done_again(site, slurm):
-    site.said["set-resources"] = {
+    site.profile["set-resources"] = {
         "fetch": {"mem_mb": "150 + 3000 * (attempt - 1)"},  # less than Snakemake itself takes
         "embed": {"runtime": "1 + 10 * (attempt - 1)"},
     }
     process = site.start("a", environment={"RS_EMBED_SLOW_DISK": "embed 35 *.npy"})
-    victim = until(lambda: jobs(slurm, site, "embed"), 180)[0]
+    victim = wait_until(lambda: jobs(slurm, site, "embed"), 180)[0]
     time.sleep(3)
     subprocess.run(["scancel", victim], check=True)
-    said = site.wait(process, "a", 420)
-    assert "status ok" in said
+    output = site.wait(process, "a", 420)
+    assert "status ok" in output
     states = [job["JobState"] for job in slurm.finished(site.folder)]
     assert "CANCELLED" in states and "TIMEOUT" in states and "FAILED" in states and states.count("COMPLETED") == 4
     same_as_here(site, "a")
 
 
 def test_a_preempted_job_goes_on(site, slurm):
-    site.said |= {"default-resources": ["slurm_partition=low"], "set-resources": {"embed": {"gpu": 2}}}
+    site.profile |= {"default-resources": ["slurm_partition=low"], "set-resources": {"embed": {"gpu": 2}}}
     process = site.start("a", environment=SLOW)
-    until(lambda: len(jobs(slurm, site, "embed")) == 2, 120)
+    wait_until(lambda: len(jobs(slurm, site, "embed")) == 2, 120)
     urgent = subprocess.Popen(["srun", "-p", "high", "--gpus=2", "-n1", "--mem=100", "sleep", "1"])
-    (victim,) = until(lambda: jobs(slurm, site, "embed", "PD"))
+    (victim,) = wait_until(lambda: jobs(slurm, site, "embed", "PD"))
     assert "Restarts=1" in subprocess.check_output(["scontrol", "show", "job", victim], text=True)
     urgent.wait(60)
     subprocess.run(["scontrol", "update", f"jobid={victim}", "starttime=now"], check=True)  # or SLURM waits two minutes
@@ -112,19 +112,19 @@ def test_a_preempted_job_goes_on(site, slurm):
 
 def test_a_run_goes_on_without_its_caller_and_is_picked_up(site, slurm):
     process = site.start("a", environment=SLOW)
-    until(lambda: jobs(slurm, site, "embed"), 120)
+    wait_until(lambda: jobs(slurm, site, "embed"), 120)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     again = site.start("a", environment=SLOW)
-    said = site.wait(again, "a")
-    assert "waiting for the run that an earlier call began" in said and "status ok" in said
-    assert "complete already" in said, "nothing was left to do"
+    output = site.wait(again, "a")
+    assert "waiting for the run that an earlier call began" in output and "status ok" in output
+    assert "complete already" in output, "nothing was left to do"
     same_as_here(site, "a")
 
 
 def test_a_controlling_snakemake_that_is_killed_is_started_again(site, slurm):
     process = site.start("a", environment=SLOW)
-    until(lambda: jobs(slurm, site, "embed"), 120)
+    wait_until(lambda: jobs(slurm, site, "embed"), 120)
     (snakemake,) = (p for p in psutil.Process(process.pid).children() if "rs_embed.launch.child_main" in p.cmdline())
     snakemake.kill()
     assert process.wait(30) == 1
@@ -167,14 +167,14 @@ export_batch(rois={table!r}, temporal=TemporalSpec.range("2022-06-01", "2022-09-
         )
         assert done.returncode == 0, done.stderr
         assert service.counts()["pixels"] == 64 and service.repeats == 0
-        assert service.most <= 3, "four jobs with three workers each"
+        assert service.max_in_flight <= 3, "four jobs with three workers each"
     assert len(list(site.run_folder("a").glob("fetch/*/*.json"))) == 4
 
 
 def test_an_interrupted_call_leaves_the_run_and_stop_ends_it_with_its_jobs(site, slurm):
-    """A notebook that is started anew interrupts the cell first."""
+    """A restarted notebook interrupts the cell first."""
     process = site.start("a", environment=SLOW)
-    until(lambda: jobs(slurm, site, "embed"), 120)
+    wait_until(lambda: jobs(slurm, site, "embed"), 120)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) not in (0, None)
     assert "the run goes on" in (site.folder / "a" / "out").read_text()
@@ -194,21 +194,22 @@ def test_an_interrupted_call_leaves_the_run_and_stop_ends_it_with_its_jobs(site,
 
 def test_a_second_interrupt_stops_the_run_and_its_jobs(site, slurm):
     process = site.start("a", environment=SLOW)
-    until(lambda: jobs(slurm, site, "embed"), 120)
+    wait_until(lambda: jobs(slurm, site, "embed"), 120)
     process.send_signal(signal.SIGINT)
-    until(lambda: "the run goes on" in (site.folder / "a" / "out").read_text(), 10)
+    wait_until(lambda: "the run goes on" in (site.folder / "a" / "out").read_text(), 10)
     process.send_signal(signal.SIGINT)
     assert process.wait(90) not in (0, None)
     assert not jobs(slurm, site, "embed") and not jobs(slurm, site, "embed", "PD")
 
 
-def test_a_partition_that_is_none_is_said(site):
-    site.said["default-resources"] = ["slurm_partition=nowhere"]
+def test_an_unknown_partition_is_reported(site):
+    site.profile["default-resources"] = ["slurm_partition=nowhere"]
     process = site.start("a")
     assert process.wait(120) == 1
-    said = (site.folder / "a" / "out").read_text()
+    output = (site.folder / "a" / "out").read_text()
     assert (
-        "the fetch job of the ROIs" in said and "was not taken by SLURM: invalid partition specified: nowhere" in said
+        "the fetch job of the ROIs" in output
+        and "was not taken by SLURM: invalid partition specified: nowhere" in output
     )
 
 
@@ -216,8 +217,8 @@ def test_a_folder_with_letters_of_the_shell_is_refused_before_anything_runs(site
     process = site.start("a $(touch injected)")
     assert process.wait(60) == 1
     assert (
-        "work_dir:" in (said := (site.folder / "a $(touch injected)" / "out").read_text())
-        and "allowed: a path of" in said
+        "work_dir:" in (output := (site.folder / "a $(touch injected)" / "out").read_text())
+        and "allowed: a path of" in output
     )
     assert not list(site.folder.rglob("injected")) and not (CHECKOUT / "injected").exists()
 
@@ -236,10 +237,10 @@ def test_jobs_of_a_command_line_that_was_killed_are_cancelled_by_the_next_start(
         return subprocess.Popen(command, cwd=here, env=site.environment(**more), stdout=-1, stderr=-2, text=True)
 
     with start(**SLOW) as first:
-        left = until(lambda: jobs(slurm, site, "embed"), 120)
+        left = wait_until(lambda: jobs(slurm, site, "embed"), 120)
         first.kill()
     with start() as second:
-        said, _ = second.communicate(timeout=240)
-    assert second.returncode == 0, said
-    assert f"cancelling {len(left)} jobs of an earlier start" in said
+        output, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, output
+    assert f"cancelling {len(left)} jobs of an earlier start" in output
     assert (here / "run.npz").exists()

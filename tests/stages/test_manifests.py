@@ -1,4 +1,4 @@
-"""What manifests say: duplicates, quality, cost, provenance; and that none of it is said twice."""
+"""Contents of manifests: duplicates, quality, cost, provenance; nothing is repeated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rs_embed import BBox, ExportModelRequest, SensorSpec, load_export
-from rs_embed.formats.manifest import SCHEMA, array_files
+from rs_embed.formats.manifest import SCHEMA, array_file_entries
 
 from ..support.exports import CHECKOUT, places
 from ..support.manifest_schema import check_manifest
@@ -46,13 +46,13 @@ def done(run) -> dict:
 
 
 @pytest.mark.parametrize("layout", ["combined", "per_item"])
-def test_equal_arrays_of_different_rois_are_said(make, layout):  # noqa: F811
+def test_equal_arrays_of_different_rois_are_reported(make, layout):  # noqa: F811
     spatials = places(5, 60)
     spatials[4] = spatials[0]
     run = make(spatials=spatials, models=TWO, layout=layout, provider=Fake(p00001="flat", p00003="flat"))
-    said = done(run)
-    assert said["repeated_rois"] == [[0, 4]], "one place twice is no mistake of the pixels"
-    for model in said["models"]:
+    manifest = done(run)
+    assert manifest["repeated_rois"] == [[0, 4]], "a repeated ROI is no mistake of the pixels"
+    for model in manifest["models"]:
         assert model["duplicates"] == {"inputs": [[1, 3]], "embeddings": [[1, 3]]}
     result = load_export(run.plan.target)
     table = result.items(per_model=True).query("model == 'rgb'").set_index("row")
@@ -65,8 +65,8 @@ def test_equal_arrays_of_different_rois_are_said(make, layout):  # noqa: F811
 def test_pixels_alone_have_their_quality_and_shared_ones_one_duplicate(make):  # noqa: F811
     models = ("mosaiks", ExportModelRequest("mosaiks", label="same", model_config={"features": 8}))
     plan = {"p00001": "flat", "p00002": "flat", "p00003": "partial", "p00000": "empty"}
-    said = done(make(models=models, provider=Fake(**plan), save_embeddings=False))
-    first, second = said["models"]
+    manifest = done(make(models=models, provider=Fake(**plan), save_embeddings=False))
+    first, second = manifest["models"]
     assert second["inputs"]["dedup_reused"] and second["duplicates"] == {}
     assert first["duplicates"] == {"inputs": [[1, 2]]}
     assert first["no_data_indices"] == [0]
@@ -82,9 +82,9 @@ def test_a_roi_and_model_takes_less_than_a_kilobyte(make, pixels, limit):  # noq
     size = {}
     for n in (20, 60):
         run = make(n=n, models=TWO, provider=Listed(), save_inputs=pixels, store_dir=f"store{n}", target=f"run{n}")
-        said = done(run)
+        manifest = done(run)
         size[n] = (run.dir / run.plan.manifest).stat().st_size
-        scenes = said["imagery"][run.plan.sources[0].id]["scenes"]
+        scenes = manifest["imagery"][run.plan.sources[0].id]["scenes"]
         assert len(scenes) == 2 * (n // 4 + 11), "each scene once, and its name where frames give it"
     assert (size[60] - size[20]) / 40 / 2 < limit
     meta = load_export(run.plan.target).models["rgb"].meta[30]
@@ -94,18 +94,18 @@ def test_a_roi_and_model_takes_less_than_a_kilobyte(make, pixels, limit):  # noq
     }  # fmt: skip
 
 
-def test_what_a_run_cost_is_said_by_stage_and_model(make):  # noqa: F811
+def test_cost_is_recorded_by_stage_and_model(make):  # noqa: F811
     run = make(n=5, models=TWO, chunk_size=2, provider=Fake(p00003="empty"))
-    said = done(run)
-    stages = said["timing"]
+    manifest = done(run)
+    stages = manifest["timing"]
     assert {k: v["jobs"] for k, v in stages.items()} == {"fetch": 3, "embed": 6, "write": 3}
     assert (stages["fetch"]["fetched"], stages["embed"]["embedded"]) == (5, 8)
     assert all(v["seconds"] > 0 and v["cpu_seconds"] > 0 for v in stages.values())
-    assert sum(m["timing"]["embedded"] for m in said["models"]) == 8
-    assert all(m["timing"]["load_seconds"] <= m["timing"]["seconds"] for m in said["models"])
+    assert sum(m["timing"]["embedded"] for m in manifest["models"]) == 8
+    assert all(m["timing"]["load_seconds"] <= m["timing"]["seconds"] for m in manifest["models"])
 
 
-def test_grids_of_boxes_in_both_layouts_say_the_same(make):  # noqa: F811
+def test_grids_of_boxes_are_equal_in_both_layouts(make):  # noqa: F811
     spatials = [BBox(12.40, 51.34, 12.40 + w, 51.34 + h) for w, h in ((0.004, 0.003), (0.002, 0.005))]
     metas = []
     for layout in ("combined", "per_item"):
@@ -131,25 +131,25 @@ def test_the_schema_is_in_the_package_and_in_the_documents():
 
 
 def test_a_manifest_that_is_not_one_is_refused_by_the_schema(finished, tmp_path):
-    said = json.loads((finished / "run.json").read_text())
+    manifest = json.loads((finished / "run.json").read_text())
     for change in ({"created_at": "2026-05-06T07:08:09+00:00Z"}, {"surprise": 1}, {"n_items": 8}, {"status": "done"}):
-        (tmp_path / "run.json").write_text(json.dumps(said | change))
+        (tmp_path / "run.json").write_text(json.dumps(manifest | change))
         with pytest.raises(AssertionError):
             check_manifest(tmp_path / "run.json")
-    said["models"][0]["metas"][2]["quality"] = {"valid": np.nan}
-    (tmp_path / "run.json").write_text(json.dumps(said))
+    manifest["models"][0]["metas"][2]["quality"] = {"valid": np.nan}
+    (tmp_path / "run.json").write_text(json.dumps(manifest))
     with pytest.raises(pytest.fail.Exception, match="not JSON: NaN"):
         check_manifest(tmp_path / "run.json")
 
 
 def test_names_of_files_follow_the_format():
-    assert array_files("a/run.npz", ["x"], "a/run.json") == {
+    assert array_file_entries("a/run.npz", ["x"], "a/run.json") == {
         "npz_path": "run.npz", "npz_keys": ["x"], "manifest_path": "run.json",
     }  # fmt: skip
-    assert list(array_files("a/run.nc", [], "a/run.json")) == ["nc_path", "nc_variables", "manifest_path"]
+    assert list(array_file_entries("a/run.nc", [], "a/run.json")) == ["nc_path", "nc_variables", "manifest_path"]
 
 
-def test_records_keep_what_their_images_say_where_most_rows_of_a_model_say_something_else(tmp_path):
+def test_records_keep_image_metadata_where_most_rows_of_a_model_differ(tmp_path):
     """Six of nine places were fetched earlier for one model: its chips are others than those of the second model."""
     import time
 
@@ -157,7 +157,7 @@ def test_records_keep_what_their_images_say_where_most_rows_of_a_model_say_somet
 
     one = ExportModelRequest("mosaiks", label="nir", sensor=SensorSpec(S2, ("B8",)), model_config={"features": 8})
     made(tmp_path, slice(0, 6), (one,), "before")
-    time.sleep(1.1)  # times are said in seconds
+    time.sleep(1.1)  # times are in whole seconds
     found = {}
     for layout in ("combined", "per_item"):
         made(tmp_path, slice(0, 9), (TWO[1], one), f"after-{layout}", layout)

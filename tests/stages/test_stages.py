@@ -1,4 +1,4 @@
-"""The steps by themselves, in this process, over a provider that can be told to fail."""
+"""The jobs by themselves, in this process, with a provider that fails as a test wants."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 
 from rs_embed import ExportTarget, ModelError, ProviderError, StoreError
-from rs_embed.machine.cores import Share
+from rs_embed.machine.cores import CoreShare
 from rs_embed.providers import Chip
 from rs_embed.request.config import ExportConfig, ExportModelRequest
 from rs_embed.request.request import Request
 from rs_embed.request.specs import SensorSpec
-from rs_embed.runs.run import load_run, open_run
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
+from rs_embed.runs.open_run import open_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.repair import repair
-from rs_embed.stages.shared.common import StageError
-from rs_embed.stages.shared.state import examined
-from rs_embed.stages.shared.state import withdrawn as withdrawn_of
+from rs_embed.stages.shared.stage_error import StageError
+from rs_embed.stages.shared.state import examine_receipts
+from rs_embed.stages.shared.state import find_invalid_receipts as withdrawn_of
 from rs_embed.stages.write import write
 from rs_embed.store import receipts
 from rs_embed.store.groups import Group
@@ -43,10 +45,10 @@ class Fake:
     def __init__(self, **plan):
         self.plan, self.calls, self.lock = plan, [], threading.Lock()
 
-    def turns(self, workers):
+    def request_slots(self, workers):
         return threading.BoundedSemaphore(workers)
 
-    def expect(self, source, wanted, turns):
+    def look_up(self, source, wanted, slots):
         return None
 
     def fetch(self, source, bands, roi, grid):
@@ -92,7 +94,7 @@ def make(tmp_path, monkeypatch):
             config=ExportConfig(**options),
         )
         run = open_run(request, str(tmp_path))
-        run.freeze()
+        freeze_run(run)
         monkeypatch.chdir(run.dir)
         return replace(load_run("."), provider=provider or Fake())
 
@@ -104,7 +106,7 @@ def fetch_all(run):
 
 
 def embed_all(run):
-    return [embed(run, u.id, c) for u in run.plan.embedded for c in run.plan.chunk]
+    return [embed(run, u.id, c) for u in run.plan.embedded_units for c in run.plan.chunk]
 
 
 def write_all(run):
@@ -123,7 +125,7 @@ def test_a_step_makes_only_what_is_lacking(make):
     run = make()
     assert fetch_all(run) == [{"fetched": 4, "restored": 0, "reused": 0, "failed": 0}]
     assert embed_all(run) == [{"embedded": 4, "reused": 0}]
-    victim = run.store.embedding(run.plan.units[0].id, run.plan.roi_ids[2])
+    victim = run.store.embedding_path(run.plan.units[0].id, run.plan.roi_ids[2])
     before = read_object(victim).array
     victim.unlink()
     assert fetch_all(run) == [{"fetched": 0, "restored": 0, "reused": 4, "failed": 0}]
@@ -176,7 +178,7 @@ def test_errors_that_can_pass_are_retried_and_others_are_not(make):
 
 
 def test_what_was_fetched_before_a_failure_is_kept(make):
-    run = make(n=6, provider=Fake(p00005=ProviderError("gone")), num_workers=1)
+    run = make(n=6, provider=Fake(p00005=ProviderError("missing")), num_workers=1)
     with pytest.raises(StageError):
         fetch_all(run)
     assert not list(run.dir.glob("fetch/**/*.json"))
@@ -185,7 +187,7 @@ def test_what_was_fetched_before_a_failure_is_kept(make):
 
 
 def test_nothing_new_is_fetched_after_a_failure(make):
-    run = make(n=60, provider=Fake(p00000=ProviderError("gone")), num_workers=2)
+    run = make(n=60, provider=Fake(p00000=ProviderError("missing")), num_workers=2)
     with pytest.raises(StageError, match="ROI 'p00000'"):
         fetch_all(run)
     assert len(run.provider.calls) < 60
@@ -225,7 +227,9 @@ def test_failures_become_rows_and_rows_stay_aligned(make):
     vectors = found.embedding("mosaiks")
     assert vectors.shape == (5, 16)
     assert [bool(np.isnan(v).all()) for v in vectors] == [False, True, False, True, True]
-    assert np.array_equal(vectors[2], read_object(run.store.embedding(run.plan.units[0].id, run.plan.roi_ids[2])).array)
+    assert np.array_equal(
+        vectors[2], read_object(run.store.embedding_path(run.plan.units[0].id, run.plan.roi_ids[2])).array
+    )
 
 
 def test_a_failed_embedding_stops_the_job_after_the_others_are_kept(make, monkeypatch):
@@ -233,13 +237,13 @@ def test_a_failed_embedding_stops_the_job_after_the_others_are_kept(make, monkey
 
     def preprocess(self, image, options, own=Mosaiks.preprocess):
         if image.pixels.min() == image.pixels.max():
-            raise ModelError("a flat image says nothing")
+            raise ModelError("a flat image has no information")
         return own(self, image, options)
 
     monkeypatch.setattr(Mosaiks, "preprocess", preprocess)
     run = make(n=5, provider=Fake(p00002="flat"))
     fetch_all(run)
-    message = r"^embed failed for ROI 'p00002', model mosaiks: a flat image says nothing$"
+    message = r"^embed failed for ROI 'p00002', model mosaiks: a flat image has no information$"
     with pytest.raises(StageError, match=message):
         embed_all(run)
     assert not list(run.dir.glob("embed/**/*.json"))
@@ -257,7 +261,7 @@ def test_bad_input_is_recorded_or_refused(make):
     run = make(provider=Fake(p00001="flat", p00002="partial"))
     fetch_all(run), embed_all(run)
     unit = run.plan.units[0].id
-    quality = [read_object(run.store.embedding(unit, r)).meta["quality"] for r in run.plan.roi_ids]
+    quality = [read_object(run.store.embedding_path(unit, r)).meta["quality"] for r in run.plan.roi_ids]
     assert quality[0] == {"valid": 1.0}
     assert quality[1]["warnings"] == ["constant bands: B2, B3, B4, B8"]
     assert quality[2] == {"valid": 0.75, "warnings": ["25.0 % of the pixels have no data"]}
@@ -293,15 +297,15 @@ def test_damaged_objects_are_all_set_aside_and_made_again_once(make, kind, stage
         for chunk in run.plan.chunk:
             write(run, chunk)
     reference = {p: p.read_bytes() for p in (run.store.root / "embeddings").rglob("*.npy")}
-    victims = [getattr(run.store, kind[:-1])(*place) for place in _places(run, kind)]
+    victims = [getattr(run.store, f"{kind[:-1]}_path")(*place) for place in _places(run, kind)]
     for victim in victims:
         data = bytearray(victim.read_bytes())
         data[200] ^= 4
         victim.write_bytes(data)
-    with pytest.raises(StoreError, match=r"was moved to .*\.damaged; run again to make it anew \(and 1 more\)"):
+    with pytest.raises(StoreError, match=r"was moved to .*\.damaged; run again to create it again \(and 1 more\)"):
         write(run, "00000") if stage == "write" else merge(run)
     assert all(v.with_name(v.name + ".damaged").exists() for v in victims)
-    withdrawn = withdrawn_of(run, examined(run))
+    withdrawn = withdrawn_of(run, examine_receipts(run))
     step = "fetch" if kind == "chips" else "embed"
     assert {p.split("/")[0] for p in withdrawn} == {step, "items"}
     assert len(withdrawn) == 2, "one receipt of the step and one of the write job: the other chunk is untouched"
@@ -322,7 +326,7 @@ def test_a_chip_is_read_once_for_all_models_and_threads_change_no_row(make, monk
     found = []
     for threads in (1, 4):
         seen.clear()
-        write(run, "00000", Share(threads))
+        write(run, "00000", CoreShare(threads))
         found.append([{k: v for k, v in row.items() if k != "created"} for row in rows(run, "items")])
         assert len(seen) == len(set(seen)) == 6 * (1 + 2), "a chip, and the embeddings of two models"
     assert found[0] == found[1] and len(found[0]) == 6
@@ -345,10 +349,10 @@ def test_a_full_disk_is_a_failure_that_can_pass(make, monkeypatch):
         patched.setattr(stage, "write_object", full)
         fetch_all(run)
     assert {(r["status"], r["retryable"]) for r in rows(run, "fetch")} == {("failed", True)}
-    assert {p.split("/")[0] for p in withdrawn_of(run, examined(run))} == {"fetch"}
+    assert {p.split("/")[0] for p in withdrawn_of(run, examine_receipts(run))} == {"fetch"}
 
 
-def test_a_place_that_is_there_twice_is_worked_on_once(make):
+def test_a_repeated_roi_is_processed_once(make):
     run = make(n=2)
     twice = make(spatials=[*places(2, 60), *places(2, 60)], store_dir="other")
     assert twice.plan.roi_ids[2:] == run.plan.roi_ids
@@ -366,7 +370,7 @@ def test_a_chip_that_cannot_be_saved_is_a_failure_although_the_embedding_is_ther
     fetch_all(run), embed_all(run)
     for chip in (run.store.root / "chips").glob("*/*/*/*.npy"):
         chip.unlink()
-    run = make(n=3, continue_on_error=True, provider=Fake(p00001=ProviderError("gone")))
+    run = make(n=3, continue_on_error=True, provider=Fake(p00001=ProviderError("missing")))
     fetch_all(run), embed_all(run), write_all(run)
     manifest = json.loads((run.dir / run.plan.manifest).read_text())
     assert manifest["status"] == "partial"
@@ -382,7 +386,7 @@ def test_a_repair_makes_exactly_the_damaged_files_again(make, tmp_path):
     files = sorted(p for p in folder.iterdir() if p.name != "manifest.json")
     assert [p.name for p in files[:2]] == ["p00000.json", "p00000.npz"]
     before = {p: (p.read_bytes(), p.stat().st_ino) for p in files}
-    repairs = lambda run: list(examined(run).repairs.values())  # noqa: E731
+    repairs = lambda run: list(examine_receipts(run).repairs.values())  # noqa: E731
 
     assert repairs(run) == []
     files[1].unlink()  # deleted
@@ -420,7 +424,7 @@ def test_memory_of_the_merge_does_not_grow_with_the_rois(make):
     assert peaks[320] < peaks[40] + 200_000, peaks
 
 
-def test_a_folder_without_a_run_says_so(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(StoreError, match="is not the folder of a run"):
         load_run(tmp_path)
 

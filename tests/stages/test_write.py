@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rs_embed.formats import parallel as results
-from rs_embed.formats.parallel import ahead
+from rs_embed.formats.parallel import map_in_order
 
 from ..support.exports import content
 from ..support.factories import PROPERTY
@@ -48,8 +48,8 @@ def test_so_many_files_are_written_at_a_time(tmp_path, monkeypatch, options, mos
 @PROPERTY
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 5))
 def test_results_come_in_order_and_few_are_held(sizes, threads):
-    taken, given_out, most = [0], [0], results.MOST_BYTES
-    results.MOST_BYTES = 100
+    taken, given_out, most = [0], [0], results.MAX_BYTES
+    results.MAX_BYTES = 100
     try:
 
         def items():
@@ -59,20 +59,20 @@ def test_results_come_in_order_and_few_are_held(sizes, threads):
                 taken[0] += 1
                 yield i, size
 
-        for i, found in enumerate(ahead(lambda item: item[0] * 2, items(), threads, lambda item: item[1])):
+        for i, found in enumerate(map_in_order(lambda item: item[0] * 2, items(), threads, lambda item: item[1])):
             assert found == 2 * i
             given_out[0] += 1
     finally:
-        results.MOST_BYTES = most
+        results.MAX_BYTES = most
     assert given_out[0] == taken[0] == len(sizes)
 
 
-def test_an_error_ahead_is_raised_in_its_turn():
+def test_an_error_is_raised_in_order():
     def call(i):
         return 1 // (i - 3)
 
     seen = []
     with pytest.raises(ZeroDivisionError):
-        for value in ahead(call, range(100), 4, lambda _: 1):
+        for value in map_in_order(call, range(100), 4, lambda _: 1):
             seen.append(value)
     assert len(seen) == 3

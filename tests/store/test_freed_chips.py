@@ -1,5 +1,5 @@
-"""Rows of deflated arrays read alone, records of freed chips, and what they are worth: the parts of reading pixels back from an
-export, in this process. Whole runs: ``test_read_back.py``."""
+"""Freeing chips and restoring them from an export, in this process. Whole runs:
+``test_read_back.py``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 from rs_embed import SensorSpec, load_export
-from rs_embed.errors import StoreError
 from rs_embed.formats import deflate
-from rs_embed.formats.arrays import Array, Row
-from rs_embed.formats.npz import NpzReader, NpzWriter
-from rs_embed.runs.run import FREED, TIDIED
+from rs_embed.formats.npz import NpzReader
+from rs_embed.runs.run_files import FREED, TIDIED
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
@@ -34,164 +29,21 @@ from ..support.exports import places
 from ..support.rasters import at, catalogue, noise, write
 from ..support.work_folders import ONE, TWO, do, flip, free, make, objects
 
-SMALL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-# rows of deflated arrays ---------------------------------------------------------------------------------------------
-
-NUMBERS = st.sampled_from(["uint8", "<u2", "<i4", "float32"]).flatmap(
-    lambda dtype: arrays.array_shapes(min_dims=2, max_dims=4, max_side=9).flatmap(
-        lambda shape: arrays.arrays(dtype, shape, elements={"allow_nan": False} if dtype == "float32" else None)
-    )
-)
-
-
-@SMALL
-@given(NUMBERS, st.sampled_from(["input", "embedding"]))
-def test_every_row_can_be_read_alone(tmp_path, numbers, kind):
-    path = tmp_path / "a.npz"
-    with NpzWriter(path) as file:
-        file.add(Array("a", kind, "m", "m"), numbers.shape, numbers.dtype, map(Row, numbers))
-        file.add(Array("b", kind, "m", "m"), numbers.shape, numbers.dtype, map(Row, numbers[::-1]))
-    with np.load(path) as plain:
-        assert plain["a"].tobytes() == numbers.tobytes() and plain["b"].tobytes() == numbers[::-1].tobytes()
-    with NpzReader(path) as file:
-        for key, wanted in (("a", numbers), ("b", numbers[::-1])):
-            found = list(file.rows(key))
-            assert [row.tobytes() for row, _ in found] == [row.tobytes() for row in wanted]
-            assert None not in [mark for _, mark in found]
-            for i in reversed(range(len(wanted))):
-                assert file.row(key, i, found[i][1]).tobytes() == wanted[i].tobytes()
-
-
-def test_rows_of_large_pieces_and_of_files_without_cuts(tmp_path):
-    numbers = np.random.default_rng(0).integers(0, 4000, (7, 3, 150, 151)).astype("uint16")
-    numbers[3] = 0  # compresses to nothing
-    numbers[4].flat[:1000] = np.frombuffer(b"\x00\x00\xff\xff" * 500, "uint16")  # looks like a cut
-    with NpzWriter(tmp_path / "a.npz") as file:
-        file.add(Array("a", "input", "m", "m"), numbers.shape, numbers.dtype, map(Row, numbers))
-    np.savez_compressed(tmp_path / "plain.npz", a=numbers)
-    with NpzReader(tmp_path / "a.npz") as file, NpzReader(tmp_path / "plain.npz") as plain:
-        for (row, mark), (same, none), wanted in zip(file.rows("a"), plain.rows("a"), numbers, strict=True):
-            assert np.array_equal(row, wanted) and np.array_equal(same, wanted)
-            assert mark is not None and none is None
-        *_, (_, last) = file.rows("a")
-        with pytest.raises(ValueError, match="row 9 of the array 'a' is damaged"):
-            file.row("a", 9, last + 1000)
-
-
-def test_bytes_do_not_depend_on_the_threads_that_deflate(tmp_path):
-    numbers = np.random.default_rng(0).integers(0, 4000, (40, 3, 50, 51)).astype("uint16")
-    made = set()
-    for threads in (1, 2, 5):
-        with NpzWriter(tmp_path / "a.npz", None, threads) as file:
-            file.add(Array("a", "input", "m", "m"), numbers.shape, numbers.dtype, map(Row, numbers))
-        made.add((tmp_path / "a.npz").read_bytes())
-    assert len(made) == 1
-    with np.load(tmp_path / "a.npz") as plain:
-        assert np.array_equal(plain["a"], numbers)
-
-
-@SMALL
-@given(st.integers(0, 10**6), st.integers(1, 255))
-def test_a_changed_byte_is_a_value_error_or_other_numbers(tmp_path, place, change):
-    path = tmp_path / "a.npz"
-    numbers = np.arange(300, dtype="uint16").reshape(3, 100)
-    with NpzWriter(path) as file:
-        file.add(Array("a", "input", "m", "m"), numbers.shape, numbers.dtype, map(Row, numbers))
-    with NpzReader(path) as file:
-        marks = [mark for _, mark in file.rows("a")]
-    data = bytearray(path.read_bytes())
-    data[place % len(data)] ^= change
-    path.write_bytes(data)
-    for read in (
-        lambda file: file.read("a"),
-        lambda file: list(file.rows("a")),
-        lambda file: [file.row("a", i, mark) for i, mark in enumerate(marks)],
-    ):
-        with contextlib.suppress(ValueError, KeyError, IndexError), NpzReader(path) as file:
-            read(file)
-
-
-def test_a_row_behind_the_end_of_its_stream_is_none(tmp_path):
-    path = tmp_path / "a"
-    made = deflate.ByRow(2)
-    data = made.compress(b"a" * 1000) + made.flush()
-    path.write_bytes(data + bytes(10_000_000))
-    with open(path, "rb") as file:
-        assert deflate.row_at(file, 0, 1000) == b"a" * 1000
-        with pytest.raises(EOFError):
-            deflate.row_at(file, 0, 1001)
-
-
-# records -------------------------------------------------------------------------------------------------------------
-
-NAMES = st.dictionaries(
-    st.text("0123456789abcdef", min_size=32, max_size=32), st.text(max_size=9), min_size=1, max_size=40
-)
-HEAD = {"source": "s", "bands": ["B2", "B3"], "run": "r", "generation": None}
-
-
-@SMALL
-@given(NAMES, st.data())
-def test_records_are_found_by_name_and_a_damaged_one_is_worth_nothing(tmp_path, said, data):
-    store = Store(tmp_path / "store")
-    path = freed_chips.path_of(store, "s", ("B3", "B2"), tmp_path / "runs" / "r")
-    records = [{"object": n, "file": text, "of": [1, 2]} for n, text in said.items()]
-    (tmp_path / "out").mkdir(exist_ok=True)
-    assert freed_chips.write(path, store, HEAD, tmp_path / "out", data.draw(st.permutations(records))) == len(said)
-    assert (
-        freed_chips.of_source(store, "s")
-        == freed_chips.of_run(store, tmp_path / "runs" / "r")
-        == freed_chips.of_store(store)
-        == [path]
-    )
-    with freed_chips.Records(path, store) as held:
-        assert (held.count, held.bands, held.folder) == (len(said), ("B2", "B3"), tmp_path / "out")
-        assert list(held) == sorted(records, key=lambda r: r["object"])
-        assert all(held.find(r["object"]) == r for r in records)
-        some = data.draw(st.sets(st.sampled_from(list(said.values()))))
-        assert list(held.of_files(some)) == [r for r in held if r["file"] in some]
-        assert held.find(data.draw(st.text("0123456789abcdef", min_size=32, max_size=32))) in (None, *records)
-    assert not list(tmp_path.rglob(".tmp-*"))
-    head, *lines = path.read_bytes().splitlines(keepends=True)
-    i = data.draw(st.integers(0, len(lines) - 1))
-    at_ = data.draw(st.integers(len(lines[i]) // 2, len(lines[i]) - 2))
-    lines[i] = lines[i][:at_] + bytes([lines[i][at_] ^ 1]) + lines[i][at_ + 1 :]
-    path.write_bytes(head + b"".join(lines))
-    with freed_chips.Records(path, store) as held:
-        whole = [held.find(r["object"]) == r for r in sorted(records, key=lambda r: r["object"])]
-        assert whole == [j != i for j in range(len(lines))]
-
-
-@pytest.mark.parametrize("content", [b"", b"\n", b"{}", b'{"schema":1}\n', b"\xff" * 99])
-def test_records_that_cannot_be_read_are_none(tmp_path, content):
-    store = Store(tmp_path)
-    path = freed_chips.path_of(store, "s", ("B2",), tmp_path)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match="records"):
-        freed_chips.Records(path, store)
-    assert freed_chips.opened(path, store) is None and freed_chips.gone(path, store)
-
-
-# chips ---------------------------------------------------------------------------------------------------------------
-
 
 def stored(folder: Path, kind: str = "chips") -> dict[str, bytes]:
     return {o: (folder / ".rs_embed" / "store" / o).read_bytes() for o in objects(folder, kind)}
 
 
 def counts(run) -> dict[str, int]:
-    """What fetch jobs said, added up."""
-    said = [json.loads(p.read_text()) for p in run.dir.glob("fetch/*/*.json")]
-    return {k: sum(r[k] for r in said) for k in ("fetched", "restored", "reused")}
+    """The sums of what the receipts of fetch jobs report."""
+    receipts = [json.loads(p.read_text()) for p in run.dir.glob("fetch/*/*.json")]
+    return {k: sum(r[k] for r in receipts) for k in ("fetched", "restored", "reused")}
 
 
 @pytest.mark.parametrize("format", ["npz", "netcdf"])
 @pytest.mark.parametrize("layout", ["combined", "per_item"])
-def test_chips_come_back_byte_for_byte(tmp_path, layout, format, say):
-    """Of two models, one of which reads some of the other's bands in another order."""
+def test_freed_chips_are_restored_byte_for_byte(tmp_path, layout, format, say):
+    """With two models, one of which uses some of the other's bands in another order."""
     about = {"models": (TWO, ONE), "layout": layout, "format": format}
     run = make(tmp_path, **about)
     chips, embeddings = stored(tmp_path), stored(tmp_path, "embeddings")
@@ -207,11 +59,11 @@ def test_chips_come_back_byte_for_byte(tmp_path, layout, format, say):
     again = make(tmp_path, upto="fetch", **about)
     assert counts(again) == {"fetched": 0, "restored": 4, "reused": 0} and stored(tmp_path) == chips
     free(make(tmp_path, **about))
-    assert not objects(tmp_path, "chips"), "and go again"
+    assert not objects(tmp_path, "chips"), "and are freed again"
 
 
 def rasters(folder: Path) -> tuple[dict, list]:
-    """Three places: a median of two images (floats), one image (integers), and none."""
+    """Three ROIs: a median of two images (floats), one image (integers), and no image."""
     write(folder / "a.tif", noise(0))
     write(folder / "b.tif", noise(1, (2, 30, 60)))
     catalogue(folder, {"path": "a.tif"}, {"path": "b.tif", "datetime": "2022-07-02"})
@@ -220,11 +72,11 @@ def rasters(folder: Path) -> tuple[dict, list]:
 
 
 def local(folder: Path, spots: list, about: dict, upto: str = "merge", target: str = "run", **options):
-    """Like ``make``, of rasters."""
+    """Like ``make``, with local rasters."""
     from rs_embed import ExportTarget
     from rs_embed.request.config import ExportConfig
     from rs_embed.request.request import Request
-    from rs_embed.runs.run import open_run
+    from rs_embed.runs.open_run import open_run
 
     from ..support.rasters import WINDOW
 
@@ -235,8 +87,9 @@ def local(folder: Path, spots: list, about: dict, upto: str = "merge", target: s
 
 
 @pytest.mark.parametrize("format", ["npz", "netcdf"])
-def test_of_another_dtype_and_of_nothing(tmp_path, format):
-    """Arrays of all places hold the widest dtype; what says that there is no imagery stays, and is not asked again."""
+def test_chips_of_different_dtypes_and_without_imagery(tmp_path, format):
+    """Arrays of all ROIs have the widest dtype. Objects without imagery stay, and are not
+    requested again."""
     about, spots = rasters(tmp_path / "rasters")
     (tmp_path / "two").mkdir()
     run = local(tmp_path / "two", spots[:2], about, format=format)
@@ -258,7 +111,7 @@ def test_of_another_dtype_and_of_nothing(tmp_path, format):
         assert counts(again) == {"fetched": 0, "restored": 2, "reused": 1} and stored(folder) == chips
 
 
-def test_places_of_different_shapes(tmp_path):
+def test_chips_of_different_shapes(tmp_path):
     about, _ = rasters(tmp_path / "rasters")
     spots = [at(45, 45), at(45, 45, 60), at(40, 40, 110)]
     run = local(tmp_path, spots, about)
@@ -269,55 +122,55 @@ def test_places_of_different_shapes(tmp_path):
     assert counts(local(tmp_path, spots, about, "fetch"))["restored"] == 3 and stored(tmp_path) == chips
 
 
-def test_a_place_that_is_there_twice_and_bands_that_were_fetched_apart(tmp_path):
+def test_chips_of_two_exports_and_bands_fetched_separately(tmp_path):
     make(tmp_path, slice(0, 2), (TWO,), target="first", keep_work="all")
     run = make(tmp_path, slice(0, 3), (ONE, TWO), target="second")
     chips = stored(tmp_path)
     (tmp_path / ".rs_embed" / "runs" / next(p.name for p in run.dir.parent.glob("first*"))).rename(tmp_path / "gone")
     free(run)
-    assert not objects(tmp_path, "chips"), "also those that another export made"
+    assert not objects(tmp_path, "chips"), "also those that another export fetched"
     again = make(tmp_path, slice(0, 3), (ONE, TWO), target="third", upto="fetch")
     assert counts(again) == {"fetched": 0, "restored": 3, "reused": 0}
     assert stored(tmp_path).items() <= chips.items()
 
 
-def test_what_the_export_does_not_have_wholly_stays(tmp_path):
+def test_chips_that_the_export_has_partly_stay(tmp_path):
     make(tmp_path, models=(ONE,), target="all", save_inputs=False)  # four bands, saved nowhere
     run = make(tmp_path, models=(TWO,), target="rgb")  # three of them
     free(run)
     assert len(objects(tmp_path, "chips")) == 4
     shutil.rmtree(next(run.dir.parent.glob("all-*")))
     free(run)
-    assert len(objects(tmp_path, "chips")) == 4, "also where nothing else refers to them: B8 would have to be fetched"
+    assert len(objects(tmp_path, "chips")) == 4, "also if nothing else refers to them: B8 would have to be fetched"
 
 
-# what happens to the export ------------------------------------------------------------------------------------------
+# changes of the export ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def larger(monkeypatch):
-    """Places whose rows are longer than what a reader of a header reads."""
+    """ROIs whose rows are longer than what a reader of a header reads."""
     monkeypatch.setattr("tests.support.work_folders.SPOTS", places(9))
 
 
-def damaged_at(path: Path, key: str, row: int) -> None:
+def damage_row(path: Path, key: str, row: int) -> None:
     """Change a byte inside a row of a combined file, and keep the time."""
     stat = path.stat()
     data = bytearray(path.read_bytes())
     with NpzReader(path) as file:
-        _, mark = list(file.rows(key))[row]
+        _, mark = list(file.iter_rows(key))[row]
         member = file._member(key)
-        with file._raw(member) as raw:
+        with file._open_raw(member) as raw:
             data[raw.tell() + mark + 30] ^= 0xFF
     path.write_bytes(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_of_a_damaged_export_what_is_whole_comes_back(tmp_path, larger):
+def test_intact_rows_of_a_damaged_export_are_restored(tmp_path, larger):
     run = make(tmp_path)
     chips = stored(tmp_path)
     free(run)
-    damaged_at(tmp_path / "run.npz", "inputs_bchw__mosaiks", 2)
+    damage_row(tmp_path / "run.npz", "inputs_bchw__mosaiks", 2)
     again = make(tmp_path, upto="fetch")
     assert counts(again) == {"fetched": 1, "restored": 3, "reused": 0}
     now = stored(tmp_path)
@@ -325,7 +178,7 @@ def test_of_a_damaged_export_what_is_whole_comes_back(tmp_path, larger):
 
 
 @pytest.mark.parametrize("how", ["deleted", "another", "no zip", "empty", "other names", "flag", "method"])
-def test_an_export_that_is_another_counts_for_nothing(tmp_path, how, capsys):
+def test_nothing_is_restored_from_another_export(tmp_path, how, capsys):
     run = make(tmp_path)
     free(run)
     path = tmp_path / "run.npz"
@@ -337,7 +190,7 @@ def test_an_export_that_is_another_counts_for_nothing(tmp_path, how, capsys):
         other = make(tmp_path, slice(4, 8), target="other")
         shutil.copy(tmp_path / "other.npz", path)
         assert other
-    elif how in ("flag", "method"):  # one bit of the directory: zipfile says encrypted, or an unknown method
+    elif how in ("flag", "method"):  # one bit of the directory: zipfile reports encryption, or an unknown method
         data = bytearray(path.read_bytes())
         data[data.find(b"PK\x01\x02") + (8 if how == "flag" else 10)] ^= 1
         path.write_bytes(data)
@@ -348,7 +201,7 @@ def test_an_export_that_is_another_counts_for_nothing(tmp_path, how, capsys):
 
 
 @pytest.mark.parametrize("format", ["npz", "netcdf"])
-def test_one_damaged_file_of_a_place_costs_that_place(tmp_path, format):
+def test_only_rois_with_damaged_files_are_fetched_again(tmp_path, format):
     about = {"layout": "per_item", "format": format}
     run = make(tmp_path, **about)
     free(run)
@@ -357,18 +210,18 @@ def test_one_damaged_file_of_a_place_costs_that_place(tmp_path, format):
     assert counts(make(tmp_path, upto="fetch", **about)) == {"fetched": 2, "restored": 2, "reused": 0}
 
 
-def test_a_touched_export_is_the_same(tmp_path):
+def test_an_export_with_a_new_time_is_still_used(tmp_path):
     run = make(tmp_path)
     free(run)
     os.utime(tmp_path / "run.npz")
-    free(make(tmp_path))  # merged anew, of restored chips
+    free(make(tmp_path))  # merged again, from restored chips
     os.utime(tmp_path / "run.npz")
     more = make(tmp_path, slice(4, 6), target="more")
     free(more)
     assert counts(make(tmp_path, target="third", upto="fetch"))["restored"] == 4
 
 
-def test_a_moved_folder_is_read_from_where_it_is(tmp_path):
+def test_chips_are_restored_in_a_moved_folder(tmp_path):
     (tmp_path / "here").mkdir()
     free(make(tmp_path / "here"))
     (tmp_path / "here").rename(tmp_path / "there")
@@ -376,7 +229,7 @@ def test_a_moved_folder_is_read_from_where_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["combined", "per_item"])
-def test_links_on_the_way_to_the_export(tmp_path, layout):
+def test_symbolic_links_in_the_path_of_the_export(tmp_path, layout):
     for name in ("real", "elsewhere"):
         (tmp_path / name).mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -389,8 +242,8 @@ def test_links_on_the_way_to_the_export(tmp_path, layout):
     assert counts(make(folder, slice(0, 5), models=(ONE, TWO), upto="fetch", **about))["fetched"] == 0
 
 
-def test_files_that_are_not_made_anew_keep_their_records(tmp_path):
-    """One chunk of a folder is written anew, the other is not."""
+def test_files_that_are_not_written_again_keep_their_records(tmp_path):
+    """One chunk of a folder is written again, the other is not."""
     from rs_embed.stages.prepare import prepare
 
     about = {"layout": "per_item", "chunk_size": 2}
@@ -402,17 +255,17 @@ def test_files_that_are_not_made_anew_keep_their_records(tmp_path):
         part = more.plan.chunks[-1].parts[0].name
         for source in more.plan.sources:
             fetch(more, source.id, part)
-        [embed(more, unit.id, more.plan.chunks[-1].name) for unit in more.plan.embedded]
+        [embed(more, unit.id, more.plan.chunks[-1].name) for unit in more.plan.embedded_units]
         write_chunk(more, more.plan.chunks[-1].name)
         merge(more)
     assert len(objects(tmp_path, "chips")) == 1
     free(more)
     assert not objects(tmp_path, "chips")
-    assert [len(p.read_bytes().splitlines()) for p in freed_chips.of_store(more.store)] == [1 + 5]
+    assert [len(p.read_bytes().splitlines()) for p in freed_chips.list_all_records(more.store)] == [1 + 5]
     assert counts(make(tmp_path, slice(0, 5), upto="fetch", **about))["fetched"] == 0
 
 
-def test_a_second_project_reads_what_the_first_one_has(tmp_path):
+def test_a_second_project_restores_chips_from_the_first(tmp_path):
     store = str(tmp_path / "store")
     free(make(tmp_path / "one", store_dir=store))
     assert not list((tmp_path / "store").glob("chips/*"))
@@ -422,28 +275,28 @@ def test_a_second_project_reads_what_the_first_one_has(tmp_path):
     assert not list((tmp_path / "store").glob("chips/*"))
     (tmp_path / "one" / "run.npz").unlink()
     third = make(tmp_path / "three", slice(0, 5), target="third", store_dir=store, upto="fetch")
-    assert counts(third) == {"fetched": 1, "restored": 4, "reused": 0}, "the second one has the others"
+    assert counts(third) == {"fetched": 1, "restored": 4, "reused": 0}, "the second project has the others"
 
 
-# when they go --------------------------------------------------------------------------------------------------------
+# when chips are freed ----------------------------------------------------------------------------
 
 
-def test_nothing_of_an_unfinished_run_goes(tmp_path):
+def test_chips_of_an_unfinished_run_are_not_freed(tmp_path):
     make(tmp_path, slice(2, 6), target="other", upto="fetch")
     run = make(tmp_path, slice(0, 4))
     free(run)
-    assert len(objects(tmp_path, "chips")) == 4 and not (run.dir / TIDIED).exists(), "two were held back"
+    assert len(objects(tmp_path, "chips")) == 4 and not (run.dir / TIDIED).exists(), "two are needed by the other run"
     free(make(tmp_path, slice(2, 6), target="other"))
     assert not objects(tmp_path, "chips") and (run.dir / TIDIED).exists()
 
 
 class Stopped(BaseException):
-    """Instead of a kill."""
+    """Raised instead of a kill."""
 
 
 @pytest.mark.parametrize("left", range(0, 5))
-def test_stopped_in_the_middle_of_freeing(tmp_path, monkeypatch, left):
-    """Whatever goes, a durable record of it is there."""
+def test_freeing_that_is_interrupted(tmp_path, monkeypatch, left):
+    """Every deleted chip has a durable record."""
     run = make(tmp_path)
     chips = stored(tmp_path)
     unlink, count = Path.unlink, [left]
@@ -469,7 +322,7 @@ def test_stopped_in_the_middle_of_freeing(tmp_path, monkeypatch, left):
     assert not objects(tmp_path, "chips")
 
 
-def test_stopped_while_records_are_written(tmp_path, monkeypatch):
+def test_writing_records_that_is_interrupted(tmp_path, monkeypatch):
     run = make(tmp_path)
 
     def stop(*_, **__):
@@ -482,24 +335,24 @@ def test_stopped_while_records_are_written(tmp_path, monkeypatch):
     assert len(objects(tmp_path, "chips")) == 4 and not list((tmp_path / ".rs_embed" / "store").rglob("kept/*/*/*"))
 
 
-def test_a_second_time_nothing_is_read_again(tmp_path, monkeypatch):
+def test_an_export_is_not_compared_twice(tmp_path, monkeypatch):
     run = make(tmp_path)
     free(run)
-    make(tmp_path, target="second", upto="fetch")  # brings them back
+    make(tmp_path, target="second", upto="fetch")  # restores them
     monkeypatch.setattr(proving, "open_arrays", lambda path: pytest.fail(f"{path} is opened"))
     shutil.rmtree(next(run.dir.parent.glob("second-*")))
-    free(run)  # remembers that there is nothing to do
+    free(run)  # it is recorded that nothing is to be done
     assert len(objects(tmp_path, "chips")) == 4
     (run.dir / TIDIED).unlink()
     free(run)
-    assert not objects(tmp_path, "chips"), "the records still hold"
+    assert not objects(tmp_path, "chips"), "the records are still valid"
 
 
-def test_an_export_that_was_changed_frees_nothing(tmp_path, larger):
+def test_chips_of_a_changed_export_are_not_freed(tmp_path, larger):
     run = make(tmp_path)
-    damaged_at(tmp_path / "run.npz", "inputs_bchw__mosaiks", 2)
+    damage_row(tmp_path / "run.npz", "inputs_bchw__mosaiks", 2)
     free(run)
-    assert len(objects(tmp_path, "chips")) == 2, "those of the damaged row, and behind it"
+    assert len(objects(tmp_path, "chips")) == 2, "those of the damaged row and of the rows after it"
     with open(tmp_path / "run.npz", "ab") as file:
         file.write(b"x")
     (run.dir / TIDIED).unlink()
@@ -507,12 +360,11 @@ def test_an_export_that_was_changed_frees_nothing(tmp_path, larger):
     assert len(objects(tmp_path, "chips")) == 4
 
 
-def test_an_export_without_cuts_keeps_its_chips(tmp_path):
-    """One that an earlier version wrote: each row would cost the reading of all before it."""
-    from rs_embed.formats import deflate
+def test_chips_of_an_export_without_row_marks_are_not_freed(tmp_path):
+    """An earlier version wrote such files: to read a row, all rows before it must be read."""
 
-    class Plain(deflate.ByRow):
-        def rows(self, rows, threads):
+    class Plain(deflate.RowCompressor):
+        def compress_rows(self, rows, threads):
             self._one = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
             return rows
 
@@ -523,20 +375,20 @@ def test_an_export_without_cuts_keeps_its_chips(tmp_path):
             return self._one.flush()
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(deflate, "ByRow", Plain)
+        patched.setattr(deflate, "RowCompressor", Plain)
         run = make(tmp_path)
     free(run)
     assert len(objects(tmp_path, "chips")) == 4 and load_export(tmp_path / "run").embedding("mosaiks").shape == (4, 16)
 
 
-# what only the old files had -----------------------------------------------------------------------------------------
+# before a file is replaced -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["combined", "per_item"])
-def test_what_is_not_asked_for_any_more_comes_back_before_the_file_goes(tmp_path, layout, say):
+def test_chips_are_restored_before_their_only_file_is_replaced(tmp_path, layout, say):
     free(make(tmp_path, layout=layout))
-    chips_of = make(tmp_path, layout=layout, save_inputs=False)
-    free(chips_of)
+    without = make(tmp_path, layout=layout, save_inputs=False)
+    free(without)
     assert len(objects(tmp_path, "chips")) == 4, "pixels that are saved nowhere else"
     saved = make(tmp_path, layout=layout)
     assert counts(saved)["fetched"] == 0
@@ -545,7 +397,7 @@ def test_what_is_not_asked_for_any_more_comes_back_before_the_file_goes(tmp_path
     fewer = make(tmp_path, slice(0, 3), layout=layout)
     assert counts(fewer) == {"fetched": 0, "restored": 3, "reused": 0}
     free(fewer)
-    left = {"combined": 1, "per_item": 0}[layout]  # the file of a place that is not asked for stays
+    left = {"combined": 1, "per_item": 0}[layout]  # the file of a ROI that is not requested stays
     assert len(objects(tmp_path, "chips")) == left
     back = make(tmp_path, layout=layout)
     assert counts(back)["fetched"] == 0
@@ -553,7 +405,7 @@ def test_what_is_not_asked_for_any_more_comes_back_before_the_file_goes(tmp_path
     assert not objects(tmp_path, "chips") and say("verify", tmp_path)[0] == 0
 
 
-def test_a_file_of_a_place_that_means_another_one(tmp_path):
+def test_a_file_that_is_replaced_by_that_of_another_roi(tmp_path):
     free(make(tmp_path, slice(0, 2), layout="per_item"))
     other = make(tmp_path, slice(2, 4), layout="per_item")  # the same names
     free(other)
@@ -561,22 +413,22 @@ def test_a_file_of_a_place_that_means_another_one(tmp_path):
     assert counts(make(tmp_path, slice(0, 4), layout="per_item", upto="fetch"))["fetched"] == 0
 
 
-def test_prune_removes_records_of_exports_that_are_gone(tmp_path, say):
+def test_prune_removes_records_of_missing_exports(tmp_path, say):
     free(make(tmp_path))
     free(make(tmp_path, slice(4, 6), target="other"))
-    assert len(freed_chips.of_store(Store(tmp_path / ".rs_embed" / "store"))) == 2
+    assert len(freed_chips.list_all_records(Store(tmp_path / ".rs_embed" / "store"))) == 2
     assert say("prune", tmp_path)[1]["records"]["files"] == 0
     (tmp_path / "other.npz").unlink()
-    assert "records of freed chips whose export is gone: 1 file" in say("prune", tmp_path, plain=True)[1]
-    assert "records of freed chips whose export is gone: 1 file" in say("status", tmp_path, plain=True)[1]
+    assert "records of freed chips whose export is missing: 1 file" in say("prune", tmp_path, plain=True)[1]
+    assert "records of freed chips whose export is missing: 1 file" in say("status", tmp_path, plain=True)[1]
     assert say("prune", tmp_path, "--yes")[1]["records"]["files"] == 1
-    assert len(freed_chips.of_store(Store(tmp_path / ".rs_embed" / "store"))) == 1
+    assert len(freed_chips.list_all_records(Store(tmp_path / ".rs_embed" / "store"))) == 1
 
 
-def test_verify_counts_damaged_records_and_set_aside_leaves_freed_runs_alone(tmp_path, say):
+def test_verify_counts_damaged_records_and_set_aside_skips_freed_runs(tmp_path, say):
     run = make(tmp_path)
     free(run)
-    (path,) = freed_chips.of_store(run.store)
+    (path,) = freed_chips.list_all_records(run.store)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], lines[2].replace(b"EPSG", b"EPSH"), *lines[3:]]))
     code, said = say("verify", tmp_path)
@@ -588,12 +440,12 @@ def test_verify_counts_damaged_records_and_set_aside_leaves_freed_runs_alone(tmp
     assert code == 1 and len(said["set_aside"]) == 1
     assert [Path(p).parts[-3:-1] for p in said["withdrawn"] if "fetch" in p] == []
     assert len(before) - len(sorted(p.name for p in run.dir.rglob("*.json"))) == 2, (
-        "of its embeddings, and of its chunk"
+        "those of its embeddings and its chunk"
     )
     assert counts(make(tmp_path, upto="fetch")) == {"fetched": 1, "restored": 3, "reused": 0}
 
 
-def test_a_limit_frees_what_can_be_read_back(tmp_path, say):
+def test_a_size_limit_frees_chips_that_can_be_restored(tmp_path, say):
     run = make(tmp_path, keep_work="all")
     assert say("prune", tmp_path, "--yes", "--max-gb", "0")[1]["spare"]["files"] == 8
     assert json.loads((run.dir / FREED).read_text()) == ["chips", "embeddings"]
@@ -603,4 +455,4 @@ def test_a_limit_frees_what_can_be_read_back(tmp_path, say):
 def test_the_lock_is_not_lost(tmp_path):
     run = make(tmp_path)
     free(run)
-    assert run.store.root.resolve() not in locks._held
+    assert run.store.root.resolve() not in locks._held_locks

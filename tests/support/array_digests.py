@@ -1,6 +1,7 @@
-"""Digests of the array files of exports, through real runs: ``python -m tests.support.array_digests FOLDER > before.json``.
+"""Digests of the array files of exports from real runs:
+``python -m tests.support.array_digests FOLDER > before.json``.
 
-Run with two versions of the package on one machine, the outputs are equal unless a number has changed.
+With two versions of the package on one machine, the outputs are equal unless a value has changed.
 """
 
 from __future__ import annotations
@@ -27,24 +28,23 @@ MODELS = [
 
 
 def exports() -> dict[str, dict]:
-    """Config mappings by name: every model, both layouts and formats, local and sample imagery."""
+    """Configs by name: every model, both layouts and formats, local and sample imagery."""
     local = {"rois": "places.csv", "temporal": SUMMER, "models": MODELS, "backend": "local:rasters"}
-    made = {
+    configs = {
         "pooled": local,
         "grid": local | {"output": {"mode": "grid"}, "export": {"input_prep": "tile"}},
         "mercator": local | {"export": {"projection": "web_mercator"}},
         "bf16": local | {"models": MODELS[:4], "export": {"precision": "bf16", "save_inputs": False}},
-        "inputs": local
-        | {"models": [MODELS[0], MODELS[4]], "export": {"save_inputs": "model", "save_embeddings": True}},
+        "inputs": local | {"models": MODELS[4:], "export": {"save_inputs": "model", "save_embeddings": True}},
     }
-    made |= {n: c for n, c in REQUESTS.items() if n.startswith("sample") and "remoteclip" not in json.dumps(c)}
+    configs |= {n: c for n, c in REQUESTS.items() if n.startswith("sample") and "remoteclip" not in json.dumps(c)}
     out = {}
-    for name, config in made.items():
-        for layout in ("combined", "per_item"):
-            for kind in ("npz", "netcdf"):
-                target = {"layout": layout, "path": f"{name.replace(' ', '_')}-{layout}-{kind}"}
-                export = {"chunk_size": 2} | config.get("export", {}) | {"format": kind}
-                out[target["path"]] = config | {"target": target, "export": export}
+    every = [("combined", "npz"), ("per_item", "netcdf"), ("combined", "netcdf"), ("per_item", "npz")]
+    for name, config in configs.items():
+        for layout, kind in every if name in ("pooled", "sample mosaiks") else every[:2]:
+            target = {"layout": layout, "path": f"{name.replace(' ', '_')}-{layout}-{kind}"}
+            export = {"chunk_size": 2} | config.get("export", {}) | {"format": kind}
+            out[target["path"]] = config | {"target": target, "export": export}
     return out
 
 
@@ -55,8 +55,8 @@ def main(folder: Path) -> int:
     rasters.write(folder / "rasters" / "scene.tif", pixels, names=BANDS)
     row = {"path": "scene.tif", "collection": COLLECTION, "bands": " ".join(BANDS)}
     rasters.catalogue(folder / "rasters", row)
-    places = [rasters.at(60, 60, 400), rasters.at(80, 90, 480), rasters.at(100, 70, 520)]
-    rows = [f"p{i},{p.lon},{p.lat},{p.buffer_m}" for i, p in enumerate(places)]
+    rois = [rasters.at(60, 60, 400), rasters.at(80, 90, 480), rasters.at(100, 70, 520)]
+    rows = [f"p{i},{p.lon},{p.lat},{p.buffer_m}" for i, p in enumerate(rois)]
     (folder / "places.csv").write_text("\n".join(["name,lon,lat,buffer_m", *rows, ""]))
     snakefile = Path(__file__).resolve().parents[2] / "Snakefile"
     for name, config in exports().items():
@@ -69,8 +69,8 @@ def main(folder: Path) -> int:
         print(name, file=sys.stderr, flush=True)
     files = sorted(p for p in folder.rglob("*.n[pc]*") if ".rs_embed" not in p.parts)
     files += sorted(folder.glob(".rs_embed/store/**/*.npy"))
-    said = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in files}
-    print(json.dumps(said, indent=1))
+    digests = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in files}
+    print(json.dumps(digests, indent=1))
     return 0
 
 

@@ -91,7 +91,7 @@ CHANGES = [
     Change("the first ROI twice", duplicate_roi(0, 0), steps=of(4, 8, 4, 1)),
     Change("a ROI twice, again in the middle", duplicate_roi(0, 3), steps=of(3, 6, 3, 1)),
     Change("a ROI twice, again at the end", duplicate_roi(0, 6), steps=of(1, 2, 1, 1)),
-    Change("the order turned round", lambda r: r["rois"].reverse(), steps=of(3, 6, 3, 1)),
+    Change("the order reversed", lambda r: r["rois"].reverse(), steps=of(3, 6, 3, 1)),
     Change("the first ROI moved to the end", move_roi(0, 5), steps=of(3, 6, 3, 1)),
     Change("the two ROIs of one chunk swapped", move_roi(2, 3), steps=of(1, 2, 1, 1)),
     Change("a ROI of another size", lambda r: r["rois"][3].update(buffer_m=170), 1, 2, of(1, 2, 1, 1)),
@@ -117,7 +117,10 @@ CHANGES = [
     Change("`cores`", option(cores=1), steps={}),
     Change("`continue_on_error`", option(continue_on_error=True), steps={}),
     Change(
-        "`device` (said in manifests)", lambda r: r.update(device="cpu"), steps=of(0, 0, 0, 1), per_item=of(0, 0, 3, 1)
+        "`device` (recorded in manifests)",
+        lambda r: r.update(device="cpu"),
+        steps=of(0, 0, 0, 1),
+        per_item=of(0, 0, 3, 1),
     ),
     Change("the other file format", option(format="netcdf"), steps=of(3, 6, 3, 1), per_item=of(0, 0, 3, 1)),
     Change("the folder moved elsewhere", lambda r: r.update(moved=True), steps={}),

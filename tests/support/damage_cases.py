@@ -28,7 +28,7 @@ def flip(path: Path) -> None:
 
 
 def flip_quietly(path: Path) -> None:
-    """As ``flip``, and nothing that ``stat`` says of the file's content gives it away."""
+    """As ``flip``, and ``stat`` shows no change of the file."""
     stat = path.stat()
     flip(path)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -92,8 +92,8 @@ def each(after: After, quietly: After | None = None) -> dict[str, After]:
     return {DELETED: after, CUT: after, FLIPPED: after, QUIETLY: quietly or after}
 
 
-def seen_when_read(gone: After, read: After) -> dict[str, After]:
-    return {DELETED: gone, CUT: read, FLIPPED: read, QUIETLY: read}
+def seen_when_read(missing: After, read: After) -> dict[str, After]:
+    return {DELETED: missing, CUT: read, FLIPPED: read, QUIETLY: read}
 
 
 THINGS = [
@@ -108,26 +108,30 @@ THINGS = [
     Thing("a receipt of write, per ROI", "per_item", f"{ITEMS}/items/00001.json", each(WRITE)),
     Thing("the records of a chunk", "combined", f"{RUN}/items/00001.jsonl", each(WRITE, UNNEEDED)),
     Thing(
-        *("the records of a chunk, and the combined `.npz` is gone", "combined", f"{RUN}/items/00001.jsonl"),
+        *("the records of a chunk, and the combined `.npz` is missing", "combined", f"{RUN}/items/00001.jsonl"),
         *(each(WRITE, After(WRITE.steps, starts=2)), "run.npz"),
     ),
     Thing("the receipt of merge", "combined", f"{RUN}/merge.json", each(MERGE)),
     Thing("the receipt of a repair", "per_item", f"{ITEMS}/repairs/00001-0.json", each(UNNEEDED)),
     Thing("a chip", "combined", CHIP, each(UNNEEDED)),
     Thing(
-        "a chip, and the combined `.npz` is gone", "combined", CHIP, seen_when_read(NEW_CHIP, SECOND_CHIP), "run.npz"
+        "a chip, and the combined `.npz` is missing", "combined", CHIP, seen_when_read(NEW_CHIP, SECOND_CHIP), "run.npz"
     ),
     Thing(
-        "a chip, and a file made of it is gone", "per_item", CHIP, seen_when_read(NEW_CHIP, SECOND_CHIP), "items/*.npz"
+        "a chip, and a file made of it is missing",
+        "per_item",
+        CHIP,
+        seen_when_read(NEW_CHIP, SECOND_CHIP),
+        "items/*.npz",
     ),
     Thing("an embedding", "combined", VECTOR, each(UNNEEDED)),
     Thing(
-        *("an embedding, and the combined `.npz` is gone", "combined", VECTOR),
+        *("an embedding, and the combined `.npz` is missing", "combined", VECTOR),
         *(seen_when_read(NEW_VECTOR, SECOND_VECTOR), "run.npz"),
     ),
     Thing("`bands.json` of the chips", "combined", ".rs_embed/store/chips/*/*/bands.json", each(UNNEEDED)),
     Thing(
-        *("`bands.json`, and the combined `.npz` is gone", "combined", ".rs_embed/store/chips/*/*/bands.json"),
+        *("`bands.json`, and the combined `.npz` is missing", "combined", ".rs_embed/store/chips/*/*/bands.json"),
         *(each(MERGE_ALONE), "run.npz"),
     ),
     Thing("the frozen `config.yaml`", "combined", f"{RUN}/config.yaml", each(NOTHING)),
@@ -138,7 +142,7 @@ THINGS = [
     Thing("`runs/`, one file per ROI", "per_item", ".rs_embed/runs", {DELETED: After(EVERY_STEP)}),
     Thing("`store/`", "combined", ".rs_embed/store", {DELETED: UNNEEDED}),
     Thing(
-        *("`store/`, and the combined `.npz` is gone", "combined", ".rs_embed/store"),
+        *("`store/`, and the combined `.npz` is missing", "combined", ".rs_embed/store"),
         *({DELETED: After(EVERY_STEP, 4, 8)}, "run.npz"),
     ),
     Thing("`.rs_embed/`", "combined", ".rs_embed", {DELETED: After(EVERY_STEP, 4, 8)}),

@@ -1,5 +1,6 @@
-"""A loopback Earth Engine: the service's own discovery document and algorithms (from the client's wheel), pixels and values
-evaluated from local GeoTIFFs, faults on order, and a record of what was asked."""
+"""A loopback Earth Engine: the service's own discovery document and algorithms (from the client's
+wheel), pixels and values evaluated from local GeoTIFFs, injected faults, and a record of the
+requests."""
 
 from __future__ import annotations
 
@@ -23,14 +24,15 @@ import numpy as np
 
 from rs_embed.request.geometry import Grid
 
-from .ee_graph import Graph, Image, Refused, Scene
+from .ee_graph import Graph, Image, RequestRefused, Scene
 
 PROJECT = "test-project"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong: an error answer, half a body (``cut``), no answer (``drop``), or a late one (``slow`` seconds)."""
+    """A fault of one request: an error answer, half a body (``cut``), no answer (``drop``), or a
+    late one (``slow`` seconds)."""
 
     status: int = 200
     message: str = ""
@@ -52,13 +54,15 @@ class EarthEngine:
 
     Attributes:
         collections: images by collection id.
-        faults, value_faults: for the next requests for pixels, and for values, one each; None: all is well.
+        faults, value_faults: for the next requests for pixels, and for values, one each; None: no
+            fault.
         start_faults: how many of the next requests of a connecting client are refused.
-        chances: of a fault in any later pixel request, with a seeded generator.
+        chances: probabilities of a fault in any later pixel request, with a seeded generator.
         latency: shortest time of an answer with pixels, seconds.
         limit: largest answer, bytes without compression.
-        asked: bodies of requests by kind, as they came. done: digests of requests that were answered in full.
-        most: greatest number of requests in flight at a time. flying: how many are now.
+        requests: bodies of requests by kind, in order. answered: digests of requests with a
+            complete answer.
+        max_in_flight: largest number of requests in flight at a time. in_flight: their number now.
     """
 
     collections: dict[str, list[Scene]] = field(default_factory=dict)
@@ -67,15 +71,15 @@ class EarthEngine:
     chances: dict[Fault, float] = field(default_factory=dict)
     latency: float = 0.0
     limit: int = 48 << 20
-    asked: dict[str, list] = field(default_factory=lambda: {"pixels": [], "value": [], "start": []})
-    done: Counter = field(default_factory=Counter)
+    requests: dict[str, list] = field(default_factory=lambda: {"pixels": [], "value": [], "start": []})
+    answered: Counter = field(default_factory=Counter)
     headers: list[dict] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     start_faults: int = 0
-    began: list[float] = field(default_factory=list)
-    ended: list[float] = field(default_factory=list)
-    most: int = 0
-    flying: int = 0
+    start_times: list[float] = field(default_factory=list)
+    end_times: list[float] = field(default_factory=list)
+    max_in_flight: int = 0
+    in_flight: int = 0
 
     def __post_init__(self) -> None:
         import ee
@@ -87,36 +91,44 @@ class EarthEngine:
 
     @property
     def repeats(self) -> int:
-        """Pixel requests that were made again although they had succeeded."""
-        return sum(n - 1 for n in self.done.values())
+        """Number of pixel requests that were repeated although they had succeeded."""
+        return sum(n - 1 for n in self.answered.values())
 
     def counts(self) -> dict[str, int]:
         """Requests by kind."""
-        return {k: len(v) for k, v in self.asked.items()}
+        return {k: len(v) for k, v in self.requests.items()}
 
-    def forget(self) -> None:
-        """Begin to count anew."""
-        for record in (*self.asked.values(), self.done, self.headers, self.kinds, self.began, self.ended):
+    def reset_counts(self) -> None:
+        """Clear the record of requests."""
+        for record in (
+            *self.requests.values(),
+            self.answered,
+            self.headers,
+            self.kinds,
+            self.start_times,
+            self.end_times,
+        ):
             record.clear()
-        self.most = 0
+        self.max_in_flight = 0
 
-    def take_off(self, kind: str, body: dict) -> None:
-        """A request has come."""
+    def start_request(self, kind: str, body: dict) -> None:
+        """Record a request."""
         with self.lock:
-            self.asked[kind].append(body)
-            self.began.append(time.monotonic())
+            self.requests[kind].append(body)
+            self.start_times.append(time.monotonic())
             self.kinds.append(kind)
-            self.flying += 1
-            self.most = max(self.most, self.flying)
+            self.in_flight += 1
+            self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
-    def land(self) -> None:
-        """Its answer is about to be sent: once it is read, the client may ask the next thing."""
+    def end_request(self) -> None:
+        """Record the end before the answer is sent: the client may send the next request once it
+        has read the answer."""
         with self.lock:
-            self.flying -= 1
-            self.ended.append(time.monotonic())
+            self.in_flight -= 1
+            self.end_times.append(time.monotonic())
 
-    def fault(self, kind: str) -> Fault | None:
-        """What happens to the next request."""
+    def next_fault(self, kind: str) -> Fault | None:
+        """The fault of the next request, or None."""
         with self.lock:
             if kind == "value":
                 return self.value_faults.pop(0) if self.value_faults else None
@@ -145,9 +157,11 @@ class EarthEngine:
         assert isinstance(image, Image) and body["fileFormat"] == "NPY"
         total = grid.width * grid.height * sum(k.itemsize for k in image.dtypes)
         if total > self.limit:
-            raise Refused(f"Total request size ({total} bytes) must be less than or equal to {self.limit} bytes.")
+            raise RequestRefused(
+                f"Total request size ({total} bytes) must be less than or equal to {self.limit} bytes."
+            )
         if max(grid.width, grid.height) > 32768 or len(image.names) > 1024:
-            raise Refused("Pixel grid dimensions must be less than or equal to 32768, with at most 1024 bands.")
+            raise RequestRefused("Pixel grid dimensions must be less than or equal to 32768, with at most 1024 bands.")
         table = np.zeros((grid.height, grid.width), list(zip(image.names, image.dtypes)))
         for name, (values, mask) in zip(image.names, image.pixels(grid), strict=True):
             table[name] = np.where(mask, values, 0)
@@ -164,7 +178,7 @@ def _handler(service: EarthEngine) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             service.headers.append(dict(self.headers))
             kind = "discovery" if "discovery" in self.path else "algorithms"
-            service.asked["start"].append(kind)
+            service.requests["start"].append(kind)
             if service.start_faults:
                 service.start_faults -= 1
                 self.answer(503, _error(503, UNAVAILABLE.message))
@@ -175,9 +189,9 @@ def _handler(service: EarthEngine) -> type[BaseHTTPRequestHandler]:
             service.headers.append(dict(self.headers))
             text = self.rfile.read(int(self.headers["Content-Length"]))
             body, kind = json.loads(text), "pixels" if "computePixels" in self.path else "value"
-            service.take_off(kind, body)
-            status, data, more, fault = self.made(kind, body)
-            service.land()
+            service.start_request(kind, body)
+            status, data, more, fault = self.compute_answer(kind, body)
+            service.end_request()
             if fault and fault.drop:
                 # no orderly end: the client sees a reset
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -186,11 +200,11 @@ def _handler(service: EarthEngine) -> type[BaseHTTPRequestHandler]:
             self.answer(status, data, more, cut=bool(fault and fault.cut))
             if status == 200 and kind == "pixels" and not (fault and fault.cut):
                 with service.lock:
-                    service.done[hashlib.sha256(text).hexdigest()] += 1
+                    service.answered[hashlib.sha256(text).hexdigest()] += 1
 
-        def made(self, kind: str, body: dict) -> tuple[int, bytes, dict, Fault | None]:
-            """(status, content, headers, fault) of an answer; takes as long as it is to take."""
-            started, fault = time.monotonic(), service.fault(kind)
+        def compute_answer(self, kind: str, body: dict) -> tuple[int, bytes, dict, Fault | None]:
+            """(status, content, headers, fault) of an answer, after the service's latency."""
+            started, fault = time.monotonic(), service.next_fault(kind)
             if fault and fault.slow:
                 time.sleep(fault.slow)
             if fault and (fault.status != 200 or fault.drop):
@@ -200,7 +214,7 @@ def _handler(service: EarthEngine) -> type[BaseHTTPRequestHandler]:
                 made = (
                     service.pixels(body) if kind == "pixels" else json.dumps({"result": service.value(body)}).encode()
                 )
-            except Refused as error:
+            except RequestRefused as error:
                 return 400, _error(400, str(error)), {}, fault
             time.sleep(max(0.0, service.latency - (time.monotonic() - started)))
             return 200, made, {}, fault
@@ -236,9 +250,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def served(**about) -> Iterator[EarthEngine]:
+def serve_earth_engine(**options) -> Iterator[EarthEngine]:
     """A running service; its address is ``url``."""
-    service = EarthEngine(**about)
+    service = EarthEngine(**options)
     server = _Server(("127.0.0.1", 0), _handler(service))
     service.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

@@ -1,6 +1,8 @@
-"""Earth Engine's expressions, evaluated against local GeoTIFFs: the few functions that the provider asks for.
+"""Earth Engine's expressions, evaluated on local GeoTIFFs: the few functions that the provider
+uses.
 
-An image is made on the grid of the request: every file is warped onto it (nearest), then combined, as the service does.
+An image is computed on the grid of the request: every file is warped onto it (nearest), then
+combined, as the service does.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from rasterio.warp import Resampling, reproject, transform_bounds
 
 from rs_embed.request.geometry import Grid
 
-#: GDAL's datasets in memory bear one thread at a time.
-_warping = threading.Lock()
+#: GDAL's datasets in memory support one thread at a time.
+_warp_lock = threading.Lock()
 
 
-class Refused(Exception):
-    """The service's own words for a request that it does not do."""
+class RequestRefused(Exception):
+    """The service's message about a request that it refuses."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Scene:
     properties: dict = field(default_factory=dict)
     convert: Callable[[np.ndarray], np.ndarray] | None = None
 
-    def about(self) -> dict:
+    def list_properties(self) -> dict:
         when = dt.datetime.fromisoformat(self.time).replace(tzinfo=dt.UTC)
         return {"system:index": self.id, "system:time_start": int(when.timestamp() * 1000)} | self.properties
 
@@ -47,7 +49,8 @@ Planes = list[tuple[np.ndarray, np.ndarray]]  # values and mask of each band
 
 @dataclass
 class Image:
-    """A lazy image: names and types of its bands, its properties, where it lies, its pixels on a grid."""
+    """A lazy image: names and types of its bands, its properties, its footprint, its pixels on a
+    grid."""
 
     names: list[str]
     dtypes: list[np.dtype]
@@ -55,25 +58,25 @@ class Image:
     properties: dict = field(default_factory=dict)
     touches: Callable[[list, str], bool] = lambda box, crs: True
 
-    def derived(self, pixels: Callable[[Grid], Planes], names=None, dtypes=None) -> Image:
+    def derive(self, pixels: Callable[[Grid], Planes], names=None, dtypes=None) -> Image:
         return Image(names or self.names, dtypes or self.dtypes, pixels, self.properties, self.touches)
 
     def each(self, function: Callable, dtype=None) -> Image:
         """A function of values and mask of every band."""
         dtypes = [np.dtype(dtype)] * len(self.names) if dtype else self.dtypes
-        return self.derived(lambda g: [function(v, m) for v, m in self.pixels(g)], dtypes=dtypes)
+        return self.derive(lambda g: [function(v, m) for v, m in self.pixels(g)], dtypes=dtypes)
 
 
-def image_of(scene: Scene) -> Image:
+def open_image(scene: Scene) -> Image:
     """The image of a file."""
     with rasterio.open(scene.path) as file:
         kind = np.dtype(file.dtypes[0])
         crs, bounds = file.crs, file.bounds
     kind = scene.convert(np.zeros(1, kind)).dtype if scene.convert else kind
 
-    @functools.cache  # bits of validity ask for the same pixels
+    @functools.cache  # the bits of validity use the same pixels
     def pixels(grid: Grid) -> Planes:
-        with _warping, rasterio.open(scene.path) as file:
+        with _warp_lock, rasterio.open(scene.path) as file:
             to = {
                 "dst_transform": rasterio.Affine(*grid.affine),
                 "dst_crs": grid.crs,
@@ -93,7 +96,7 @@ def image_of(scene: Scene) -> Image:
         left, bottom, right, top = transform_bounds(crs, other, *bounds, densify_pts=21)
         return left <= box[2] and right >= box[0] and bottom <= box[3] and top >= box[1]
 
-    return Image(list(scene.bands), [kind] * len(scene.bands), pixels, scene.about(), touches)
+    return Image(list(scene.bands), [kind] * len(scene.bands), pixels, scene.list_properties(), touches)
 
 
 @dataclass(frozen=True)
@@ -105,32 +108,32 @@ class Graph:
 
     def node(self, node: dict, names: dict | None = None):
         names = names or {}
-        ((kind, said),) = node.items()
+        ((kind, value),) = node.items()
         if kind == "constantValue":
-            return said
+            return value
         if kind == "valueReference":
-            return self.node(self.values[said], names)
+            return self.node(self.values[value], names)
         if kind == "argumentReference":
-            return names[said]
+            return names[value]
         if kind == "arrayValue":
-            return [self.node(v, names) for v in said.get("values", [])]
+            return [self.node(v, names) for v in value.get("values", [])]
         if kind == "functionDefinitionValue":
-            (argument,) = said["argumentNames"]
-            return lambda value: self.node(self.values[said["body"]], {argument: value})
+            (argument,) = value["argumentNames"]
+            return lambda item: self.node(self.values[value["body"]], {argument: item})
         assert kind == "functionInvocationValue", kind
-        arguments = {k: self.node(v, names) for k, v in said.get("arguments", {}).items()}
-        name = said["functionName"]
+        arguments = {k: self.node(v, names) for k, v in value.get("arguments", {}).items()}
+        name = value["functionName"]
         if name == "ImageCollection.load":
             if arguments["id"] not in self.collections:
-                raise Refused(
+                raise RequestRefused(
                     f"ImageCollection.load: ImageCollection asset '{arguments['id']}' not found (does not exist or "
                     "caller does not have access)."
                 )
-            return [image_of(s) for s in self.collections[arguments["id"]]]
+            return [open_image(s) for s in self.collections[arguments["id"]]]
         return FUNCTIONS[name](**arguments)
 
 
-# filters: of the properties of an image, true, false, or None where a property is missing ------------------------------
+# filters: of the properties of an image, true, false, or None where a property is missing --------
 
 
 def _property(name: str, test: Callable) -> Callable[[Image], bool | None]:
@@ -155,37 +158,37 @@ def _milliseconds(date: str) -> int:
     return int(dt.datetime.fromisoformat(date).replace(tzinfo=dt.UTC).timestamp() * 1000)
 
 
-# images ----------------------------------------------------------------------------------------------------------------
+# images ------------------------------------------------------------------------------------------
 
 
 def _select(input: Image, bandSelectors, newNames=None) -> Image:
     for band in bandSelectors:
         if band not in input.names:
-            raise Refused(
+            raise RequestRefused(
                 f"Image.select: Band pattern '{band}' did not match any bands. Available bands: {input.names}"
             )
     at = [input.names.index(b) for b in bandSelectors]
-    return input.derived(
-        lambda g: _picked(input.pixels(g), at),
+    return input.derive(
+        lambda g: _pick_planes(input.pixels(g), at),
         list(newNames or bandSelectors),
         [input.dtypes[i] for i in at],
     )
 
 
-def _picked(planes: Planes, at: list[int]) -> Planes:
+def _pick_planes(planes: Planes, at: list[int]) -> Planes:
     return [planes[i] for i in at]
 
 
-def _same(collection: list[Image], what: str) -> Image:
+def _require_same_bands(collection: list[Image], what: str) -> Image:
     if not collection:
-        raise Refused(f"{what}: Parameter 'collection' has no images, so the result has no bands.")
+        raise RequestRefused(f"{what}: Parameter 'collection' has no images, so the result has no bands.")
     if any(image.names != collection[0].names for image in collection):
-        raise Refused(f"{what}: Expected a homogeneous image collection.")
+        raise RequestRefused(f"{what}: Expected a homogeneous image collection.")
     return collection[0]
 
 
 def _median(collection: list[Image]) -> Image:
-    first = _same(collection, "reduce.median")
+    first = _require_same_bands(collection, "reduce.median")
 
     def pixels(grid: Grid) -> Planes:
         made = []
@@ -194,11 +197,11 @@ def _median(collection: list[Image]) -> Image:
             made.append((np.ma.median(masked, axis=0).filled(0), ~masked.mask.all(axis=0)))
         return made
 
-    return first.derived(pixels, dtypes=[np.dtype(float)] * len(first.names))
+    return first.derive(pixels, dtypes=[np.dtype(float)] * len(first.names))
 
 
 def _mosaic(collection: list[Image]) -> Image:
-    first = _same(collection, "ImageCollection.mosaic")
+    first = _require_same_bands(collection, "ImageCollection.mosaic")
 
     def pixels(grid: Grid) -> Planes:
         made = []
@@ -209,12 +212,12 @@ def _mosaic(collection: list[Image]) -> Image:
             made.append((values, mask))
         return made
 
-    return first.derived(pixels)
+    return first.derive(pixels)
 
 
 def _add_bands(dstImg: Image, srcImg: Image) -> Image:
     both = dstImg.names + srcImg.names
-    return dstImg.derived(lambda g: dstImg.pixels(g) + srcImg.pixels(g), both, dstImg.dtypes + srcImg.dtypes)
+    return dstImg.derive(lambda g: dstImg.pixels(g) + srcImg.pixels(g), both, dstImg.dtypes + srcImg.dtypes)
 
 
 def _constant(value) -> Image:
@@ -234,7 +237,7 @@ def _binary(function: Callable) -> Callable[..., Image]:
             right = right * len(left) if len(right) == 1 else right
             return [(function(a, b), m & n) for (a, m), (b, n) in zip(left, right, strict=True)]
 
-        return image1.derived(pixels)
+        return image1.derive(pixels)
 
     return made
 
@@ -246,7 +249,7 @@ def _reduce_sum(image: Image, reducer: str) -> Image:
         return [(total, np.logical_or.reduce([m for _, m in planes]))]
 
     assert reducer == "sum"
-    return image.derived(pixels, ["sum"], [np.dtype(float)])
+    return image.derive(pixels, ["sum"], [np.dtype(float)])
 
 
 def _unmask(input: Image, value: Image, sameFootprint: bool = True) -> Image:
@@ -256,7 +259,7 @@ def _unmask(input: Image, value: Image, sameFootprint: bool = True) -> Image:
         ((filler, _),) = value.pixels(grid)
         return [(np.where(m, v, filler.astype(v.dtype)), np.ones_like(m)) for v, m in input.pixels(grid)]
 
-    return input.derived(pixels)
+    return input.derive(pixels)
 
 
 def _first(collection: list[Image]) -> Image | None:
@@ -265,7 +268,7 @@ def _first(collection: list[Image]) -> Image | None:
 
 def _types(image: Image | None) -> dict:
     if image is None:
-        raise Refused("Image.bandTypes: Parameter 'image' is required and may not be null.")
+        raise RequestRefused("Image.bandTypes: Parameter 'image' is required and may not be null.")
     made = {}
     for name, kind in zip(image.names, image.dtypes):
         if kind.kind == "f":
@@ -314,7 +317,7 @@ FUNCTIONS: dict[str, Callable] = {
     ],
     "Image.bandTypes": _types,
     "Image.select": _select,
-    "Image.rename": lambda input, names: input.derived(input.pixels, list(names)),
+    "Image.rename": lambda input, names: input.derive(input.pixels, list(names)),
     "Image.addBands": _add_bands,
     "Image.constant": _constant,
     "Image.mask": lambda image: image.each(lambda v, m: (m.astype("f4"), np.ones_like(m)), "f4"),

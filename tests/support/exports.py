@@ -21,9 +21,9 @@ WINDOW = rs_embed.TemporalSpec.range("2022-06-01", "2022-09-01")
 def places(n: int, buffer_m: float = 160.0) -> list[rs_embed.PointBuffer]:
     """n different squares inside the sample scene."""
     from rs_embed.providers.sample import SCENE
-    from rs_embed.request.geometry import transformer
+    from rs_embed.request.geometry import get_transformer
 
-    to = transformer(SCENE.crs, "EPSG:4326")
+    to = get_transformer(SCENE.crs, "EPSG:4326")
     left, bottom, right, top = SCENE.bounds
     side = int(n**0.5) + 1
     reach = buffer_m + 20
@@ -40,9 +40,9 @@ def export(target: rs_embed.ExportTarget, spatials: list, models: list | None = 
     keywords = {"show_progress": False, "cores": 2, "temporal": WINDOW, "backend": "sample"} | keywords
     if "config" in keywords:
         del keywords["show_progress"], keywords["cores"]
-    said = rs_embed.export_batch(spatials=spatials, models=models or ["mosaiks"], target=target, **keywords)
+    manifests = rs_embed.export_batch(spatials=spatials, models=models or ["mosaiks"], target=target, **keywords)
     check_export(target)
-    return said
+    return manifests
 
 
 def combined(path: Path) -> rs_embed.ExportTarget:
@@ -76,12 +76,12 @@ def jobs(folder: Path) -> set[str]:
 
 
 def made(folder: Path) -> dict[str, int]:
-    """What the receipts of a run say was fetched and embedded."""
+    """Counts of fetched chips and embeddings in the receipts of a run."""
     read = [json.loads(p.read_text()) for p in folder.glob("[fe]*/*/*.json")]
     return {"fetched": sum(r.get("fetched", 0) for r in read), "embedded": sum(r.get("embedded", 0) for r in read)}
 
 
-#: What manifests say of the clock.
+#: Keys of manifests with times.
 _CLOCK = ("created_at", "completed_at", "fetched", "timing")
 
 

@@ -1,4 +1,5 @@
-"""Shared by the tests of the pure modules: described models without an adapter, requests, plans, what a refusal is."""
+"""Model descriptions without an adapter, requests and plans for tests, and what an error message
+must contain."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from rs_embed import ExportConfig, ExportTarget, ModelError, PointBuffer, Sensor
 from rs_embed.planning.model_info import Frames, Modality, ModelInfo, Weights
 from rs_embed.planning.plan import Plan, make_plan
 from rs_embed.planning.units import Generation
-from rs_embed.request.fields import check, option
+from rs_embed.request.fields import check_fields, option
 from rs_embed.request.request import Request
 from rs_embed.request.rois import read_rois, roi_id
 
-#: No deadline: a loaded machine is no bug. No database: tests leave nothing behind.
+#: No deadline: machines can be slow. No database: tests leave no files.
 PROPERTY = settings(deadline=None, database=None, max_examples=100)
 
 WINDOW = TemporalSpec.range("2022-06-01", "2022-09-01")
@@ -25,7 +26,8 @@ PROVIDER = {"name": "fake", "version": 1}
 
 
 def assert_refusal(error: BaseException, *words: str) -> None:
-    """A refusal is one line and one sentence that names what was wrong and says what is allowed."""
+    """An error message is one line and one sentence that names the value and lists what is
+    allowed."""
     text = str(error)
     assert "\n" not in text and not re.search(r"[.!?]\s+[A-Z]", text), f"not one sentence: {text!r}"
     assert re.search(r"allowed: \S|leave it at \S|required are \S|must be \S", text), f"what is allowed? {text!r}"
@@ -43,7 +45,7 @@ class Options:
     frames: int = option(1, minimum=1)
 
     def __post_init__(self) -> None:
-        check(self, "model_config", ModelError)
+        check_fields(self, "model_config", ModelError)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Weighted(Options):
 
 
 def _frames(options: Options, window: TemporalSpec | None) -> Frames:
-    """Monthly frames from two on, as many as the window has months: like a model whose frames follow the window."""
+    """One frame per month of the window, at most ``frames``: like a model whose frames depend on
+    the window."""
     if options.frames == 1 or window is None:
         return Frames()
     start, end = (dt.date.fromisoformat(d) for d in (window.start, window.end))
@@ -82,7 +85,7 @@ ALPHA = ModelInfo(
 BETA = replace(ALPHA, id="beta", aliases=(), modalities={"s2": Modality(replace(S2, bands=("B8", "B4")), "DN")})
 #: A model of a fixed, square input size, with vectors only.
 FIXED = replace(BETA, id="fixed", size=lambda options: 224, square=True, outputs=("pooled",))
-#: A model whose network has published weights and knows its bands by their places.
+#: A model with published weights, whose network requires its bands in order.
 STRICT = replace(
     ALPHA,
     id="strict",
@@ -91,7 +94,7 @@ STRICT = replace(
     any_bands=False,
     weights=lambda options: Weights("a/b", "main", "c.pt"),
 )
-#: The same with grids.
+#: The same model with grids.
 TILED = replace(FIXED, id="tiled", outputs=("pooled", "grid"))
 #: A model that runs in float32 only.
 EXACT = replace(BETA, id="exact", precisions=("fp32",))
@@ -101,16 +104,17 @@ TIMELESS = replace(BETA, id="timeless", needs_window=False)
 MODELS = {info.id: info for info in (ALPHA, BETA, FIXED, TILED, EXACT, STRICT, TIMELESS)} | {"al": ALPHA}
 
 
-def places(n: int) -> list[PointBuffer]:
-    """n different squares."""
+def make_points(n: int) -> list[PointBuffer]:
+    """Squares around ``n`` different points."""
     return [PointBuffer(-170 + 340 * i / n, 60 * i / n, 320) for i in range(n)]
 
 
 def request(n: int = 3, **changes) -> Request:
-    """A valid request; ``changes`` are arguments of ``Request.build``, or options of ``ExportConfig``."""
+    """A valid request; ``changes`` are arguments of ``Request.build``, or options of
+    ``ExportConfig``."""
     options = {k: changes.pop(k) for k in list(changes) if k in ExportConfig.keywords()}
     given = {
-        "spatials": places(n),
+        "spatials": make_points(n),
         "temporal": WINDOW,
         "models": ["alpha"],
         "target": ExportTarget.combined("out/run"),
@@ -119,16 +123,16 @@ def request(n: int = 3, **changes) -> Request:
     return Request.build(**given | changes)
 
 
-def plan(asked: Request | None = None, *, known=MODELS, provider=PROVIDER, generation=Generation(), **changes) -> Plan:
+def plan(given: Request | None = None, *, known=MODELS, provider=PROVIDER, generation=Generation(), **changes) -> Plan:
     """The plan of a request (by default ``request(**changes)``)."""
-    asked = asked or request(**changes)
-    ids = [roi_id(s, asked.temporal) for s in asked.spatials]
+    given = given or request(**changes)
+    ids = [roi_id(s, given.temporal) for s in given.spatials]
     return make_plan(
-        asked,
+        given,
         ids,
         describe=lambda name: known[name],
         provider=provider,
-        target=f"/{asked.target.path}.npz",
+        target=f"/{given.target.path}.npz",
         generation=generation,
         digest_of=lambda path: f"digest of {path}",
     )

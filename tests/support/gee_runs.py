@@ -1,4 +1,4 @@
-"""The same files twice: as a local catalogue, and as collections of a loopback Earth Engine."""
+"""The same files in two forms: a local catalogue, and collections of a loopback Earth Engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rs_embed.planning.model_info import Frames
 from rs_embed.request.gee_settings import GeeSettings
 
 from . import rasters
-from .earth_engine import PROJECT, EarthEngine, served
+from .earth_engine import PROJECT, EarthEngine, serve_earth_engine
 from .ee_graph import Scene
 
 S2 = "COPERNICUS/S2_SR_HARMONIZED"
@@ -37,7 +37,7 @@ class Archive:
     def add(
         self, path: Path, day: str, bands=("B2", "B3"), collection=S2, cloud: float | None = 0.0, **properties
     ) -> None:
-        """An image that is there already."""
+        """Add an existing file."""
         name = path.stem
         row = {"path": str(path), "collection": collection, "datetime": day, "bands": " ".join(bands), "scene": name}
         self.rows.append(row | ({} if cloud is None else {"cloud_cover": cloud}))
@@ -52,7 +52,7 @@ class Archive:
     def make(
         self, pixels: np.ndarray, day: str, *, name: str | None = None, profile: dict | None = None, **about
     ) -> None:
-        """A new image."""
+        """Write and add a new image."""
         path = self.folder / f"{name or len(self.rows)}.tif"
         self.add(rasters.write(path, pixels, **(profile or {})), day, **about)
 
@@ -60,7 +60,7 @@ class Archive:
     def served(self, **about) -> Iterator[EarthEngine]:
         """An Earth Engine with these images, and a catalogue beside them."""
         rasters.catalogue(self.folder, *self.rows)
-        with served(collections=self.collections, **about) as service:
+        with serve_earth_engine(collections=self.collections, **about) as service:
             yield service
 
 
@@ -73,21 +73,21 @@ def settings(service: EarthEngine, **more) -> GeeSettings:
     return GeeSettings(project=PROJECT, url=service.url, **more)
 
 
-def chips(archive: Archive, service: EarthEngine, place, frames: Frames | None = None, **changes):
-    """The chips of a place: (through Earth Engine, from the files), and the grid."""
+def chips(archive: Archive, service: EarthEngine, spatial, frames: Frames | None = None, **changes):
+    """The chips of a ROI: (from Earth Engine, from the files, grid)."""
     changes = {"collection": S2} | changes
-    there, grid = rasters.chip(archive.folder, place, frames, backend="gee", gee=settings(service), **changes)
-    here, same = rasters.chip(archive.folder, place, frames, **changes)
-    assert grid == same
-    return there, here, grid
+    from_gee, grid = rasters.chip(archive.folder, spatial, frames, backend="gee", gee=settings(service), **changes)
+    from_files, files_grid = rasters.chip(archive.folder, spatial, frames, **changes)
+    assert grid == files_grid
+    return from_gee, from_files, grid
 
 
-def assert_same(there, here) -> None:
-    """Two chips are one: pixels, dtype, coverage, dates, sentences and frames."""
-    assert there.pixels.dtype == here.pixels.dtype
-    assert np.array_equal(there.pixels, here.pixels)
-    assert there.coverage == pytest.approx(here.coverage)
-    assert (there.dates, there.warnings) == (here.dates, here.warnings)
-    assert there.provenance.get("frames") == here.provenance.get("frames")
-    for ours, theirs in zip(there.provenance["scenes"], here.provenance["scenes"], strict=True):
-        assert {k: v for k, v in ours.items() if k != "mode"} == {k: v for k, v in theirs.items() if k != "files"}
+def assert_same_chip(one, other) -> None:
+    """Two chips are equal: pixels, dtype, coverage, dates, warnings and frames."""
+    assert one.pixels.dtype == other.pixels.dtype
+    assert np.array_equal(one.pixels, other.pixels)
+    assert one.coverage == pytest.approx(other.coverage)
+    assert (one.dates, one.warnings) == (other.dates, other.warnings)
+    assert one.provenance.get("frames") == other.provenance.get("frames")
+    for scene, other_scene in zip(one.provenance["scenes"], other.provenance["scenes"], strict=True):
+        assert {k: v for k, v in scene.items() if k != "mode"} == {k: v for k, v in other_scene.items() if k != "files"}

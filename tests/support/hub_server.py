@@ -1,4 +1,5 @@
-"""A hub on the loopback, as far as downloads need one: commits, branches, redirects to storage, ranges, refusals."""
+"""A local server with the parts of the hub that downloads need: commits, branches, redirects,
+ranges, errors."""
 
 from __future__ import annotations
 
@@ -19,22 +20,23 @@ TOKEN = "hf_thisIsNobodysToken"
 
 
 class Hub:
-    """What the server has and does; tests change it while it runs.
+    """The state of the server; tests change it while it runs.
 
     Attributes:
         commits: (repository, commit) -> file -> content. branches: (repository, branch) -> commit.
         refusals: repository -> (status, X-Error-Code).
-        cut: of how many answers only the first half of the body is sent. on_body: called before a body is sent.
-        asked: paths of all requests.
+        truncated_answers: number of answers of which only the first half of the body is sent.
+        on_body: called before a body is sent.
+        requests: method and path of all requests.
     """
 
     def __init__(self) -> None:
         self.commits: dict[tuple[str, str], dict[str, bytes]] = {}
         self.branches: dict[tuple[str, str], str] = {}
         self.refusals: dict[str, tuple[int, str]] = {}
-        self.cut = 0
+        self.truncated_answers = 0
         self.on_body: Callable[[], None] = lambda: None
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.address = ""
 
     def push(self, repository: str, commit: str, files: dict[str, bytes], branch: str = "main") -> None:
@@ -58,7 +60,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def do_HEAD(self) -> None:
-            hub.asked.append(f"{self.command} {self.path}")
+            hub.requests.append(f"{self.command} {self.path}")
             if self.path.startswith("/storage/"):
                 return self.storage(self.path.split("/", 2)[2])
             repository, _, rest = self.path[1:].partition("/resolve/")
@@ -75,9 +77,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if content is None:
                 return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
             etag = hashlib.sha256(content).hexdigest()
-            storage = hub.address.replace(
-                "127.0.0.1", "localhost"
-            )  # to the client another host, as the real storage is
+            # for the client another host, like the real storage
+            storage = hub.address.replace("127.0.0.1", "localhost")
             self.answer(
                 302,
                 Location=f"{storage}/storage/{repository}/{commit}/{name}",
@@ -94,14 +95,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             content = hub.commits[f"{owner}/{name}", commit][file]
             start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
             body = content[start:]
-            about = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
+            headers = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
             hub.on_body()
-            if hub.cut:
-                hub.cut -= 1
-                about["Content_Length"] = len(body)
+            if hub.truncated_answers:
+                hub.truncated_answers -= 1
+                headers["Content_Length"] = len(body)
                 self.close_connection = True
                 body = body[: len(body) // 2]
-            self.answer(206 if start else 200, body, **about)
+            self.answer(206 if start else 200, body, **headers)
 
     return Handler
 
@@ -120,28 +121,28 @@ def serving() -> Iterator[Hub]:
     thread.join()
 
 
-#: Runs in a new interpreter, because huggingface_hub reads its variables when it is imported. It waits up to half a minute
-#: between attempts, which a test need not.
+#: Runs in a new interpreter, because huggingface_hub reads its variables at import. The library
+#: waits up to half a minute between attempts, which tests skip.
 _LOCATE = """
 import json, os, sys, time
 from pathlib import Path
 from rs_embed.planning.model_info import Weights
 from rs_embed.errors import RSEmbedError
-from rs_embed.weights.checkpoints import Digests, locate
-asked, records, patient = json.loads(sys.argv[1])
+from rs_embed.weights.checkpoints import Digests, locate_weights
+requested, records, patient = json.loads(sys.argv[1])
 if not patient:
     time.sleep = lambda seconds: None
-for published in asked:
+for published in requested:
     try:
-        found = locate(Weights(**published), None, 0, digests=Digests(), records=Path(records), download="A_JOB" not in os.environ)
-        print(json.dumps({"path": str(found.path), "said": found.said}))
+        found = locate_weights(Weights(**published), None, 0, digests=Digests(), records=Path(records), download="A_JOB" not in os.environ)
+        print(json.dumps({"path": str(found.path), "metadata": found.metadata}))
     except RSEmbedError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
 """
 
 
-def start(hub: Hub, home: Path, *published: dict, patient: bool = False, **variables: str) -> subprocess.Popen:
-    """A process that locates published files, with the cache and the records below ``home``."""
+def start_process(hub: Hub, home: Path, *published: dict, patient: bool = False, **variables: str) -> subprocess.Popen:
+    """Start a process that locates published files, with cache and records below ``home``."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     environment |= {"HF_HOME": str(home / "hf"), "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN}
     environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(CHECKOUT)} | variables
@@ -149,12 +150,12 @@ def start(hub: Hub, home: Path, *published: dict, patient: bool = False, **varia
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def located(hub: Hub, home: Path, *published: dict, **how) -> list[dict]:
-    """What a process found, one result for each file."""
-    return results(start(hub, home, *published, **how))
+def locate_in_process(hub: Hub, home: Path, *published: dict, **how) -> list[dict]:
+    """Locate published files in a process; one result per file."""
+    return read_results(start_process(hub, home, *published, **how))
 
 
-def results(process: subprocess.Popen) -> list[dict]:
+def read_results(process: subprocess.Popen) -> list[dict]:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert TOKEN not in out + err

@@ -1,6 +1,6 @@
-"""Requests whose identities are recorded, and what is recorded of each.
+"""Requests whose identities are recorded in ``tests/planning/identities.json``.
 
-``python -m tests.support.identities`` records them again, after a change that is meant to change them.
+``python -m tests.support.identities`` records them again, after a change that must change them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rs_embed.models import describe
+from rs_embed.models import get_model_info
 from rs_embed.planning.plan import Plan, make_plan
 from rs_embed.planning.units import Generation
 from rs_embed.providers import get_provider
 from rs_embed.request.identity import digest
 from rs_embed.request.request import Request
 from rs_embed.request.rois import read_rois, roi_id
-from rs_embed.runs.run import open_config
+from rs_embed.runs.open_run import open_config
 
 from . import rasters
 
@@ -42,18 +42,19 @@ FILES = {"collection": "S2", "bands": ["B2", "B3"]}
 
 
 def model(name: str, **options) -> dict:
-    """A model with options of its own."""
+    """A model request with options."""
     return {"name": name, "model_config": options}
 
 
 def request(*models, **changes) -> dict:
-    """A config mapping; keys of ``export`` are given by that name."""
+    """A config; ``layout``, ``path`` and ``export`` go into its target and export options."""
     target = {"layout": changes.pop("layout", "combined"), "path": changes.pop("path", "out/run")}
     export = {"chunk_size": 2} | changes.pop("export", {})
     return {"rois": POINTS, "temporal": SUMMER, "models": [*models], "target": target, "export": export} | changes
 
 
-#: Requests by name. With ``backend: gee`` the plan is made without the service, which no identity depends on.
+#: Requests by name. Plans with ``backend: gee`` are made without the service: no identity depends
+#: on it.
 REQUESTS = {
     "sample mosaiks": request("mosaiks", backend="sample"),
     "sample mosaiks per_item netcdf": request(
@@ -126,31 +127,32 @@ REQUESTS = {
 
 
 def prepare(folder: Path) -> None:
-    """Files that the local requests refer to: the same bytes, names and times in every folder."""
+    """Write the files that the local requests refer to, with the same bytes, names and times in
+    every folder."""
     pixels = np.arange(3 * 60 * 60, dtype="uint16").reshape(3, 60, 60)
     raster = rasters.write(folder / "rasters" / "scene.tif", pixels, names=("B2", "B3", "B4"))
-    os.truncate(raster, 1 << 16)  # zeros after the end: another GDAL may write a tag more or less
+    os.truncate(raster, 1 << 16)  # zeros after the end: the number of tags depends on the version of GDAL
     (folder / "weights.safetensors").write_bytes(b"weights")
     rows = {"path": raster.name, "collection": "S2", "datetime": "2022-07-01T10:00:00Z", "cloud_cover": 3}
     rasters.catalogue(folder / "rasters", rows | {"bands": "B2 B3 B4"})
-    places = [rasters.at(20, 20, 200), rasters.at(35, 30, 200), rasters.at(30, 35, 220)]
-    rows = [f"p{i},{p.lon:.6f},{p.lat:.6f},{p.buffer_m:g}" for i, p in enumerate(places)]
+    rois = [rasters.at(20, 20, 200), rasters.at(35, 30, 200), rasters.at(30, 35, 220)]
+    rows = [f"p{i},{p.lon:.6f},{p.lat:.6f},{p.buffer_m:g}" for i, p in enumerate(rois)]
     (folder / "local.csv").write_text("\n".join(["name,lon,lat,buffer_m", *rows, ""]))
     for path in folder.rglob("*.*"):
         os.utime(path, (MTIME, MTIME))
 
 
 def make(config: dict, folder: Path) -> Plan:
-    """The plan of a request in a folder; asks no service."""
+    """The plan of a request in a folder, without any service."""
     backend = config.get("backend", "auto")
     if backend.partition(":")[0] in ("sample", "local"):
         return open_config(config, str(folder)).plan
-    asked = Request.from_config(config, read_rois(config["rois"], str(folder)))
-    provider = get_provider(asked.backend, str(folder), settings={"gee": asked.gee, "stac": asked.stac})
+    requested = Request.from_config(config, read_rois(config["rois"], str(folder)))
+    provider = get_provider(requested.backend, str(folder), settings={"gee": requested.gee, "stac": requested.stac})
     return make_plan(
-        asked,
-        [roi_id(s, asked.window(i)) for i, s in enumerate(asked.spatials)],
-        describe=describe,
+        requested,
+        [roi_id(s, requested.window(i)) for i, s in enumerate(requested.spatials)],
+        describe=get_model_info,
         provider=provider.identity(),
         target="../../../out/run.npz",
         generation=Generation(),
@@ -158,12 +160,12 @@ def make(config: dict, folder: Path) -> Plan:
 
 
 def identities(plan: Plan) -> dict:
-    """Everything that decides what a run reuses."""
+    """All identities that decide which objects and receipts a run reuses."""
     return {
         "rois": digest(list(plan.roi_ids), 16),
         "sources": list(plan.source),
         "units": list(plan.unit),
-        "objects": digest([list(plan.objects(s)) for s in plan.source], 16),
+        "objects": digest([list(plan.object_names(s)) for s in plan.source], 16),
         "receipts": digest(plan.receipts(), 16),
         "merge": digest(plan.merge_key, 16),
         "fingerprint": digest(plan.fingerprint, 16),
@@ -177,7 +179,7 @@ def all_identities(folder: Path) -> dict[str, dict]:
 
 
 def main() -> int:
-    """Record."""
+    """Record the identities."""
     with tempfile.TemporaryDirectory() as folder:
         RECORDED.write_text(json.dumps(all_identities(Path(folder)), indent=1) + "\n")
     return 0

@@ -94,7 +94,7 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def kill_all(caller: psutil.Process) -> None:
-    """SIGKILL the process and everything it has started; stopped first, so that nobody sees anybody else die."""
+    """SIGKILL the process and everything it has started; stopped first, so that none reacts to the end of another."""
     family = tree(caller)
     for member in family:
         member.suspend()
@@ -196,7 +196,7 @@ def receipts_of(folder: Path, stage: Stage) -> set[str]:
 
 
 def kill_in_the_middle(command: list[str], folder: Path, stage: Stage, way: Callable, cwd: Path = CHECKOUT) -> str:
-    """Start a request, do something to it in the middle of a stage, wait until nothing of it runs; returns what it said.
+    """Start a request, do something to it in the middle of a stage, wait until nothing of it runs; returns its output.
     Fails where the job was not in the middle."""
     victim = start(command, f"{stage.step} {stage.slow}", cwd)
     caller = psutil.Process(victim.pid)
@@ -209,11 +209,11 @@ def kill_in_the_middle(command: list[str], folder: Path, stage: Stage, way: Call
     assert [p for p in family if {"rs_embed", stage.step} <= set(p.cmdline())], "no such job is running"
     assert len(receipts_of(folder, stage)) == stage.first, "its receipt is there already"
     way(caller)
-    _, said = victim.communicate(timeout=40)
+    _, output = victim.communicate(timeout=40)
     alive = psutil.wait_procs(family, timeout=40)[1]
     assert alive == [], "something runs on"
-    assert victim.returncode != 0, said
-    return said
+    assert victim.returncode != 0, output
+    return output
 
 
 def objects(folder: Path) -> dict[str, tuple]:

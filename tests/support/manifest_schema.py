@@ -21,22 +21,24 @@ def _validator(kind: str) -> Draft202012Validator:
 
 def check_manifest(path: Path) -> dict:
     """A manifest is strict JSON, fits the schema, and has one row for each ROI wherever it has rows."""
-    said = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda c: pytest.fail(f"{path}: not JSON: {c}"))
-    kind = "item" if "point_index" in said else "combined" if said["layout"] == "combined" else "index"
-    errors = [f"{'/'.join(map(str, e.absolute_path))}: {e.message[:300]}" for e in _deep(_validator(kind), said)]
+    manifest = json.loads(
+        path.read_text(encoding="utf-8"), parse_constant=lambda c: pytest.fail(f"{path}: not JSON: {c}")
+    )
+    kind = "item" if "point_index" in manifest else "combined" if manifest["layout"] == "combined" else "index"
+    errors = [f"{'/'.join(map(str, e.absolute_path))}: {e.message[:300]}" for e in _deep(_validator(kind), manifest)]
     assert not errors, f"{path}: {errors[:5]}"
-    n = said.get("n_items")
-    rows = {k: len(said[k]) for k in ("names", "roi_ids", "spatials", "windows") if k in said}
-    rows |= {f"imagery of {k}": len(v["rows"]) for k, v in said["imagery"].items()} if kind == "combined" else {}
-    rows |= {f"metas of {m['model']}": len(m["metas"]) for m in said["models"]} if kind == "combined" else {}
-    rows |= {"items": len(said["items"])} if kind == "index" else {}
+    n = manifest.get("n_items")
+    rows = {k: len(manifest[k]) for k in ("names", "roi_ids", "spatials", "windows") if k in manifest}
+    rows |= {f"imagery of {k}": len(v["rows"]) for k, v in manifest["imagery"].items()} if kind == "combined" else {}
+    rows |= {f"metas of {m['model']}": len(m["metas"]) for m in manifest["models"]} if kind == "combined" else {}
+    rows |= {"items": len(manifest["items"])} if kind == "index" else {}
     assert all(v == n for v in rows.values()), (path, n, rows)
-    return said
+    return manifest
 
 
-def _deep(validator, said):
-    """Errors of the parts, where the whole only says that it fits nothing."""
-    for error in validator.iter_errors(said):
+def _deep(validator, manifest):
+    """Errors of the parts, where the error of the whole only is that no alternative fits."""
+    for error in validator.iter_errors(manifest):
         while error.context:
             error = max(error.context, key=lambda e: len(e.absolute_path))
         yield error

@@ -1,6 +1,6 @@
-"""The formulas of vision transformers once more, plain and slow, in float64: what adapters are compared with.
+"""A plain, slow implementation of vision transformers in float64, to compare adapters with.
 
-Numpy, and loops where the package has tricks.
+It uses numpy, and loops where the package has optimized code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def attention(x: np.ndarray, qkv: tuple, out: tuple, heads: int, bias: np.ndarray | None = None) -> np.ndarray:
-    """Self-attention of one sequence, (N, D), head after head; (weight, bias) of both products; bias (heads, N, N)."""
+    """Self-attention of one sequence, (N, D), head after head; (weight, bias) of both products;
+    bias (heads, N, N)."""
     dim = x.shape[1]
     size = dim // heads
     mixed, three = np.empty_like(x), x @ qkv[0].T + qkv[1]
@@ -61,7 +62,8 @@ def block(x: np.ndarray, state: dict, at: str, heads: int, eps: float, bias: np.
 
 
 def patches(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """(C, H, W) and (D, C, p, p) -> (H / p, W / p, D): a convolution without overlap, patch by patch."""
+    """(C, H, W) and (D, C, p, p) -> (H / p, W / p, D): a convolution without overlap, patch by
+    patch."""
     p = kernel.shape[-1]
     rows, columns = image.shape[1] // p, image.shape[2] // p
     out = np.empty((rows, columns, len(kernel)))
@@ -73,7 +75,8 @@ def patches(image: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarr
 
 
 def bilinear(image: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
-    """The last two axes resized, to a square by default: half-pixel centres, edges repeated, no antialiasing."""
+    """The last two axes resized, to a square by default: half-pixel centres, edges repeated, no
+    antialiasing."""
 
     def along(n: int, size: int) -> np.ndarray:
         out = np.zeros((size, n))
@@ -103,7 +106,8 @@ def bicubic_shrink(n: int, size: int) -> np.ndarray:
 
 
 def random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """Weights that make attention, norms and activations all matter: norms about 1, products of unit variance."""
+    """Weights that make attention, norms and activations all matter: norms about 1, products of
+    unit variance."""
     rng = np.random.default_rng(seed)
     state = {}
     for name, shape in shapes.items():
@@ -136,7 +140,8 @@ def block_shapes(at: str, dim: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-#: Ends of the published names of what writes into the stream of tokens: made small, the eps of every norm shows.
+#: Ends of the published names of tensors that add to the residual stream. Where they are small,
+#: the eps of every norm changes the result.
 FAINT = (
     *("cls_token", "pos_embed", "class_embedding", "positional_embedding", "conv1.weight"),
     *("proj1.weight", "proj3.weight", "proj3.bias", "ln_pre.weight", "ln_pre.bias"),
@@ -145,8 +150,8 @@ FAINT = (
 )
 
 
-def saved(state: dict, path: Path) -> Checkpoint:
-    """The tensors in a file as torch writes it."""
+def save_checkpoint(state: dict, path: Path) -> Checkpoint:
+    """Write the tensors to a file with ``torch.save``."""
     import torch
 
     torch.save({n: torch.from_numpy(t) for n, t in state.items()}, path)

@@ -9,9 +9,10 @@ import numpy as np
 import rasterio
 
 from rs_embed import ExportTarget, PointBuffer, SensorSpec, TemporalSpec
-from rs_embed.request.geometry import Grid, transformer
+from rs_embed.request.geometry import Grid, get_transformer
 from rs_embed.request.request import Request
-from rs_embed.runs.run import Run, open_run
+from rs_embed.runs.open_run import open_run
+from rs_embed.runs.run import Run
 
 ZONE = "EPSG:32632"
 ORIGIN = (550000.0, 6350000.0)  # upper left corner, near 57.3 N 9.8 E
@@ -54,7 +55,7 @@ def noise(seed: int, shape=(2, 60, 60), dtype="uint16", high=10000) -> np.ndarra
 
 def at(column: float, row: float, buffer_m: float = 100, crs=ZONE, corner=ORIGIN, scale=10.0) -> PointBuffer:
     """The square around a pixel position of such a raster."""
-    lon, lat = transformer(crs, "EPSG:4326").transform(corner[0] + column * scale, corner[1] - row * scale)
+    lon, lat = get_transformer(crs, "EPSG:4326").transform(corner[0] + column * scale, corner[1] - row * scale)
     return PointBuffer(lon, lat, buffer_m)
 
 

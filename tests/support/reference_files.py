@@ -1,4 +1,4 @@
-"""Files as the published library rs-embed 0.3.1 lays them out (requirements B2 to B6), with everything that is odd about them."""
+"""Files in the layout of the published library rs-embed 0.3.1, with all its irregularities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def spatial(i: int) -> dict:
 
 
 def vector(label: str, i: int, shape=(6,)) -> np.ndarray:
-    """The embedding of a ROI: its own in every row and model."""
+    """The embedding of a ROI, different for every row and model."""
     return (np.arange(np.prod(shape), dtype=np.float32) + 100 * i + len(label)).reshape(shape)
 
 
@@ -40,13 +40,13 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     import xarray
 
     variables = {}
-    for key, array in arrays.items():  # every array has dimensions of its own here: their names mean nothing
+    for key, array in arrays.items():  # each array has separate dimensions with arbitrary names
         variables[key] = xarray.DataArray(array, dims=[f"d{i}__{key}" for i in range(array.ndim)])
     xarray.Dataset(variables, attrs={"Conventions": "CF-1.8"}).to_netcdf(path)
 
 
-def write_json(path: Path, said: dict) -> None:
-    path.write_text(json.dumps(said, indent=2))  # NaN and Infinity as words, as it does
+def write_json(path: Path, manifest: dict) -> None:
+    path.write_text(json.dumps(manifest, indent=2))  # NaN and Infinity as words, like rs-embed
 
 
 def paths(path: Path, arrays: dict) -> dict:
@@ -60,8 +60,9 @@ class Combined:
 
     Attributes:
         failed: ROIs without an embedding, by model. unfetched: ROIs without pixels or embedding.
-        sides: of the grids of each ROI, in cells; None for vectors. inputs: how pixels are saved: ``dense`` (fewer rows where some
-            are missing), ``unplaced`` (the same without ``indices``), ``ragged`` (without ``indices``), ``None``.
+        sides: of the grids of each ROI, in cells; None for vectors. inputs: how pixels are saved:
+            ``dense`` (fewer rows where some are missing), ``unplaced`` (the same without
+            ``indices``), ``ragged`` (without ``indices``), ``None``.
         stage: ``done``, or the name of the model after which the run was interrupted.
     """
 
@@ -82,7 +83,7 @@ class Combined:
         for label in ran:
             entries.append(self._entry(label, arrays, first=label == self.models[0]))
         statuses = {e["status"] for e in entries}
-        said = HEAD | {
+        manifest = HEAD | {
             "status": "running" if self.stage != "done" else statuses.pop() if len(statuses) == 1 else "partial",
             "stage": self.stage if self.stage == "done" else f"model:{self.stage}",
             "resume_incomplete": self.stage != "done",
@@ -97,7 +98,7 @@ class Combined:
             arrays["__prefetch_bchw__0123456789ab"] = np.zeros((self.n, 2, 8, 8), np.float32)
         path = base.with_name(base.name + self.suffix)
         save(path, arrays)
-        write_json(base.with_name(base.name + ".json"), said | paths(path, arrays))
+        write_json(base.with_name(base.name + ".json"), manifest | paths(path, arrays))
         return path
 
     def shape(self, i: int) -> tuple[int, ...]:
@@ -117,7 +118,7 @@ class Combined:
             arrays.update(keys)
             entry["embeddings"] = {"npz_keys": list(keys), "indices": ok}
         entry["inputs"] = self._inputs(arrays, reused=not first)
-        # lat: not a number where a model has no place
+        # lat: NaN, which rs-embed writes for models without coordinates
         entry["metas"] = [{"model": label, "lat": float("nan"), "row": i} if i in ok else None for i in range(self.n)]
         if missing:
             entry["failed_indices"] = sorted(missing)
@@ -125,18 +126,18 @@ class Combined:
         return entry
 
     def _inputs(self, arrays: dict, *, reused: bool) -> dict | None:
-        """All models read the same pixels, which are stored under the first one's name."""
+        """All models read the same pixels, stored under the name of the first one."""
         key, more = self.models[0].replace("-", "_"), {"dedup_reused": True} if reused else {}
-        there = [i for i in range(self.n) if i not in self.unfetched]
+        fetched = [i for i in range(self.n) if i not in self.unfetched]
         if self.inputs is None:
             return None
         if self.inputs == "ragged":
-            keys = {f"input_chw__{key}__{i:05d}": pixels(i, 8 + i) for i in there}
+            keys = {f"input_chw__{key}__{i:05d}": pixels(i, 8 + i) for i in fetched}
             arrays.update(keys)
             return {"npz_keys": list(keys), **more}
-        arrays[f"inputs_bchw__{key}"] = whole = np.stack([pixels(i) for i in there])
+        arrays[f"inputs_bchw__{key}"] = whole = np.stack([pixels(i) for i in fetched])
         entry = {"npz_key": f"inputs_bchw__{key}", "shape": list(whole.shape), "dtype": "float32", **more}
-        return entry | ({"indices": there} if len(there) < self.n and self.inputs == "dense" else {})
+        return entry | ({"indices": fetched} if len(fetched) < self.n and self.inputs == "dense" else {})
 
 
 @dataclass
@@ -144,7 +145,8 @@ class PerItem:
     """A folder with a file for each ROI.
 
     Attributes:
-        lost: ROIs that failed as a whole: no file. failed: (label, ROI) pairs. sides: of pixels. names: of the files.
+        lost: ROIs that failed as a whole: no file. failed: (label, ROI) pairs. sides: of pixels.
+            names: of the files.
     """
 
     n: int = 4
@@ -186,7 +188,7 @@ class PerItem:
                 entry["meta"] = {"model": label, "lat": float("nan"), "row": i}
             entries.append(entry)
         failed = sum(e["status"] == "failed" for e in entries)
-        said = HEAD | {
+        manifest = HEAD | {
             "point_index": i,
             "status": "ok" if not failed else "partial" if failed < len(entries) else "failed",
             "models": entries,
@@ -197,4 +199,4 @@ class PerItem:
             "request_fingerprint": f"{i:040d}",
         }
         save(path, arrays)
-        write_json(path.with_suffix(".json"), said | paths(path, arrays))
+        write_json(path.with_suffix(".json"), manifest | paths(path, arrays))

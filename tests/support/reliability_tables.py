@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md, made of the cases of the tests: ``python -m tests.support.reliability_tables`` writes them anew."""
+"""The tables of docs/reliability.md, from the cases of the tests: ``python -m tests.support.reliability_tables`` writes them again."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ TABLES = {"kills": kills, "damages": damages, "changes": changes}
 
 
 def written(text: str) -> str:
-    """A document with its tables made anew."""
+    """A document with its tables written again."""
     for name, make in TABLES.items():
         mark, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         pattern = re.compile(re.escape(mark) + ".*?" + re.escape(end), re.DOTALL)

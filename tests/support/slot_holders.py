@@ -1,4 +1,5 @@
-"""For the tests of slots and starts: processes and threads that hold slots, and calls that are counted."""
+"""Support for the tests of slots and throttling: processes and threads that hold slots, and counts
+of system calls."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from .exports import CHECKOUT
 
 
 @contextmanager
-def process(code: str, *arguments: object):
+def run_code(code: str, *arguments: object):
     """A Python process of this checkout, killed at the end; arguments are sys.argv[1:]."""
-    made = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -26,42 +27,43 @@ def process(code: str, *arguments: object):
         env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
     )
     try:
-        yield made
+        yield process
     finally:
-        made.kill()
-        made.wait()
-        made.stdin.close()
-        made.stdout.close()
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
 
 
-#: Holds a slot until it is told to end.
-HOLD = """
+#: Holds a slot until it reads a line or the end of its stdin.
+HOLD_SLOT = """
 import sys
 from rs_embed.providers.limits.quota import Quota
-from rs_embed.providers.limits.slots import Turns
-with Turns(Quota(sys.argv[1], int(sys.argv[2]), 1e6), 1):
+from rs_embed.providers.limits.slots import RequestSlots
+with RequestSlots(Quota(sys.argv[1], int(sys.argv[2]), 1e6), 1):
     print("held", flush=True)
     sys.stdin.readline()
 """
 
 
 @contextmanager
-def holder(folder: Path, concurrency: int):
-    with process(HOLD, folder, concurrency) as made:
-        assert made.stdout.readline() == "held\n"
-        yield made
+def hold_slot(folder: Path, concurrency: int):
+    """A process that holds a slot."""
+    with run_code(HOLD_SLOT, folder, concurrency) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
 
 
-class Thread(threading.Thread):
-    """Enters a job's turns, and stays inside until it is told to leave."""
+class SlotThread(threading.Thread):
+    """A thread that enters the slots of a job and stays inside until :meth:`end`."""
 
-    def __init__(self, turns) -> None:
+    def __init__(self, slots) -> None:
         super().__init__(daemon=True)
-        self.turns, self.inside, self.leave = turns, threading.Event(), threading.Event()
+        self.slots, self.inside, self.leave = slots, threading.Event(), threading.Event()
         self.start()
 
     def run(self) -> None:
-        with self.turns:
+        with self.slots:
             self.inside.set()
             self.leave.wait()
 
@@ -71,28 +73,28 @@ class Thread(threading.Thread):
         assert not self.is_alive()
 
 
-def until(holds, seconds: float = 30) -> None:
+def wait_until(condition, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
 
 
-def counted(monkeypatch) -> Counter:
-    """Calls of open and flock from here on, and the threads that lock."""
+def count_calls(monkeypatch) -> Counter:
+    """Counts of calls of open and flock from now on, and of flock by thread."""
     calls: Counter = Counter()
     real_open, real_flock = os.open, fcntl.flock
 
-    def opened(*arguments, **keywords):
+    def counting_open(*arguments, **keywords):
         calls["open"] += 1
         return real_open(*arguments, **keywords)
 
-    def locked(file, kind):
+    def counting_flock(file, kind):
         calls["flock"] += 1
         calls["blocking"] += not kind & (fcntl.LOCK_NB | fcntl.LOCK_UN)
         calls[threading.current_thread()] += 1
         return real_flock(file, kind)
 
-    monkeypatch.setattr(os, "open", opened)
-    monkeypatch.setattr(fcntl, "flock", locked)
+    monkeypatch.setattr(os, "open", counting_open)
+    monkeypatch.setattr(fcntl, "flock", counting_flock)
     return calls

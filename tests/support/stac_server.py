@@ -1,5 +1,5 @@
-"""A STAC API and a server of byte ranges on the loopback: landing page, collections, searches with paging, files, tokens; with
-faults to order, and counts of everything."""
+"""A STAC API and a server of byte ranges on the loopback: landing page, collections, searches with
+paging, files, tokens; with injected faults, and a record of all requests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Fault:
-    """What happens to some requests.
+    """A fault of some requests.
 
     Attributes:
         kind: an HTTP status, or ``slow``, ``drop`` (no answer), ``cut`` (half of the body).
-        path: part of the paths it happens to. times: how often. after: requests of that path that go well before.
-        ranged: only to requests of ranges. headers: of the answer.
+        path: part of the paths that it concerns. times: how often. after: successful requests of
+            that path before it.
+        ranged: only for requests of ranges. headers: of the answer.
     """
 
     kind: str
@@ -36,8 +37,8 @@ class Fault:
 
 
 @dataclass
-class Asked:
-    """One request, and what was sent."""
+class RecordedRequest:
+    """One request, and the status and size of its answer."""
 
     method: str
     path: str
@@ -48,22 +49,24 @@ class Asked:
     sent: int = 0
 
 
-class Stac:
-    """What the server has and does; tests change it while it runs.
+class StacServer:
+    """State of the server; tests change it while it runs.
 
     Attributes:
         items: all items. page: largest page.
-        signed: files need a token. lifetime: seconds that a token is said to live; good: tokens that open files.
-        faults: to come. asked: all requests.
+        signed: files need a token. lifetime: of a token as declared, seconds; good: tokens that
+            give access to files.
+        faults: still to occur. requests: all requests.
     """
 
     def __init__(self, root: Path) -> None:
         self.root, self.items, self.page = root, [], 10**6
         self.signed, self.lifetime, self.tokens, self.good = False, 3600.0, 0, set()
         self.faults: list[Fault] = []
-        self.asked: list[Asked] = []
+        self.requests: list[RecordedRequest] = []
         self.address = ""
-        self.key = uuid.uuid4().hex[:8]  # in every URL of a file: ports come again, and GDAL remembers files by URL
+        # in every URL of a file: ports are reused, and GDAL caches files by URL
+        self.key = uuid.uuid4().hex[:8]
         self.lock = threading.Lock()
 
     def add(
@@ -92,27 +95,27 @@ class Stac:
         """URL of the folder."""
         return f"{self.address}/files/{self.key}"
 
-    def asset(self, said: str | dict) -> dict:
-        said = {"href": said} if isinstance(said, str) else said
-        return {"type": "image/tiff; application=geotiff"} | said | {"href": f"{self.files}/{said['href']}"}
+    def asset(self, asset: str | dict) -> dict:
+        asset = {"href": asset} if isinstance(asset, str) else asset
+        return {"type": "image/tiff; application=geotiff"} | asset | {"href": f"{self.files}/{asset['href']}"}
 
     def count(self, part: str, method: str = "") -> int:
         """Requests whose path has a part."""
-        return sum(part in a.path and a.method.startswith(method) for a in self.asked)
+        return sum(part in a.path and a.method.startswith(method) for a in self.requests)
 
     @property
     def kinds(self) -> dict[str, int]:
         """Requests by the first word of their path."""
-        return dict(Counter(a.path.split("/")[1] or "landing" for a in self.asked))
+        return dict(Counter(a.path.split("/")[1] or "landing" for a in self.requests))
 
     def sent(self, part: str = "/files/") -> int:
         """Bytes of answers."""
-        return sum(a.sent for a in self.asked if part in a.path)
+        return sum(a.sent for a in self.requests if part in a.path)
 
-    def fault(self, asked: Asked) -> Fault | None:
+    def next_fault(self, request: RecordedRequest) -> Fault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.path in asked.path and (asked.range or not fault.ranged):
+                if fault.path in request.path and (request.range or not fault.ranged):
                     if fault.after > 0:
                         fault.after -= 1
                         return None
@@ -122,7 +125,7 @@ class Stac:
         return None
 
 
-def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
+def _handler(stac: StacServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -140,10 +143,12 @@ def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
 
         def serve(self, body: dict | None) -> None:
             parts = urlsplit(self.path)
-            self.asked = Asked(self.command, parts.path, parts.query, self.headers.get("Range"), body)
+            self.request_record = RecordedRequest(
+                self.command, parts.path, parts.query, self.headers.get("Range"), body
+            )
             with stac.lock:
-                stac.asked.append(self.asked)
-            self.fault = stac.fault(self.asked)
+                stac.requests.append(self.request_record)
+            self.fault = stac.next_fault(self.request_record)
             kind = self.fault.kind if self.fault else ""
             if kind.isdigit():
                 return self.answer(int(kind), b"not now", "text/plain", **self.fault.headers)
@@ -157,8 +162,8 @@ def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
                 word, lambda _: self.file(rest, parts.query)
             )(rest)
 
-        def json(self, said: object) -> None:
-            self.answer(200, json.dumps(said).encode(), "application/json")
+        def json(self, value: object) -> None:
+            self.answer(200, json.dumps(value).encode(), "application/json")
 
         def answer(self, status: int, body: bytes, kind: str, **headers) -> None:
             self.send_response(status)
@@ -172,10 +177,10 @@ def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
                 try:
                     self.wfile.write(body)
                     self.wfile.flush()
-                except OSError:  # the client has heard enough
+                except OSError:  # the client has closed the connection
                     self.close_connection = True
-                self.asked.sent = len(body)
-            self.asked.status = status
+                self.request_record.sent = len(body)
+            self.request_record.status = status
 
         def landing(self, _: str) -> None:
             core = "https://api.stacspec.org/v1.0.0/"
@@ -186,26 +191,26 @@ def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
                 {"rel": "search", "href": f"{stac.address}/search", "method": "GET", "type": "application/geo+json"},
                 {"rel": "search", "href": f"{stac.address}/search", "method": "POST", "type": "application/geo+json"},
             ]
-            said = {
+            catalogue = {
                 "type": "Catalog",
                 "id": "loopback",
                 "stac_version": "1.0.0",
                 "description": "loopback",
                 "links": links,
             }
-            self.json(said | {"conformsTo": [core + c for c in ("core", "item-search", "collections")]})
+            self.json(catalogue | {"conformsTo": [core + c for c in ("core", "item-search", "collections")]})
 
         def collections(self, _: str) -> None:
             ids = dict.fromkeys(i["collection"] for i in stac.items)
             self.json({"collections": [{"type": "Collection", "id": c} for c in ids], "links": []})
 
         def search(self, _: str) -> None:
-            asked = self.asked.body or {k: v[0] for k, v in parse_qs(self.asked.query).items()}
-            found = [i for i in stac.items if _matches(i, asked)]
-            start, size = int(asked.get("token", 0)), min(int(asked.get("limit", 10)), stac.page)
+            query = self.request_record.body or {k: v[0] for k, v in parse_qs(self.request_record.query).items()}
+            found = [i for i in stac.items if _matches(i, query)]
+            start, size = int(query.get("token", 0)), min(int(query.get("limit", 10)), stac.page)
             links = []
             if start + size < len(found):
-                body = asked | {"token": str(start + size)}
+                body = query | {"token": str(start + size)}
                 links = [{"rel": "next", "href": f"{stac.address}/search", "method": "POST", "body": body}]
             self.json({"type": "FeatureCollection", "features": found[start : start + size], "links": links})
 
@@ -224,9 +229,9 @@ def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
             if not path.is_file():
                 return self.answer(404, b"no", "text/plain")
             data = path.read_bytes()
-            if not self.asked.range:
+            if not self.request_record.range:
                 return self.answer(200, data, "image/tiff", Accept_Ranges="bytes")
-            first, _, last = self.asked.range.removeprefix("bytes=").partition("-")
+            first, _, last = self.request_record.range.removeprefix("bytes=").partition("-")
             end = min(int(last or len(data)), len(data) - 1)
             span = f"bytes {first}-{end}/{len(data)}"
             self.answer(206, data[int(first) : end + 1], "image/tiff", Content_Range=span, Accept_Ranges="bytes")
@@ -234,23 +239,23 @@ def _handler(stac: Stac) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _matches(item: dict, asked: dict) -> bool:
-    if asked.get("collections") and item["collection"] not in asked["collections"]:
+def _matches(item: dict, query: dict) -> bool:
+    if query.get("collections") and item["collection"] not in query["collections"]:
         return False
-    if box := asked.get("bbox"):
+    if box := query.get("bbox"):
         west, south, east, north = item["bbox"]
         if west > box[2] or east < box[0] or south > box[3] or north < box[1]:
             return False
-    if span := asked.get("datetime"):
+    if span := query.get("datetime"):
         start, end = span.split("/")
         return start <= item["properties"]["datetime"] <= end
     return True
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Stac]:
+def serve_stac(root: Path) -> Iterator[StacServer]:
     """A server of the files below a folder, as long as the block lasts."""
-    stac = Stac(root)
+    stac = StacServer(root)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(stac))
     server.daemon_threads = True
     stac.address = f"http://127.0.0.1:{server.server_address[1]}"

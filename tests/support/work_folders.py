@@ -1,4 +1,4 @@
-"""Small work folders for the tests of status, verify and prune: requests, their steps in this process, what the commands say."""
+"""Small work folders for the tests of status, verify and prune: requests, their steps in this process, the commands' output."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pathlib import Path
 from rs_embed import ExportModelRequest, ExportTarget, SensorSpec
 from rs_embed.request.config import ExportConfig
 from rs_embed.request.request import Request
-from rs_embed.runs.run import Run, load_run, open_run
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
+from rs_embed.runs.open_run import open_run
+from rs_embed.runs.run import Run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.write import write
 from rs_embed.store import locks, receipts
-from rs_embed.upkeep.free_space import tidy
+from rs_embed.upkeep.free_space import free_space
 
 from .exports import WINDOW, places
 
@@ -51,14 +54,14 @@ def make(
 
 def do(opened: Run, upto: str | None = "merge") -> Run:
     """Freeze a run, and do its steps up to one (None: no step)."""
-    opened.freeze()
+    freeze_run(opened)
     with contextlib.chdir(opened.dir):
         run = load_run(".")
         for step in STEPS[: STEPS.index(upto) + 1] if upto else ():
             if step == "fetch":
                 [fetch(run, s.id, p) for s in run.plan.sources for p in run.plan.parts]
             elif step == "embed":
-                [embed(run, u.id, c) for u in run.plan.embedded for c in run.plan.chunk]
+                [embed(run, u.id, c) for u in run.plan.embedded_units for c in run.plan.chunk]
             elif step == "write":
                 [write(run, c) for c in run.plan.chunk]
             else:
@@ -68,11 +71,11 @@ def do(opened: Run, upto: str | None = "merge") -> Run:
 
 def free(run: Run) -> None:
     """What a finished run does at its end, in this process."""
-    locks.hold(run.store.root)
+    locks.hold_store_lock(run.store.root)
     try:
-        tidy(run)
+        free_space(run)
     finally:
-        locks._held.pop(run.store.root.resolve()).close()
+        locks._held_locks.pop(run.store.root.resolve()).close()
 
 
 def objects(folder: Path, kind: str = "") -> set[str]:
@@ -83,10 +86,10 @@ def objects(folder: Path, kind: str = "") -> set[str]:
 
 def rewrite(receipt: Path, **changes) -> None:
     """A whole receipt with other content."""
-    said = receipts.read(receipt) | changes
-    said.pop("schema")
-    said.pop("sha256")
-    receipts.write(receipt, said.pop("step"), said.pop("key"), said.pop("rows"), **said)
+    content = receipts.read(receipt) | changes
+    content.pop("schema")
+    content.pop("sha256")
+    receipts.write(receipt, content.pop("step"), content.pop("key"), content.pop("rows"), **content)
 
 
 def flip(path: Path) -> None:

@@ -1,5 +1,5 @@
-"""What stays in the store after success: ``keep_work``, ``store_limit_gb``, ``rs-embed prune --max-gb``; and one store for
-several projects."""
+"""Objects that stay in the store after success: ``keep_work``, ``store_limit_gb``,
+``rs-embed prune --max-gb``; and a store that several projects share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from rs_embed import SensorSpec, load_export
 from rs_embed.reading import ExportResult
-from rs_embed.runs.run import FREED
+from rs_embed.runs.run_files import FREED
 from rs_embed.store import locks
-from rs_embed.upkeep.free_space import tidy
+from rs_embed.upkeep.free_space import free_space
 
 from ..support.exports import combined, export, log_of, made, places, run_folder, snakemake, steps, times
 from ..support.gee_runs import S2, Archive, settings
@@ -23,21 +23,21 @@ from ..support.work_folders import do, free, make, objects, rewrite
 
 
 @pytest.fixture
-def tidied():
+def free_finished():
     return free
 
 
-def the_same(one: ExportResult, other: ExportResult) -> None:
+def assert_equal_arrays(one: ExportResult, other: ExportResult) -> None:
     assert np.array_equal(one.embedding("mosaiks"), other.embedding("mosaiks"))
     assert np.array_equal(one.models["mosaiks"].inputs, other.models["mosaiks"].inputs)
 
 
-# after success -------------------------------------------------------------------------------------------------------
+# after success -----------------------------------------------------------------------------------
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("layout", ["combined", "per_item"])
-def test_a_finished_export_keeps_what_it_was_told_to(tmp_path, say, layout):
+def test_a_finished_export_frees_according_to_keep_work(tmp_path, say, layout):
     import rs_embed
 
     path = tmp_path / "run"
@@ -49,22 +49,24 @@ def test_a_finished_export_keeps_what_it_was_told_to(tmp_path, say, layout):
     assert not objects(tmp_path, "chips") and len(objects(tmp_path, "embeddings")) == 4
     assert "GB were freed in the store" in log_of(folder)
     first = load_export(path)
-    the_same(first, first)  # reads it
+    assert_equal_arrays(first, first)  # reads it
     before = times(tmp_path)
     export(target, spots, keep_work="embeddings", chunk_size=2)
-    assert times(tmp_path) == before, "nothing is lacking"
+    assert times(tmp_path) == before, "nothing is missing"
     code, found = say("verify", tmp_path)
     assert code == 0 and "its chips were freed" in found["notes"][0]
     export(target, [*spots, every[8]], keep_work="embeddings", chunk_size=2)
-    assert steps(folder)["fetch"] == {"combined": 3, "per_item": 1}[layout], "one file of all pixels is written anew"
+    assert steps(folder)["fetch"] == {"combined": 3, "per_item": 1}[layout], "the combined file is written again"
     assert not objects(tmp_path, "chips")
     export(target, spots, keep_work="none", chunk_size=2)
-    left = len(objects(tmp_path))  # of the fifth place, which is not asked for any more; its file stays, a row does not
+    left = len(
+        objects(tmp_path)
+    )  # of the fifth ROI, which is no longer requested; its own file stays, its row in a combined file does not
     assert left == {"combined": 2, "per_item": 1}[layout]
     assert say("prune", tmp_path, "--yes")[1]["files"] == left + (
         layout == "combined"
     )  # and the declaration of its bands
-    the_same(load_export(path), first)
+    assert_equal_arrays(load_export(path), first)
     code, found = say("verify", tmp_path)
     assert code == 0, found["problems"]
 
@@ -73,73 +75,73 @@ def test_a_finished_export_keeps_what_it_was_told_to(tmp_path, say, layout):
 def test_the_command_line_frees_too_and_a_dry_run_does_not(tmp_path):
     run = make(tmp_path, keep_work="none", upto="write")
     config = ["--configfile", run.dir / "config.yaml", "--cores", "1"]
-    said = snakemake(*config, "-n", cwd=run.dir)
-    assert said.returncode == 0, said.stderr
+    done = snakemake(*config, "-n", cwd=run.dir)
+    assert done.returncode == 0, done.stderr
     assert len(objects(tmp_path)) == 8
-    said = snakemake(*config, cwd=run.dir)
-    assert said.returncode == 0, said.stderr
-    assert "were freed in the store" in said.stderr and not objects(tmp_path)
+    done = snakemake(*config, cwd=run.dir)
+    assert done.returncode == 0, done.stderr
+    assert "were freed in the store" in done.stderr and not objects(tmp_path)
 
 
-def test_pixels_that_were_not_saved_stay_with_embeddings(tmp_path, tidied):
+def test_pixels_that_were_not_saved_stay_with_embeddings(tmp_path, free_finished):
     run = make(tmp_path, keep_work="embeddings", save_inputs=False)
-    tidied(run)
+    free_finished(run)
     assert len(objects(tmp_path, "chips")) == 4
-    tidied(make(tmp_path, keep_work="none", save_inputs=False))
+    free_finished(make(tmp_path, keep_work="none", save_inputs=False))
     assert not objects(tmp_path)
 
 
-def test_what_another_run_refers_to_stays(tmp_path, tidied):
+def test_objects_that_another_run_refers_to_stay(tmp_path, free_finished):
     make(tmp_path, slice(0, 3), target="one", upto="fetch")
     run = make(tmp_path, slice(2, 5), target="two", keep_work="none")
-    tidied(run)
+    free_finished(run)
     kept = objects(tmp_path)
     assert {kind: sum(kind in k for k in kept) for kind in ("chips", "embeddings")} == {"chips": 3, "embeddings": 1}
 
 
-def test_nothing_is_freed_while_another_run_uses_the_store(tmp_path, tidied, capsys):
+def test_nothing_is_freed_while_another_run_uses_the_store(tmp_path, free_finished, capsys):
     run = make(tmp_path, keep_work="none")
-    with locks.share(run.store.root):
-        tidied(run)
+    with locks.acquire_shared_store_lock(run.store.root):
+        free_finished(run)
     assert "in use by another run, nothing was freed" in capsys.readouterr().err
     assert len(objects(tmp_path)) == 8
-    tidied(run)
+    free_finished(run)
     assert not objects(tmp_path)
 
 
-def test_a_run_that_cannot_be_read_keeps_everything(tmp_path, tidied, capsys):
+def test_nothing_is_freed_if_a_run_cannot_be_read(tmp_path, free_finished, capsys):
     run, other = make(tmp_path, keep_work="none"), make(tmp_path, target="other")
     (other.dir / "config.yaml").write_text("models: [")
-    tidied(run)
+    free_finished(run)
     assert "nothing was freed in the store: prune: the request of the run" in capsys.readouterr().err
     assert len(objects(tmp_path)) == 8
 
 
-def test_a_run_that_is_not_finished_frees_nothing(tmp_path, tidied):
-    """Also one whose next start is going to try something again."""
+def test_an_unfinished_run_frees_nothing(tmp_path, free_finished):
+    """Also a run whose next start retries something."""
     for upto in ("fetch", "embed", "write"):
-        tidied(make(tmp_path, keep_work="none", upto=upto))
+        free_finished(make(tmp_path, keep_work="none", upto=upto))
         assert len(objects(tmp_path)) == (4 if upto == "fetch" else 8)
     run = make(tmp_path, keep_work="none", continue_on_error=True)
     receipt = next((run.dir / "embed").glob("*/*.json"))
     rows = json.loads(receipt.read_text())["rows"]
     rewrite(receipt, rows=[rows[0] | {"status": "failed", "error": "", "stage": "embed", "retryable": True}, *rows[1:]])
-    tidied(run)
+    free_finished(run)
     assert len(objects(tmp_path)) == 8
 
 
-def test_what_could_not_be_freed_is_freed_by_the_next_success(tmp_path, tidied):
+def test_the_next_success_frees_what_was_not_freed_before(tmp_path, free_finished):
     first = make(tmp_path, slice(0, 3), target="one", keep_work="none")
-    with locks.share(first.store.root):
-        tidied(first)
+    with locks.acquire_shared_store_lock(first.store.root):
+        free_finished(first)
     second = make(tmp_path, slice(2, 5), target="two", keep_work="none")
     assert len(objects(tmp_path)) == 10
-    tidied(second)
-    assert not objects(tmp_path), "neither holds the other's objects"
+    free_finished(second)
+    assert not objects(tmp_path), "neither run keeps objects of the other"
 
 
-def test_a_store_that_this_process_does_not_hold_is_left_alone(tmp_path, capsys):
-    tidy(make(tmp_path, keep_work="none"))
+def test_nothing_is_freed_without_the_lock_of_the_store(tmp_path, capsys):
+    free_space(make(tmp_path, keep_work="none"))
     assert len(objects(tmp_path)) == 8 and "nothing was freed" in capsys.readouterr().err
 
 
@@ -150,23 +152,23 @@ def test_a_start_with_nothing_to_do_frees_too(tmp_path, say):
     export(combined(tmp_path / "run"), places(9)[:3], keep_work="embeddings")
     assert len(objects(tmp_path)) == 3
     export(combined(tmp_path / "run"), places(9)[:4], keep_work="all")
-    assert not (run_folder(tmp_path / "run") / FREED).exists(), "from now on they are missed"
+    assert not (run_folder(tmp_path / "run") / FREED).exists(), "verify expects the objects again"
     assert len(objects(tmp_path)) == 8 and say("verify", tmp_path)[0] == 0
 
 
-# the limit -----------------------------------------------------------------------------------------------------------
+# the limit ---------------------------------------------------------------------------------------
 
 
-def test_above_the_limit_the_oldest_go_pixels_first(tmp_path, tidied, say, monkeypatch):
+def test_above_the_limit_the_oldest_objects_are_removed_pixels_first(tmp_path, free_finished, say, monkeypatch):
     ends = iter(f"2022-01-0{i}T00:00:00Z" for i in range(1, 9))
-    monkeypatch.setattr("rs_embed.stages.merge.spent", lambda started: {"finished": next(ends)})
+    monkeypatch.setattr("rs_embed.stages.merge.measure_job", lambda started: {"finished": next(ends)})
     first = make(tmp_path, slice(0, 2), target="first")
     second = make(tmp_path, slice(2, 4), target="second")
     third = make(tmp_path, slice(4, 6), target="third", upto="write")  # not finished
-    gone = make(tmp_path, slice(6, 7), target="gone")
+    deleted = make(tmp_path, slice(6, 7), target="deleted")
     import shutil
 
-    shutil.rmtree(gone.dir)
+    shutil.rmtree(deleted.dir)
     _, status = say("status", tmp_path)
     total = status["stores"][0]["bytes"]
     size = {
@@ -177,32 +179,33 @@ def test_above_the_limit_the_oldest_go_pixels_first(tmp_path, tidied, say, monke
     def left() -> dict[str, int]:
         return {
             f"{name} {kind}": sum(any(r in o for r in run.plan.roi_ids) for o in objects(tmp_path, kind))
-            for name, run in (("gone", gone), ("first", first), ("second", second), ("third", third))
+            for name, run in (("deleted", deleted), ("first", first), ("second", second), ("third", third))
             for kind in ("chips", "embeddings")
         }
 
-    def shrunk(bytes_: float) -> dict[str, int]:
+    def shrink(bytes_: float) -> dict[str, int]:
         bytes_ += sum(p.stat().st_size for p in (tmp_path / ".rs_embed" / "store" / "kept").rglob("*.jsonl"))
         _, found = say("prune", tmp_path, "--max-gb", str(bytes_ / 1e9))
         _, done = say("prune", tmp_path, "--yes", "--max-gb", str(bytes_ / 1e9))
         assert found["files"] == done["files"]
         return {k: n for k, n in left().items() if n}
 
-    of_gone = size["chips"] + size["embeddings"]
+    deleted_bytes = size["chips"] + size["embeddings"]
     both = {"second chips": 2, "second embeddings": 2, "third chips": 2, "third embeddings": 2}
     slack = 100  # objects differ by a few bytes
-    assert shrunk(total) == {"first chips": 2, "first embeddings": 2} | both, "what no run refers to goes anyway"
-    assert shrunk(total - of_gone - 1) == {"first chips": 1, "first embeddings": 2} | both
-    assert shrunk(total - of_gone - 2 * size["chips"] - 1) == {"first embeddings": 2} | both | {"second chips": 1}
+    assert shrink(total) == {"first chips": 2, "first embeddings": 2} | both, "unreferenced objects are always removed"
+    assert shrink(total - deleted_bytes - 1) == {"first chips": 1, "first embeddings": 2} | both
+    assert shrink(total - deleted_bytes - 2 * size["chips"] - 1) == {"first embeddings": 2} | both | {"second chips": 1}
     rest = {"third chips": 2, "third embeddings": 2}
     assert (
-        shrunk(slack + total - of_gone - 4 * size["chips"] - 2 * size["embeddings"]) == {"second embeddings": 2} | rest
+        shrink(slack + total - deleted_bytes - 4 * size["chips"] - 2 * size["embeddings"])
+        == {"second embeddings": 2} | rest
     )
-    assert shrunk(0) == rest, "an unfinished run keeps what it has"
+    assert shrink(0) == rest, "an unfinished run keeps its objects"
     code, found = say("verify", tmp_path)
     assert code == 0, found["problems"]
     do(third)
-    tidied(make(tmp_path, slice(4, 6), target="third", store_limit_gb=0))
+    free_finished(make(tmp_path, slice(4, 6), target="third", store_limit_gb=0))
     assert not objects(tmp_path)
     assert (first.dir / FREED).read_text() == '["chips", "embeddings"]'
 
@@ -216,30 +219,30 @@ def test_a_limit_is_a_number(tmp_path, given, capsys):
     assert "allowed: a number >= 0" in capsys.readouterr().err
 
 
-def test_a_new_place_costs_its_chunk_alone_where_every_place_has_a_file(tmp_path, tidied):
+def test_a_new_roi_costs_only_its_chunk_in_per_item_exports(tmp_path, free_finished):
     from rs_embed.stages.prepare import prepare
 
     run = make(tmp_path, keep_work="none", layout="per_item")
-    tidied(run)
+    free_finished(run)
     more = make(tmp_path, slice(0, 5), layout="per_item", keep_work="none", upto="fetch")
     os.unlink(more.dir / "merge.json")
     with contextlib.chdir(more.dir):
         try:
             prepare(more, live=True)
         finally:
-            locks._held.pop(more.dir.resolve()).close()
-            locks._held.pop(more.store.root.resolve()).close()
+            locks._held_locks.pop(more.dir.resolve()).close()
+            locks._held_locks.pop(more.store.root.resolve()).close()
     there = {p.name for p in (more.dir / "items").glob("*.json")}
-    assert there == {"00000.json", "00001.json"}, "chunks with nothing left to do are not made again"
+    assert there == {"00000.json", "00001.json"}, "chunks without remaining jobs are not made again"
 
 
-# one store for many --------------------------------------------------------------------------------------------------
+# one store for many ------------------------------------------------------------------------------
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("word", ["gee", "stac"])
-def test_a_second_project_asks_nobody_for_the_same_pixels(tmp_path, monkeypatch, word):
-    from ..support.stac_world import SETTINGS, a_world
+def test_a_second_project_requests_no_pixels_again(tmp_path, monkeypatch, word):
+    from ..support.stac_world import SETTINGS, serve_scenes
 
     monkeypatch.setenv("RS_EMBED_STORE", str(tmp_path / "store"))
     places = [at(20, 20, 50), at(30, 30, 50)]
@@ -251,25 +254,25 @@ def test_a_second_project_asks_nobody_for_the_same_pixels(tmp_path, monkeypatch,
             about = {"backend": "gee", "gee": settings(service), "sensor": SensorSpec(S2, ("B2", "B3"))}
         else:
             (tmp_path / "files").mkdir()
-            world = open_.enter_context(a_world(tmp_path / "files"))
-            world.scene("a", noise(0, (2, 60, 60)))
+            scenes = open_.enter_context(serve_scenes(tmp_path / "files"))
+            scenes.add_scene("a", noise(0, (2, 60, 60)))
             about = {
-                "backend": f"stac:{world.stac.address}",
+                "backend": f"stac:{scenes.stac.address}",
                 "stac": SETTINGS,
                 "sensor": SensorSpec("S2", ("B2", "B3")),
             }
         export(combined(tmp_path / "one" / "run"), places, **about)
         if word == "gee":
             assert service.counts()["pixels"] == 2
-            service.forget()
+            service.reset_counts()
         else:
-            world.stac.asked.clear()
+            scenes.stac.requests.clear()
         export(combined(tmp_path / "two" / "other"), places[::-1], save_inputs=True, **about)
         if word == "gee":
             assert set(service.counts().values()) == {0}
         else:
-            assert not [a.path for a in world.stac.asked if a.path.endswith(".tif")], (
-                "a search alone, for the identity of what is there"
+            assert not [a.path for a in scenes.stac.requests if a.path.endswith(".tif")], (
+                "only a search, which determines the identity of the imagery"
             )
     assert made(run_folder(tmp_path / "two" / "other")) == {"fetched": 0, "embedded": 0}
     one, two = load_export(tmp_path / "one" / "run"), load_export(tmp_path / "two" / "other")

@@ -1,4 +1,4 @@
-"""Packs in runs: the option ``pack``, ``rs-embed pack``, and what the other commands make of packs."""
+"""Packs in runs: the option ``pack``, ``rs-embed pack``, and packs in the other commands."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pytest
 import rs_embed
 from rs_embed import ExportError, StoreError, load_export
 from rs_embed.cli import main
-from rs_embed.runs.run import Run, load_run
+from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run import Run
 from rs_embed.stages.merge import merge
-from rs_embed.stages.shared.state import examined, withdrawn
+from rs_embed.stages.shared.state import examine_receipts, find_invalid_receipts
 from rs_embed.stages.write import write
 from rs_embed.store import locks
 from rs_embed.store.groups import Group
-from rs_embed.upkeep.free_space import tidy
+from rs_embed.upkeep.free_space import free_space
 
 from ..support import killing
 from ..support.exports import CHECKOUT, combined, content, export, made, places, run_folder, steps
@@ -42,43 +43,46 @@ def flip(path: Path, at: int = 200) -> None:
 
 def groups(run: Run) -> list[tuple[Group, tuple[str, ...]]]:
     """Every group of a run, and the names in it."""
-    found = [(run.store.embeddings(u.id), run.plan.objects(u.source)) for u in run.plan.embedded]
-    chips = [(s, b) for s in run.plan.sources for b in run.store.band_sets(s.id, s.bands)]
-    return found + [(run.store.chips(s.id, b), run.plan.objects(s.id)) for s, b in chips]
+    found = [(run.store.embedding_group(u.id), run.plan.object_names(u.source)) for u in run.plan.embedded_units]
+    chips = [(s, b) for s in run.plan.sources for b in run.store.list_band_sets(s.id, s.bands)]
+    return found + [(run.store.chip_group(s.id, b), run.plan.object_names(s.id)) for s, b in chips]
 
 
 def nothing_to_do(run: Run) -> bool:
     with contextlib.chdir(run.dir):
-        return not withdrawn(run, examined(run)) and set(examined(run).states.values()) == {"good"}
+        return not find_invalid_receipts(run, examine_receipts(run)) and set(examine_receipts(run).states.values()) == {
+            "good"
+        }
 
 
-# runs ----------------------------------------------------------------------------------------------------------------
+# runs --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["combined", "per_item"])
 def test_a_packed_run_makes_the_same_files(tmp_path, layout):
-    """Also after a model and places were added, and with nothing to do."""
-    asked = [{"models": (TWO,)}, {"models": (TWO, ONE)}, {"models": (TWO, ONE), "spots": slice(0, 7)}]
-    for more in asked:
+    """Also after a model and ROIs were added, and with nothing to do."""
+    requests = [{"models": (TWO,)}, {"models": (TWO, ONE)}, {"models": (TWO, ONE), "spots": slice(0, 7)}]
+    for more in requests:
         plain = make(tmp_path / "plain", layout=layout, **more)
         run = make(tmp_path / "packed", layout=layout, pack=True, **more)
         assert content(tmp_path / "packed") == content(tmp_path / "plain")
-        assert not objects(tmp_path / "packed"), "nothing lies loose"
-        assert run.plan.receipts() == plain.plan.receipts(), "no key knows of packs"
+        assert not objects(tmp_path / "packed"), "no object is loose"
+        assert run.plan.receipts() == plain.plan.receipts(), "no key depends on packs"
         for (group, names), (other, _) in zip(groups(run), groups(plain), strict=True):
             for name in names:
                 assert group.has(name) == other.has(name)
                 if group.has(name):
-                    mine, theirs = group.read(name), other.read(name)
-                    assert mine.array.tobytes() == theirs.array.tobytes() and mine.meta.keys() == theirs.meta.keys()
+                    packed, loose = group.read(name), other.read(name)
+                    assert packed.array.tobytes() == loose.array.tobytes() and packed.meta.keys() == loose.meta.keys()
         assert nothing_to_do(run)
-    # chips: two chunks of the first bands, two of the fourth band, two of new places; embeddings: four chunks of two units
+    # chips: two chunks of the first bands, two of the fourth band, two of new ROIs; embeddings:
+    # four chunks of two units
     assert len(objects(tmp_path / "plain")) == 25 and len(packs(tmp_path / "packed")) == 6 + 8
     assert not [p for p in (tmp_path / "packed").rglob("*") if len(p.name) == 2 and p.is_dir()], "no empty folders"
 
 
-def test_nothing_lies_loose_before_its_chunk_is_written(tmp_path):
-    """Fetching may be far ahead of the models."""
+def test_objects_are_packed_before_their_chunk_is_written(tmp_path):
+    """Fetch jobs can be far ahead of embed jobs."""
     run = make(tmp_path, models=(ONE, TWO), pack=True, upto="embed")
     assert not objects(tmp_path) and (len(packs(tmp_path, "chips")), len(packs(tmp_path, "embeddings"))) == (2, 4)
     receipt = json.loads(next(run.dir.glob("fetch/*/*.json")).read_text())
@@ -102,7 +106,7 @@ def test_a_finished_run_that_is_packed_needs_nothing(tmp_path, say):
     assert "0 objects (0 B) were put into 0 packs" in say("pack", tmp_path, plain=True)[1]
 
 
-def test_what_is_not_finished_stays_loose(tmp_path, say):
+def test_objects_of_unfinished_chunks_stay_loose(tmp_path, say):
     run = make(tmp_path, upto="embed")
     assert say("pack", tmp_path)[1]["objects"] == 0
     with contextlib.chdir(run.dir):
@@ -121,7 +125,7 @@ def test_a_chunk_does_not_fail_because_it_cannot_be_packed(tmp_path, monkeypatch
     def full(folder, _):
         raise StoreError(f"{folder} cannot be written (Disk quota exceeded)")
 
-    monkeypatch.setattr("rs_embed.store.packs.write", full)
+    monkeypatch.setattr("rs_embed.store.packs.write_pack", full)
     make(tmp_path, pack=True, upto="write")
     assert "were not all packed" in capsys.readouterr().err
     monkeypatch.undo()
@@ -153,29 +157,32 @@ def test_real_runs(tmp_path, say, layout):
         assert content(tmp_path / "packed") == content(tmp_path / "plain")
 
 
-# damage --------------------------------------------------------------------------------------------------------------
+# damage ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["chips", "embeddings"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_what_is_damaged_in_a_pack_is_made_again_and_nothing_else(tmp_path, say, kind, whole):
+def test_only_damaged_objects_of_a_pack_are_made_again(tmp_path, say, kind, whole):
     reference = content(make(tmp_path / "reference").dir.parents[2])
     tmp_path /= "run"
-    run = load_run(make(tmp_path, pack=True, upto="write").dir)  # as the next job: it has read no index
+    run = load_run(make(tmp_path, pack=True, upto="write").dir)  # like the next job, which has read no index
     victim = packs(tmp_path, kind)[0]
     flip(victim, -1 if whole else 200)  # its index, or its first object
     with contextlib.chdir(run.dir), pytest.raises(StoreError, match="run again to"):
         merge(run)
     assert not victim.exists() or whole
     with contextlib.chdir(run.dir):
-        gone = withdrawn(run, examined(run))
-    assert sorted(p.split("/")[0] for p in gone) == [{"chips": "fetch", "embeddings": "embed"}[kind], "items"]
-    for path in gone:
+        withdrawn_paths = find_invalid_receipts(run, examine_receipts(run))
+    assert sorted(p.split("/")[0] for p in withdrawn_paths) == [
+        {"chips": "fetch", "embeddings": "embed"}[kind],
+        "items",
+    ]
+    for path in withdrawn_paths:
         (run.dir / path).unlink()
     again = make(tmp_path, pack=True)
     key = {"chips": "fetched", "embeddings": "embedded"}[kind]
     lost = 2 if whole else 1
-    assert _made_now(again, gone, key) == lost
+    assert _made_now(again, withdrawn_paths, key) == lost
     assert content(tmp_path) == reference and not objects(tmp_path)
     assert nothing_to_do(again) and say("verify", tmp_path)[0] == 0
     damaged = say("prune", tmp_path, "--yes")[1]["damaged"]["files"]
@@ -183,21 +190,21 @@ def test_what_is_damaged_in_a_pack_is_made_again_and_nothing_else(tmp_path, say,
 
 
 def _made_now(run: Run, withdrawn: list[str], key: str) -> int:
-    """What the jobs made whose receipts had been withdrawn."""
+    """Number of objects that the jobs with withdrawn receipts made."""
     from rs_embed.store import receipts
 
     return sum(receipts.read(run.dir / p).get(key, 0) for p in withdrawn)
 
 
 @pytest.mark.heavy
-def test_one_more_start_mends_a_damaged_pack(tmp_path):
+def test_one_more_start_repairs_a_damaged_pack(tmp_path):
     target, every = combined(tmp_path / "run"), places(6)
     export(target, every, [ONE], chunk_size=3, pack=True, keep_work="all")
     good = content(tmp_path)
     flip(packs(tmp_path, "chips")[0])
     flip(packs(tmp_path, "embeddings")[1])
     (tmp_path / "run.npz").unlink()
-    with pytest.raises(ExportError, match="run again to make it anew"):
+    with pytest.raises(ExportError, match="run again to create it again"):
         export(target, every, [ONE], chunk_size=3, pack=True, keep_work="all")
     export(target, every, [ONE], chunk_size=3, pack=True, keep_work="all")
     run = run_folder(tmp_path / "run")
@@ -205,7 +212,7 @@ def test_one_more_start_mends_a_damaged_pack(tmp_path):
     assert content(tmp_path)["run.npz"] == good["run.npz"] and not objects(tmp_path)
 
 
-def test_verify_finds_damage_in_packs_and_one_start_mends_it(tmp_path, say):
+def test_verify_finds_damage_in_packs_and_one_start_repairs_it(tmp_path, say):
     run = make(tmp_path, pack=True)
     reference = content(tmp_path)
     assert say("verify", tmp_path)[1]["read"]["objects"] == 8
@@ -218,9 +225,9 @@ def test_verify_finds_damage_in_packs_and_one_start_mends_it(tmp_path, say):
     assert f"in {one.name}: its digest does not fit" in problem["what"] and "of ROI 'p0000" in problem["what"]
     flip(other, -1)
     code, found = say("verify", tmp_path)
-    assert [p["kind"] for p in found["problems"]] == ["object", "object", "object", "pack"], "two objects are gone"
+    assert [p["kind"] for p in found["problems"]] == ["object", "object", "object", "pack"], "two objects are lost"
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-    with locks.share(run.store.root):
+    with locks.acquire_shared_store_lock(run.store.root):
         assert "is in use by a run" in say("verify", tmp_path, "--set-aside", plain=True)[1]
     code, found = say("verify", tmp_path, "--set-aside")
     assert code == 1 and sorted(Path(p).suffix for p in found["set_aside"]) == [".damaged"] * 2
@@ -231,7 +238,7 @@ def test_verify_finds_damage_in_packs_and_one_start_mends_it(tmp_path, say):
     assert say("prune", tmp_path, "--yes")[1]["damaged"]["files"] == 2
 
 
-# the commands --------------------------------------------------------------------------------------------------------
+# the commands ------------------------------------------------------------------------------------
 
 
 def test_status_counts_files_and_objects(tmp_path, say):
@@ -251,14 +258,14 @@ def test_status_counts_files_and_objects(tmp_path, say):
     assert "4 in 2 files" in say("status", tmp_path, plain=True)[1]
 
 
-def test_pack_and_back_again(tmp_path, say):
+def test_pack_and_unpack(tmp_path, say):
     run = make(tmp_path, models=(ONE, TWO))
     store = tmp_path / ".rs_embed" / "store"
     before = {p: (tmp_path / ".rs_embed" / "store" / p).read_bytes() for p in objects(tmp_path)}
     assert main(["pack", str(tmp_path)]) == 0
-    with locks.share(run.store.root):
-        code, said = say("pack", tmp_path, "--undo", plain=True)
-        assert code == 1 and "is in use by a run" in said and len(packs(tmp_path)) == 6
+    with locks.acquire_shared_store_lock(run.store.root):
+        code, output = say("pack", tmp_path, "--undo", plain=True)
+        assert code == 1 and "is in use by a run" in output and len(packs(tmp_path)) == 6
     code, found = say("pack", tmp_path, "--undo")
     assert (code, found["loosened"], found["unreadable"]) == (0, 12, [])
     assert {p: (store / p).read_bytes() for p in objects(tmp_path)} == before
@@ -275,12 +282,12 @@ def test_a_pack_that_cannot_be_read_is_not_undone(tmp_path, say):
     assert "1 pack cannot be read" in say("pack", tmp_path, "--undo", plain=True)[1]
 
 
-def test_prune_waits_for_nobody_who_packs_and_packing_goes_on_beside_runs(tmp_path, say):
+def test_packing_works_beside_runs_and_waits_for_prune(tmp_path, say):
     run = make(tmp_path)
-    with locks.share(run.store.root), locks.acquire(run.dir):
+    with locks.acquire_shared_store_lock(run.store.root), locks.acquire_run_lock(run.dir):
         assert say("pack", tmp_path)[1]["objects"] == 8
     code = "import sys; from rs_embed.cli import main; sys.exit(main(sys.argv[1:]))"
-    with locks.exclude(run.store.root):
+    with locks.acquire_exclusive_store_lock(run.store.root):
         waiting = subprocess.Popen(
             [sys.executable, "-c", code, "pack", str(tmp_path)], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True
         )
@@ -291,7 +298,7 @@ def test_prune_waits_for_nobody_who_packs_and_packing_goes_on_beside_runs(tmp_pa
 
 def test_prune_removes_packed_objects(tmp_path, say):
     make(tmp_path, models=(ONE, TWO), pack=True)
-    run = make(tmp_path, slice(1, 4), pack=True)  # a place and a model are not asked for any more
+    run = make(tmp_path, slice(1, 4), pack=True)  # a ROI and a model are no longer requested
     before = {p: p.stat().st_mtime_ns for p in packs(tmp_path)}
     _, found = say("prune", tmp_path)
     assert sum(g["objects"] for g in found["groups"]) == 4 + 1 + 1
@@ -309,7 +316,7 @@ def test_prune_removes_packed_objects(tmp_path, say):
     assert "nothing to remove" in shown
 
 
-def test_prune_says_what_goes_where_no_file_goes(tmp_path, say):
+def test_prune_reports_bytes_where_no_file_is_removed(tmp_path, say):
     make(tmp_path, slice(0, 2), pack=True)
     make(tmp_path, slice(0, 1), pack=True)
     _, found = say("prune", tmp_path)
@@ -320,37 +327,38 @@ def test_prune_says_what_goes_where_no_file_goes(tmp_path, say):
 
 
 @pytest.mark.parametrize("options", [{"keep_work": "none"}, {"keep_work": "embeddings"}, {"store_limit_gb": 0}])
-def test_a_packed_run_frees_what_it_was_told_to(tmp_path, say, options):
+def test_a_packed_run_frees_its_objects(tmp_path, say, options):
     run = make(tmp_path, pack=True, **options)
-    locks.hold(run.store.root)
+    locks.hold_store_lock(run.store.root)
     try:
-        tidy(run)
+        free_space(run)
     finally:
-        locks._held.pop(run.store.root.resolve()).close()
+        locks._held_locks.pop(run.store.root.resolve()).close()
     assert not packs(tmp_path, "chips")
     assert len(packs(tmp_path, "embeddings")) == (2 if options.get("keep_work") == "embeddings" else 0)
     assert not list((tmp_path / ".rs_embed" / "store" / "chips").glob("*")), "nor their folders"
     assert nothing_to_do(run) and say("verify", tmp_path)[0] == 0
 
 
-def test_above_the_limit_packs_go_as_a_whole(tmp_path, say):
+def test_above_the_limit_whole_packs_are_removed(tmp_path, say):
     make(tmp_path, slice(0, 8), pack=True)
     (before,) = say("status", tmp_path)[1]["stores"]
     chips = next(g for g in before["groups"] if g["kind"] == "chips")
     times = {p: p.stat().st_mtime_ns for p in packs(tmp_path)}
     assert len(times) == 8
-    limit = before["bytes"] - chips["bytes"] // 2 + 500  # some of the chips, and not one of the embeddings
+    limit = before["bytes"] - chips["bytes"] // 2 + 500  # some of the chips, and none of the embeddings
     assert say("prune", tmp_path, "--yes", "--max-gb", str(limit / 1e9))[1]["spare"]["files"] == 2
     left = {p: p.stat().st_mtime_ns for p in packs(tmp_path)}
-    assert len(left) == 6 and left.items() <= times.items(), "none was written anew"
+    assert len(left) == 6 and left.items() <= times.items(), "no pack was written again"
 
 
-# killed --------------------------------------------------------------------------------------------------------------
+# killed ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.heavy
 def test_a_run_killed_while_it_packs(tmp_path):
-    """SIGKILL to everything while a pack waits for its name: the same request ends well, and makes nothing again."""
+    """SIGKILL to all processes before a pack is renamed: the same request succeeds, and makes no
+    object again."""
     import psutil
 
     request = killing.REQUEST.replace("writer_workers=1", "writer_workers=1, pack=True")
@@ -358,21 +366,21 @@ def test_a_run_killed_while_it_packs(tmp_path):
     victim = killing.start([*command, str(tmp_path / "killed")], "embed 4 *.pack")
     store = tmp_path / "killed" / ".rs_embed" / "store"
 
-    def half() -> list[Path]:  # os.walk bears folders that vanish
+    def temporary_packs() -> list[Path]:  # os.walk ignores folders that are deleted
         found = [Path(folder, name) for folder, _, names in os.walk(store) for name in names]
         return [p for p in found if p.name.startswith(".tmp-") and p.suffix == ".pack" and p.parts[-4] == "embeddings"]
 
-    killing.wait_until(lambda: any(p.stat().st_size for p in half()), victim, "packing")
+    killing.wait_until(lambda: any(p.stat().st_size for p in temporary_packs()), victim, "packing")
     kept = killing.objects(tmp_path / "killed")
     family = killing.tree(psutil.Process(victim.pid))
     killing.kill_all(psutil.Process(victim.pid))
     victim.communicate(timeout=20)
     psutil.wait_procs(family, timeout=20)
-    assert half() and set(kept) == set(killing.objects(tmp_path / "killed"))
+    assert temporary_packs() and set(kept) == set(killing.objects(tmp_path / "killed"))
     for folder in ("killed", "undisturbed"):
         process = killing.start([*command, str(tmp_path / folder)])
         assert process.communicate(timeout=120) and process.returncode == 0
-    # what a killed job had made is there, and counts for nobody
+    # objects of a killed job are in the store, and no receipt counts them
     now, whole = (made(run_folder(tmp_path / word / "run")) for word in ("killed", "undisturbed"))
     assert all(now[key] <= whole[key] for key in whole)
     assert content(tmp_path / "killed") == content(tmp_path / "undisturbed")

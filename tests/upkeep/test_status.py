@@ -1,4 +1,4 @@
-"""``rs-embed status``: what is there; and which folder a command means."""
+"""``rs-embed status``; and the work folder that a path refers to."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from rs_embed import StoreError
 from rs_embed.cli import main
 from rs_embed.store import locks
 from rs_embed.upkeep import summaries
-from rs_embed.upkeep.work_folder import find_work
+from rs_embed.upkeep.work_folder import find_work_folder
 
 from ..support.work_folders import ONE, TWO, make, rewrite
 
 
-def test_a_work_folder_is_found_from_everything_that_belongs_to_it(tmp_path, monkeypatch, capsys):
+def test_a_work_folder_is_found_from_related_paths(tmp_path, monkeypatch, capsys):
     make(tmp_path, upto="fetch")
     make(tmp_path, target="items", layout="per_item")
     work = tmp_path / ".rs_embed"
     for given in (work, tmp_path, tmp_path / "run.npz", tmp_path / "run", tmp_path / "items"):
-        assert find_work(given) == work
+        assert find_work_folder(given) == work
     monkeypatch.chdir(tmp_path)
     assert main(["status"]) == 0
     assert f"work folder {work}" in capsys.readouterr().out
     make(tmp_path, target="far", work_dir="elsewhere")
-    assert find_work(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert find_work_folder(tmp_path / "elsewhere") == tmp_path / "elsewhere"
     (tmp_path / "empty").mkdir()
     for command in ("status", "verify", "prune"):
         assert main([command, str(tmp_path / "empty" / "nothing")]) == 1
         error = capsys.readouterr().err
         assert error.startswith("error: folder: ") and "allowed: a folder .rs_embed" in error and error.count("\n") == 1
     with pytest.raises(StoreError, match="has no work folder"):
-        find_work(tmp_path / "typo")
+        find_work_folder(tmp_path / "typo")
 
 
-def test_status_says_what_is_there(tmp_path, say):
+def test_status_reports_runs_and_stores(tmp_path, say):
     make(tmp_path, models=(ONE, TWO))
     make(tmp_path, target="other", upto="fetch")
     code, found = say("status", tmp_path)
@@ -65,7 +65,7 @@ def test_status_says_what_is_there(tmp_path, say):
     assert "prune would free: 0 files, 0 B" in shown
 
 
-def test_status_says_what_became_of_final_files(tmp_path, say):
+def test_status_reports_missing_and_changed_final_files(tmp_path, say):
     run = make(tmp_path, target="items", layout="per_item")
     os.utime(tmp_path / "items" / "p00001.npz")
     (tmp_path / "items" / "p00002.npz").unlink()
@@ -85,16 +85,16 @@ def test_status_says_what_became_of_final_files(tmp_path, say):
     assert "there is no run in " in say("prune", tmp_path, plain=True)[1]
 
 
-def test_status_shows_failures_damage_and_who_is_running(tmp_path, say):
+def test_status_reports_failures_damage_and_the_running_process(tmp_path, say):
     run = make(tmp_path, models=(ONE, TWO))
     path = run.dir / f"items/{run.plan.chunks[0].name}.json"
     rows = json.loads(path.read_text())["rows"]
     rewrite(path, rows=[rows[0] | {"status": "partial"}, *rows[1:]])
     (run.dir / f"embed/{run.plan.units[0].id}/00001.json").write_text("{")
     _, found = say("status", tmp_path)
-    (said,) = found["runs"]
-    assert (said["state"], said["failed_rois"], said["unreadable_receipts"]) == ("incomplete", 1, 1)
-    with locks.acquire(run.dir):
+    (status,) = found["runs"]
+    assert (status["state"], status["failed_rois"], status["unreadable_receipts"]) == ("incomplete", 1, 1)
+    with locks.acquire_run_lock(run.dir):
         _, found = say("status", tmp_path)
         assert found["runs"][0]["state"] == "running"
         assert found["runs"][0]["running"]["pid"] == os.getpid()
@@ -107,19 +107,19 @@ def test_status_shows_failures_damage_and_who_is_running(tmp_path, say):
     assert "--ignore-broken" in found["prune"]["refused"]
 
 
-def test_a_look_at_a_lock_does_not_disturb_a_start(tmp_path):
-    locks.acquire(tmp_path).close()
+def test_reading_a_lock_does_not_disturb_a_start(tmp_path):
+    locks.acquire_run_lock(tmp_path).close()
     stop = threading.Event()
 
     def look() -> None:
         while not stop.is_set():
-            locks.holder(tmp_path)
+            locks.read_lock_holder(tmp_path)
 
     thread = threading.Thread(target=look)
     thread.start()
     try:
         for _ in range(50):
-            locks.acquire(tmp_path).close()
+            locks.acquire_run_lock(tmp_path).close()
     finally:
         stop.set()
         thread.join()
@@ -128,5 +128,5 @@ def test_a_look_at_a_lock_does_not_disturb_a_start(tmp_path):
 @pytest.mark.parametrize(
     ("number", "shown"), [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (999_960, "1.0 MB"), (5e12, "5.0 TB")]
 )
-def test_sizes_are_for_people(number, shown):
-    assert summaries.size(number) == shown
+def test_sizes_are_short(number, shown):
+    assert summaries.format_bytes(number) == shown

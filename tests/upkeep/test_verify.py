@@ -12,8 +12,8 @@ import pytest
 
 from rs_embed import ExportModelRequest, ExportTarget
 from rs_embed.cli import main
-from rs_embed.stages.prepare import check, prepare
-from rs_embed.stages.shared.state import examined
+from rs_embed.stages.prepare import check_target, prepare
+from rs_embed.stages.shared.state import examine_receipts
 from rs_embed.store import locks, receipts
 
 from ..support import killing
@@ -22,7 +22,7 @@ from ..support.work_folders import ONE, RGB, TWO, flip, make, objects, rewrite
 
 
 @pytest.mark.parametrize(
-    ("pattern", "kind", "said"),
+    ("pattern", "kind", "expected"),
     [
         (".rs_embed/store/embeddings/**/*.npy", "object", "of ROI 'p0"),
         (".rs_embed/store/chips/**/*.npy", "object", "chip (B2 B3 B4 B8) of sample-"),
@@ -34,7 +34,7 @@ from ..support.work_folders import ONE, RGB, TWO, flip, make, objects, rewrite
         (".rs_embed/runs/*/items/*.jsonl", "file", "records of the run "),
     ],
 )
-def test_verify_finds_one_changed_byte(tmp_path, say, pattern, kind, said):
+def test_verify_finds_one_changed_byte(tmp_path, say, pattern, kind, expected):
     make(tmp_path)
     make(tmp_path, target="items", layout="per_item")
     code, found = say("verify", tmp_path)
@@ -45,7 +45,7 @@ def test_verify_finds_one_changed_byte(tmp_path, say, pattern, kind, said):
     code, found = say("verify", tmp_path)
     (problem,) = found["problems"]
     assert (code, problem["kind"], problem["path"]) == (1, kind, str(victim))
-    assert said in problem["what"] and problem["advice"]
+    assert expected in problem["what"] and problem["advice"]
     assert found["next"].startswith("next: rs-embed verify --set-aside, then start the same request again")
     assert times(tmp_path, "**/*") == before, "nothing was changed"
     assert str(victim) in say("verify", tmp_path, plain=True)[1]
@@ -53,7 +53,7 @@ def test_verify_finds_one_changed_byte(tmp_path, say, pattern, kind, said):
 
 def test_verify_finds_lost_objects_and_damaged_receipts(tmp_path, say):
     run = make(tmp_path, models=(ONE, TWO))
-    lost = [run.store.embedding(run.plan.units[1].id, run.plan.roi_ids[2])]
+    lost = [run.store.embedding_path(run.plan.units[1].id, run.plan.roi_ids[2])]
     lost.append(next((tmp_path / ".rs_embed" / "store").glob("chips/*/*/*/*.npy")))
     for path in lost:
         path.unlink()
@@ -63,22 +63,22 @@ def test_verify_finds_lost_objects_and_damaged_receipts(tmp_path, say):
     other = run.dir / f"fetch/{run.plan.sources[0].id}/00000-00.json"
     rewrite(other, key="another")
     _, found = say("verify", tmp_path)
-    said = {p["path"]: p["what"] for p in found["problems"]}
-    assert "gone" in said[str(lost[0])]
-    assert said[str(cut)] == "receipt: unreadable"
-    assert said[str(run.dir / "items/00000.json")] == "receipt of a finished run: gone"
-    assert said[str(other)] == "receipt of a finished run: made for another request"
+    problems = {p["path"]: p["what"] for p in found["problems"]}
+    assert "missing" in problems[str(lost[0])]
+    assert problems[str(cut)] == "receipt: unreadable"
+    assert problems[str(run.dir / "items/00000.json")] == "receipt of a finished run: missing"
+    assert problems[str(other)] == "receipt of a finished run: made for another request"
     assert found["next"].endswith(f"start the same request again ({tmp_path / 'run.npz'})")
 
 
-def test_what_is_unfinished_or_unneeded_is_no_damage(tmp_path, say):
+def test_missing_objects_of_unfinished_runs_and_unneeded_ones_are_no_damage(tmp_path, say):
     make(tmp_path, models=(ONE, TWO))
-    make(tmp_path, slice(0, 5), upto="fetch")  # the receipts of the earlier request are stale now
+    make(tmp_path, slice(0, 5), upto="fetch")  # now the receipts of the earlier request are stale
     code, found = say("verify", tmp_path)
     assert (code, len(found["notes"])) == (0, 1) and "is not finished" in found["notes"][0]
     run = make(tmp_path, save_inputs=False)
     for path in (tmp_path / ".rs_embed" / "store").glob("chips/*/*/*/*.npy"):
-        path.unlink()  # nothing reads them any more
+        path.unlink()  # no job reads them any more
     assert say("verify", tmp_path)[0] == 0
     victim = next(
         p for p in (tmp_path / ".rs_embed" / "store").glob("embeddings/*/*/*.npy") if run.plan.units[0].id not in str(p)
@@ -99,7 +99,7 @@ def test_a_chip_with_other_bands_than_its_folder_is_damaged(tmp_path, say):
         for p in (tmp_path / ".rs_embed" / "store").glob("chips/*/*/*/*.npy")
         if "B8" not in (p.parents[1] / "bands.json").read_text()
     ]
-    whole = run.store.chip(run.plan.sources[0].id, run.plan.sources[0].bands, run.plan.roi_ids[5])
+    whole = run.store.chip_path(run.plan.sources[0].id, run.plan.sources[0].bands, run.plan.roi_ids[5])
     shutil.copy(few, whole)
     code, found = say("verify", tmp_path)
     assert code == 1 and "not those of its folder" in found["problems"][0]["what"]
@@ -119,20 +119,20 @@ def test_a_start_notices_damaged_files_after_setting_aside(tmp_path, say, layout
     assert (code, sorted(found["touched"])) == (1, sorted(map(str, files)))
     assert found["next"] == f"next: start the same request again ({run.dir.joinpath(run.plan.target).resolve()})"
     with contextlib.chdir(run.dir):
-        check(run)
-        asked, found = list(prepare(run, live=False).repair), examined(run)
+        check_target(run)
+        asked, found = list(prepare(run, live=False).repair), examine_receipts(run)
     assert found.states["merge.json"] == "stale"
     assert asked == (["repairs/00000-0.json", "repairs/00001-0.json"] if layout == "per_item" else [])
 
 
-def test_setting_aside_waits_for_nobody_and_refuses_under_a_run(tmp_path, say):
+def test_setting_aside_is_refused_while_a_run_uses_the_store(tmp_path, say):
     run = make(tmp_path)
     victim = sorted((tmp_path / ".rs_embed" / "store").glob("embeddings/*/*/*.npy"))[0]
     flip(victim)
-    with locks.share(run.store.root):
-        code, said = say("verify", tmp_path, "--set-aside", plain=True)
-        assert code == 1 and str(victim) in said and "is in use by a run" in said and victim.exists()
-    with locks.acquire(run.dir):
+    with locks.acquire_shared_store_lock(run.store.root):
+        code, output = say("verify", tmp_path, "--set-aside", plain=True)
+        assert code == 1 and str(victim) in output and "is in use by a run" in output and victim.exists()
+    with locks.acquire_run_lock(run.dir):
         code, found = say("verify", tmp_path)
         assert code == 1 and "is running" in found["notes"][0]
     code, found = say("verify", tmp_path, "--set-aside")
@@ -154,7 +154,7 @@ def models() -> list[ExportModelRequest]:
 
 
 @pytest.mark.heavy
-def test_a_finished_export_makes_nothing_after_prune(tmp_path, finished):
+def test_a_finished_export_makes_nothing_again_after_prune(tmp_path, finished):
     shutil.copytree(finished, tmp_path, symlinks=True, dirs_exist_ok=True)
     export(combined(tmp_path / "run"), places(9), models(), resume=False, keep_work="all")
     assert main(["prune", str(tmp_path), "--yes"]) == 0
@@ -166,7 +166,7 @@ def test_a_finished_export_makes_nothing_after_prune(tmp_path, finished):
 
 
 @pytest.mark.heavy
-def test_one_start_mends_everything_that_was_set_aside(tmp_path, say):
+def test_one_start_repairs_everything_that_was_set_aside(tmp_path, say):
     export(combined(tmp_path / "run"), places(6), [ONE], chunk_size=2, keep_work="all")
     target = ExportTarget.per_item(str(tmp_path / "items"))
     export(target, places(6), [ONE], chunk_size=2, keep_work="all")
@@ -192,7 +192,7 @@ def test_one_start_mends_everything_that_was_set_aside(tmp_path, say):
 
 
 @pytest.mark.heavy
-def test_a_real_run_is_shown_as_running_and_keeps_prune_out(tmp_path, say):
+def test_status_reports_a_real_run_and_prune_is_refused(tmp_path, say):
     code = """
 import sys
 from tests.support.exports import *
@@ -204,16 +204,16 @@ export(combined(Path(sys.argv[1])), places(60), [model], chunk_size=30)
     killing.wait_until(lambda: len(objects(tmp_path, "embeddings")) > 2, process, "two embeddings")
     _, found = say("status", tmp_path)
     assert found["runs"][0]["state"] == "running" and found["runs"][0]["running"]["host"] == os.uname().nodename
-    code, said = say("prune", tmp_path, "--yes")
-    assert code == 1 and "a run is working on" in said
-    assert locks.exclude(tmp_path / ".rs_embed" / "store") is None
+    code, output = say("prune", tmp_path, "--yes")
+    assert code == 1 and "a run is working on" in output
+    assert locks.acquire_exclusive_store_lock(tmp_path / ".rs_embed" / "store") is None
     family = killing.tree(psutil.Process(process.pid))
     killing.kill_all(psutil.Process(process.pid))
     process.communicate()
     psutil.wait_procs(family, timeout=20)
     before = objects(tmp_path)
     _, found = say("prune", tmp_path, "--yes")
-    assert objects(tmp_path) == before and found["groups"] == [], "everything is of the unfinished run"
+    assert objects(tmp_path) == before and found["groups"] == [], "all objects belong to the unfinished run"
     assert not [p for p in tmp_path.rglob(".tmp-*")]
     assert say("status", tmp_path)[1]["runs"][0]["state"] == "incomplete"
 

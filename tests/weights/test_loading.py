@@ -1,4 +1,5 @@
-"""Weights files into networks: published layouts, strictness, safety, and that nothing is copied that can be mapped."""
+"""Filling networks from weights files: published layouts, strictness, safety, and memory
+mapping."""
 
 from __future__ import annotations
 
@@ -13,16 +14,16 @@ import pytest
 
 from rs_embed import ModelError
 from rs_embed.models.shared.pretrained import Pretrained, PretrainedOptions
-from rs_embed.weights.checkpoints import Checkpoint, Digests, locate
+from rs_embed.weights.checkpoints import Checkpoint, Digests, locate_weights
 
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402
 
 from rs_embed.models.shared.vit import Network, Patches, Transformer  # noqa: E402
-from rs_embed.weights.loading import fill  # noqa: E402
+from rs_embed.weights.loading import fill_network  # noqa: E402
 
-SAID = {"pretrained": True, "sha256": "0" * 64}
+METADATA = {"pretrained": True, "sha256": "0" * 64}
 
 
 def network(dim: int = 8, depth: int = 2) -> Network:
@@ -32,7 +33,7 @@ def network(dim: int = 8, depth: int = 2) -> Network:
 
 
 def rename(name: str) -> str | None:
-    """Published as timm does; heads and decoders are not used."""
+    """Names as in timm; heads and decoders are not used."""
     if name.startswith(("head", "decoder", "text", "pos_embed", "student")):
         return None
     if name == "cls_token":
@@ -41,7 +42,7 @@ def rename(name: str) -> str | None:
 
 
 def published(dim: int = 8, depth: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Tensors of a network as its authors call them."""
+    """Tensors of a network under their published names."""
     numbers = torch.Generator().manual_seed(seed)
     names = {n: n.replace("stem.", "patch_embed.proj.").removeprefix("body.") for n in network(dim, depth).state_dict()}
     names["cls"] = "cls_token"
@@ -58,7 +59,7 @@ def prefixed(prefix: str, tensors: dict | None = None) -> dict:
 
 def load(path: Path, prefixes: tuple[str, ...] = ("",), into: Network | None = None, **kw) -> Network:
     into = into or network()
-    assert fill(into, Checkpoint(path, 0, SAID), kw.get("rename", rename), prefixes) == SAID
+    assert fill_network(into, Checkpoint(path, 0, METADATA), kw.get("rename", rename), prefixes) == METADATA
     return into
 
 
@@ -111,7 +112,7 @@ def test_published_layouts_are_accepted(layout, tmp_path):
     check(load(save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=False), prefixes))
     if all(isinstance(t, torch.Tensor) for t in content.values()):
         check(load(save(content, tmp_path / "file.safetensors"), prefixes))
-        os.rename(tmp_path / "file.safetensors", tmp_path / "file.bin")  # the content says what it is, not the name
+        os.rename(tmp_path / "file.safetensors", tmp_path / "file.bin")  # the content decides, not the name
         check(load(tmp_path / "file.bin", prefixes))
 
 
@@ -122,7 +123,7 @@ def test_other_floats_become_float32(dtype, suffix, tmp_path):
     check(load(save(tensors, tmp_path / f"file.{suffix}")), tensors)
 
 
-def test_of_an_adapter(tmp_path):
+def test_an_adapter_loads_weights(tmp_path):
     class Tiny(Pretrained):
         prefixes = ("encoder.",)
 
@@ -130,24 +131,24 @@ def test_of_an_adapter(tmp_path):
             return network()
 
         def prepare(self, network, options, modality):
-            network.derive("table", network.cls + 1)
+            network.register_derived("table", network.cls + 1)
 
         def rename(self, name, options, modality):
             return rename(name)
 
     path = save({"state_dict": prefixed("encoder.")}, tmp_path / "file.pt")
     tiny, options = Tiny(), PretrainedOptions(weights=str(path))
-    weights = locate(None, options.weights, options.seed, digests=Digests(), records=tmp_path)
+    weights = locate_weights(None, options.weights, options.seed, digests=Digests(), records=tmp_path)
     loaded = tiny.load(options, "s2", ("B2", "B3", "B4"), weights)
     check(loaded)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     assert torch.equal(loaded.table, RIGHT["cls_token"] + 1)
-    assert tiny.record(loaded, options) == weights.said
+    assert tiny.describe_weights(loaded, options) == weights.metadata
     assert torch.isfinite(loaded.body(loaded.stem(torch.ones(2, 3, 8, 8)))).all()
 
 
-# strictness -----------------------------------------------------------------------------------------------------
+# strictness --------------------------------------------------------------------------------------
 
 
 def refused(path: Path, *parts: str, prefixes: tuple[str, ...] = ("",)) -> str:
@@ -191,11 +192,11 @@ def test_files_of_other_models_are_refused(tmp_path):
         "2 of other names (layer1.conv.weight, fc.bias)",
     )
     refused(save({}, tmp_path / "empty.pt"), "has none of the ")
-    refused(save([torch.ones(3)], tmp_path / "list.pt"), "holds a list and no tensors by name")
+    refused(save([torch.ones(3)], tmp_path / "list.pt"), "contains a list and no tensors by name")
     refused(save({"model": 3, "state_dict": None}, tmp_path / "odd.pt"), "has none of the ")
 
 
-def test_a_tensor_that_is_there_twice_is_refused(tmp_path):
+def test_a_duplicate_tensor_is_refused(tmp_path):
     twice = RIGHT | {"stem.bias": torch.ones(8)}
     path = save(twice, tmp_path / "file.pt")
     with pytest.raises(ModelError, match=r"has 1 more than once \(stem.bias\)"):
@@ -203,7 +204,7 @@ def test_a_tensor_that_is_there_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_values_that_are_no_numbers_are_refused(suffix, tmp_path):
+def test_values_that_are_not_finite_are_refused(suffix, tmp_path):
     for value in (float("nan"), float("inf"), -float("inf")):
         bad = RIGHT["norm.bias"].clone()
         bad[3] = value
@@ -217,11 +218,11 @@ def test_values_that_are_no_numbers_are_refused(suffix, tmp_path):
     check(load(save(unused, tmp_path / f"unused.{suffix}")))
 
 
-# safety ---------------------------------------------------------------------------------------------------------
+# safety ------------------------------------------------------------------------------------------
 
 
 class Code:
-    """Unpickling it makes a folder."""
+    """Unpickling it creates a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -273,18 +274,18 @@ def test_other_files_are_refused(content, tmp_path):
     refused(path, "damaged")
 
 
-def test_what_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
     refused(tmp_path / "none.pt", "cannot be read (No such file or directory)")
     refused(tmp_path, "cannot be read (Is a directory)")
-    with pytest.raises(ModelError, match="weights: there are none for this model; allowed: "):
-        fill(network(), None, rename, ("",))
+    with pytest.raises(ModelError, match="weights: none are published for this model; allowed: "):
+        fill_network(network(), None, rename, ("",))
 
 
-# memory ---------------------------------------------------------------------------------------------------------
+# memory ------------------------------------------------------------------------------------------
 
 
 def own_memory() -> int:
-    """Bytes of this process that no file backs."""
+    """Memory of this process that is not mapped from files, bytes."""
     return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
@@ -299,7 +300,7 @@ def test_tensors_are_mapped_from_the_file_and_not_copied(suffix, tmp_path):
     path = save({"table": torch.ones(10_000_000), "unused": torch.ones(5)}, tmp_path / f"big.{suffix}")
     before = own_memory()
     big = Big()
-    fill(big, Checkpoint(path), lambda name: name if name == "table" else None, ("",))
+    fill_network(big, Checkpoint(path), lambda name: name if name == "table" else None, ("",))
     assert own_memory() - before < 8e6
     address = big.table.data_ptr()
     maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
@@ -310,13 +311,13 @@ def test_tensors_are_mapped_from_the_file_and_not_copied(suffix, tmp_path):
     assert path.read_bytes().count(b"\x00\x00\x80\x3f" * 1000) >= 9_000
 
 
-# random ---------------------------------------------------------------------------------------------------------
+# random ------------------------------------------------------------------------------------------
 
 
 def test_random_weights_depend_on_seed_and_name_alone():
     def random(seed: int, depth: int = 2) -> dict:
         one = network(depth=depth)
-        assert fill(one, Checkpoint(None, seed, {"pretrained": False}), rename, ()) == {"pretrained": False}
+        assert fill_network(one, Checkpoint(None, seed, {"pretrained": False}), rename, ()) == {"pretrained": False}
         return one.state_dict()
 
     first = random(3)

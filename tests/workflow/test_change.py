@@ -10,12 +10,15 @@ import pytest
 import yaml
 
 from rs_embed.launch.child import Child
-from rs_embed.launch.launcher import execute
-from rs_embed.runs.run import Run, load_run, open_config
+from rs_embed.launch.launcher import run_workflow
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
+from rs_embed.runs.open_run import open_config
+from rs_embed.runs.run import Run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
-from rs_embed.stages.prepare import check
+from rs_embed.stages.prepare import check_target
 from rs_embed.stages.write import write
 
 from ..support.change_cases import CHANGES, base
@@ -29,9 +32,9 @@ OTHER = {"combined": "per_item", "per_item": "combined"}
 def start(request: dict, layout: str, folder: Path, path: str | None = None) -> Run:
     """What ``export_batch`` does, with a config mapping."""
     run = open_config({**request, "target": {"layout": layout, "path": path or PATHS[layout]}}, str(folder))
-    check(run)
+    check_target(run)
     with Child() as child:
-        execute(run, child)
+        run_workflow(run, child)
     return run
 
 
@@ -39,12 +42,12 @@ def fresh(request: dict, layout: str, folder: Path, monkeypatch, path: str | Non
     """The files of the same request in an empty folder, made by the steps alone in this process."""
     folder.mkdir()
     run = open_config({**request, "target": {"layout": layout, "path": path or PATHS[layout]}}, str(folder))
-    run.freeze()
+    freeze_run(run)
     monkeypatch.chdir(run.dir)
     run = load_run(".")
     for source in run.plan.sources:
         [fetch(run, source.id, part) for part in run.plan.parts]
-    for unit in run.plan.embedded:
+    for unit in run.plan.embedded_units:
         [embed(run, unit.id, chunk) for chunk in run.plan.chunk]
     [write(run, chunk) for chunk in run.plan.chunk]
     merge(run)
@@ -84,13 +87,13 @@ def test_only_what_changed_is_made(done, tmp_path, monkeypatch, change, layout):
     assert {k: after.get(k) for k in before} == before, "what was there is left alone"
     counts = {"fetched": made(before, after, "chips"), "embedded": made(before, after, "embeddings")}
     assert counts == {"fetched": change.chips, "embedded": change.embeddings}
-    assert said(folder, receipts) == counts, "and receipts say so"
+    assert count_new(folder, receipts) == counts, "and receipts have the counts"
     found, wanted = content(folder), fresh(request, layout, tmp_path / "fresh", monkeypatch, path)
     assert {k: of_roi(k, found.get(k)) for k in wanted} == {k: of_roi(k, v) for k, v in wanted.items()}, (
         "as a fresh run"
     )
     gone = {k: v for k, v in files.items() if k not in wanted}
-    assert {k: found.get(k) for k in gone} == gone, "files of places that are not asked for any more stay"
+    assert {k: found.get(k) for k in gone} == gone, "files of removed ROIs stay"
     start(request, layout, folder, path)
     assert jobs(run.dir) == set(), "and then there is nothing to do"
     start(base(), OTHER[layout] if path else layout, folder)  # and back
@@ -105,8 +108,8 @@ def of_roi(name: str, held: object) -> object:
     return held
 
 
-def said(folder: Path, before: dict) -> dict[str, int]:
-    """What the receipts that are new since ``before`` say was fetched and embedded."""
+def count_new(folder: Path, before: dict) -> dict[str, int]:
+    """Counts of fetched chips and embeddings in the receipts that are new since ``before``."""
     now = times(folder, ".rs_embed/runs/*/[fe]*/*/*.json")
     new = [json.loads((folder / k).read_text()) for k, v in now.items() if before.get(k) != v]
     return {k: sum(r.get(k, 0) for r in new) for k in ("fetched", "embedded")}

@@ -67,7 +67,7 @@ def test_the_next_start_puts_back_what_is_missing(both, copy, things, how):
     if thing.besides:
         lost(copy, thing, victims[0]).unlink()
     if after.starts == 2:
-        with pytest.raises(rs_embed.ExportError, match="run again to make it anew"):
+        with pytest.raises(rs_embed.ExportError, match="run again to create it again"):
             again(copy, layout)
     run = again(copy, layout)
     assert steps(run) == after.steps
@@ -107,31 +107,31 @@ def test_every_changed_byte_of_a_receipt_is_noticed(tmp_path):
     path, row = tmp_path / "r.json", {"object": "0f", "status": "ok", "size": 3120, "sha256": "ab" * 32}
     receipts.write(path, "embed", "a key", [row, row | {"status": "failed", "retryable": False}], seconds=0.25)
     good = path.read_bytes()
-    assert receipts.examine(path, "a key")[0] == "good"
+    assert receipts.read_state(path, "a key")[0] == "good"
     for at in range(len(good)):
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
-        assert receipts.examine(path, "a key")[0] == "stale", f"byte {at}, {chr(good[at])!r}"
+        assert receipts.read_state(path, "a key")[0] == "stale", f"byte {at}, {chr(good[at])!r}"
         path.write_bytes(good[:at])
-        assert receipts.examine(path, "a key")[0] == "stale", f"cut at {at}"
+        assert receipts.read_state(path, "a key")[0] == "stale", f"cut at {at}"
 
 
 @pytest.mark.heavy
-def test_a_broken_manifest_is_told_from_somebody_elses_file(both, copy):
+def test_a_damaged_manifest_is_distinguished_from_another_programs_file(both, copy):
     cut(copy / "run.json")
     run = again(copy, "combined")
     assert content(copy) == content(both)
-    (copy / "run.json").write_text('{"mine": 1}')  # JSON, and not ours: somebody wants it, whoever was here before
-    with pytest.raises(rs_embed.ModelError, match=r"run\.json is there and is not a manifest of an export"):
+    (copy / "run.json").write_text('{"mine": 1}')  # JSON of another program
+    with pytest.raises(rs_embed.ModelError, match=r"run\.json exists and is not a manifest of an export"):
         again(copy, "combined")
     (copy / "run.json").write_text("{")
-    (run / "merge.json").unlink()  # nobody knows any more whose it is
-    with pytest.raises(rs_embed.ModelError, match=r"run\.json is there and is not a manifest of an export"):
+    (run / "merge.json").unlink()  # then no receipt proves which program wrote it
+    with pytest.raises(rs_embed.ModelError, match=r"run\.json exists and is not a manifest of an export"):
         again(copy, "combined")
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("how", "chips", "embeddings"), [(DELETED, 0, 0), (CUT, 4, 8), (FLIPPED, 0, 8)])
-def test_a_damaged_generation_file_makes_things_anew(both, copy, how, chips, embeddings):
+def test_a_damaged_generation_file_recomputes_everything(both, copy, how, chips, embeddings):
     """Deleted, it brings back what was there before ``resume=False``: the honest limit."""
     again(copy, "combined", resume=False)
     before = times(copy, STORED)

@@ -71,7 +71,7 @@ def test_the_combined_file_has_the_documented_arrays_and_manifest(finished):
     assert first["inputs"]["bands"] == ["B2", "B3", "B4", "B8"]
     assert first["options"]["features"] == 64
     assert [sorted(m) for m in first["metas"]] == [["embedding_sha256", "input_sha256"]] * 9, (
-        "what is equal is said once"
+        "equal values are there once"
     )
     assert first["meta_default"]["quality"] == {"valid": 1.0}
     (images,) = manifest["imagery"].values()
@@ -268,10 +268,10 @@ def test_odd_paths_work(tmp_path):
 
 
 def test_two_runs_at_once_on_one_target_are_kept_apart(tmp_path):
-    from rs_embed.store.locks import acquire
+    from rs_embed.store.locks import acquire_run_lock
 
     export(combined(tmp_path / "run"), places(2))
-    with acquire(run_folder(tmp_path / "run")):
+    with acquire_run_lock(run_folder(tmp_path / "run")):
         with pytest.raises(rs_embed.RunLockedError, match=r"another run is working on this target \(.*\"pid\""):
             export(combined(tmp_path / "run"), places(2))
         done = snakemake("--cores", "1", "--configfile", "config.yaml", cwd=run_folder(tmp_path / "run"))

@@ -23,14 +23,16 @@ from rs_embed import (
     load_export,
 )
 from rs_embed.errors import StoreError
-from rs_embed.request.geometry import transformer
+from rs_embed.request.geometry import get_transformer
 from rs_embed.request.request import Request
-from rs_embed.runs.run import load_run, open_run
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
+from rs_embed.runs.open_run import open_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
-from rs_embed.stages.shared.common import StageError
+from rs_embed.stages.shared.stage_error import StageError
 from rs_embed.store.store import read_object
-from rs_embed.upkeep.work_folder import load_strictly
+from rs_embed.upkeep.work_folder import load_run_strictly
 
 from ..providers.rasters.test_local import PLACES, S2_BANDS, SHARED, real
 from ..support.exports import combined, export, made, run_folder
@@ -74,7 +76,7 @@ def imagery(folder: Path, height: int = 700, width: int = 700) -> Path:
 
 def box(column: float, row: float, wide: float, high: float) -> BBox:
     """A box of about so many pixels of such a raster."""
-    to = transformer(ZONE, "EPSG:4326")
+    to = get_transformer(ZONE, "EPSG:4326")
     west, north = to.transform(ORIGIN[0] + 10 * column, ORIGIN[1] - 10 * row)
     east, south = to.transform(ORIGIN[0] + 10 * (column + wide), ORIGIN[1] - 10 * (row + high))
     return BBox(west, south, east, north)
@@ -126,8 +128,8 @@ def test_points_and_boxes_tiled_give_grids_where_they_lie(tmp_path):
             where = meta["grid"]
             a, _, c, _, e, f = where["affine"]
             depth, rows, columns = _shape(tmp_path, entry, index)
-            west, north = transformer(where["crs"], "EPSG:4326").transform(c, f)
-            east, south = transformer(where["crs"], "EPSG:4326").transform(c + a * columns, f + e * rows)
+            west, north = get_transformer(where["crs"], "EPSG:4326").transform(c, f)
+            east, south = get_transformer(where["crs"], "EPSG:4326").transform(c + a * columns, f + e * rows)
             assert depth == CELLS[entry["model"]]
             cell = max(a, -e) / 111_000 * 2.2  # degrees of longitude at 57 N, and a cell to spare
             if isinstance(place, BBox):
@@ -168,7 +170,7 @@ def opened(tmp_path, monkeypatch):
         )
         monkeypatch.chdir(tmp_path)
         planned = open_run(request, str(tmp_path))
-        planned.freeze()
+        freeze_run(planned)
         monkeypatch.chdir(planned.dir)
         loaded = load_run(".")
         if fetched:
@@ -185,7 +187,9 @@ def vectors(run) -> np.ndarray:
     unit = run.plan.units[0]
     for chunk in run.plan.chunk:
         embed(run, unit.id, chunk)
-    return np.stack([read_object(run.store.embedding(unit.id, name)).array for name in run.plan.objects(unit.source)])
+    return np.stack(
+        [read_object(run.store.embedding_path(unit.id, name)).array for name in run.plan.object_names(unit.source)]
+    )
 
 
 TINY = model("thor", variant="tiny")
@@ -195,8 +199,8 @@ def test_what_was_done_is_recorded(opened):
     run = opened([TINY], infer_batch_size=2, output=OutputSpec.grid())
     unit = run.plan.units[0]
     vectors(run)
-    (name,) = run.plan.objects(unit.source)
-    meta = read_object(run.store.embedding(unit.id, name)).meta
+    (name,) = run.plan.object_names(unit.source)
+    meta = read_object(run.store.embedding_path(unit.id, name)).meta
     assert meta["device"] in ("cpu", "cuda", "mps") and meta["batch"] == 2
     assert meta["weights"]["pretrained"] is False and "tests" in meta["weights"]["warning"]
     assert meta["input_prep"] == {"mode": "resize"}
@@ -244,8 +248,8 @@ def test_a_local_file_of_weights_counts_by_its_content(opened, tmp_path):
     second = opened([model("thor", variant="tiny", weights="moved/other.pth")], store_dir="another")
     assert first.plan.units[0].id == second.plan.units[0].id
     assert vectors(second).tobytes() == found.tobytes()
-    (name,) = second.plan.objects(second.plan.units[0].source)
-    weights = read_object(second.store.embedding(second.plan.units[0].id, name)).meta["weights"]
+    (name,) = second.plan.object_names(second.plan.units[0].source)
+    weights = read_object(second.store.embedding_path(second.plan.units[0].id, name)).meta["weights"]
     assert weights["pretrained"] is True and weights["file"] == "other.pth"
     assert second.plan.units[0].identity["weights"] == {"sha256": weights["sha256"]}
     assert "moved" not in json.dumps(second.plan.units[0].identity)
@@ -283,15 +287,14 @@ def test_a_changed_file_of_weights_stops_a_job_and_not_what_looks_after_the_run(
     with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*start the run again"):
         vectors(load_run("."))
     (tmp_path / "own.pt").unlink()
-    assert load_run(".").plan.units[0].id == load_strictly(run.dir).plan.units[0].id == run.plan.units[0].id
-    with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*is not there"):
+    assert load_run(".").plan.units[0].id == load_run_strictly(run.dir).plan.units[0].id == run.plan.units[0].id
+    with pytest.raises(StageError, match=r"loading the model failed.*own\.pt.*does not exist"):
         vectors(load_run("."))
     (tmp_path / "own.pt").write_bytes(b"another")
     (run.dir / "weights.json").unlink()
-    with pytest.raises(
-        StoreError, match=r"weights\.json is missing"
-    ):  # not: other weights, so nothing refers to the embeddings
-        load_strictly(run.dir)
+    # not: other weights, so nothing refers to the embeddings
+    with pytest.raises(StoreError, match=r"weights\.json is missing"):
+        load_run_strictly(run.dir)
 
 
 BAD = {
@@ -370,7 +373,7 @@ def test_pixels_without_data_are_no_measurement_whatever_they_are_filled_with(op
     assert np.array_equal(vectors(filled), zero)
 
 
-def test_weights_that_cannot_be_had_are_told_before_anything_is_fetched(tmp_path, monkeypatch):
+def test_missing_weights_are_reported_before_anything_is_fetched(tmp_path, monkeypatch):
     import subprocess
     import sys
 

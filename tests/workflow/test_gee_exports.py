@@ -23,6 +23,7 @@ from rs_embed import (
     export_batch,
     load_export,
 )
+from rs_embed.runs.freeze_run import freeze_run
 
 from ..support.earth_engine import PROJECT, TOO_MANY, UNAVAILABLE
 from ..support.exports import CHECKOUT, combined, export
@@ -76,7 +77,7 @@ def test_an_export_is_the_same_as_from_the_files_and_grows(tmp_path, settled):
         export(combined(tmp_path / "local" / "run"), places, backend=f"local:{tmp_path / 'files'}", **about)
         there, here = (load_export(tmp_path / w / "run.npz") for w in ("gee", "local"))
         assert np.array_equal(there.embedding("mosaiks"), here.embedding("mosaiks"), equal_nan=True)
-        service.forget()
+        service.reset_counts()
         export(combined(tmp_path / "gee" / "run"), places, backend="gee:another-project", **about)
         assert service.counts() == {"pixels": 0, "value": 0, "start": 0}, "nothing is lacking, so nobody is asked"
         export(combined(tmp_path / "gee" / "run"), [*places, at(40, 40, 50)], backend="gee", **about)
@@ -190,11 +191,11 @@ def test_many_places_use_the_quota_and_no_more(tmp_path, settled):
         )
         whole = time.monotonic() - started
         assert manifest["items"] == {"ok": n}
-        pixels = [(b, e) for b, e, k in zip(service.began, service.ended, service.kinds) if k == "pixels"]
+        pixels = [(b, e) for b, e, k in zip(service.start_times, service.end_times, service.kinds) if k == "pixels"]
         wall, ideal = max(e for _, e in pixels) - min(b for b, _ in pixels), n * latency / concurrency
         print(f"{wall:.1f} s of {ideal:.1f} s, with the rest of the run {whole:.1f} s, {len(pixels)} requests")
-        assert service.most == concurrency
-        assert (len(service.done), service.repeats) == (n, 0)
+        assert service.max_in_flight == concurrency
+        assert (len(service.answered), service.repeats) == (n, 0)
         assert n * 1.02 < len(pixels) < n * 1.15
 
 
@@ -213,18 +214,18 @@ def test_a_killed_run_repeats_no_more_than_was_in_flight(tmp_path, settled):
         child = subprocess.Popen(
             [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, start_new_session=True
         )
-        while len(service.done) < n // 2:
+        while len(service.answered) < n // 2:
             assert child.poll() is None
             time.sleep(0.02)
         kill_all(psutil.Process(child.pid))
         child.wait()
-        before = len(service.asked["pixels"])
+        before = len(service.requests["pixels"])
         manifest = export(
             combined(tmp_path / "run"), grid_of_places(n), sensor=BANDS, backend="gee", gee={"concurrency": concurrency},
             num_workers=2, cores=4,
         )  # fmt: skip
         assert manifest["items"]["ok"] == n
-        bodies = [json.dumps(b, sort_keys=True) for b in service.asked["pixels"]]
+        bodies = [json.dumps(b, sort_keys=True) for b in service.requests["pixels"]]
         repeated = len(bodies) - len(set(bodies))
         print(f"{before} requests before the kill, {repeated} repeated")
         assert n // 2 <= before < n
@@ -263,7 +264,7 @@ def test_a_job_of_the_command_line_finds_the_settings_and_no_environment(tmp_pat
     with archive.served() as service:
         settled(service)
         made = run(tmp_path, [at(30, 30)], backend="gee", collection=S2)
-        made.freeze()
+        freeze_run(made)
         (source,), (part,) = made.plan.sources, made.plan.parts
         environment = {k: v for k, v in os.environ.items() if k not in ("EE_PROJECT", "RS_EMBED_GEE_URL")}
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Real runs with hostile names, folders and files: no command of theirs is run, no file appears elsewhere, no secret is written."""
+"""Real runs with hostile names, folders and files: no command in them is run, no file appears elsewhere, no secret is written."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_hostile_folder(tmp_path, name, door):
     folder.mkdir(parents=True)
     plain.mkdir()
     work = str(folder / f"work {name}") if "\n" in name else None
-    status, said = run(case.command(folder, work_dir=work), **SECRETS)
-    assert status == 0, said
+    status, output = run(case.command(folder, work_dir=work), **SECRETS)
+    assert status == 0, output
     assert run(case.command(plain))[0] == 0
     assert content(folder).keys() >= content(plain).keys()
     made = {p for p in tree(tmp_path / "around") if not p.startswith(str(folder))}
@@ -93,12 +93,12 @@ YAML = {
 
 @pytest.mark.parametrize("name", YAML)
 def test_a_hostile_config_file(tmp_path, name):
-    text, said = YAML[name]
+    text, message = YAML[name]
     rest = {k: v for k, v in Case()._config(tmp_path / "run", {}).items() if f"{k}:" not in text}
     lines = "".join(f"{k}: {json.dumps(v)}\n" for k, v in rest.items())
     (tmp_path / "config.yaml").write_text(text + (lines if name not in ("no mapping", "empty") else ""))
     done = snakemake("--configfile", "config.yaml", "--cores", "1", "-n", cwd=tmp_path)
     assert done.returncode
-    assert said in done.stderr + done.stdout
+    assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert {p.name for p in tmp_path.iterdir()} <= {"config.yaml", ".snakemake"}

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.heavy
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> dict[str, Path]:
-    """Runs that nobody disturbed, by layout."""
+    """Undisturbed runs, by layout."""
     folders = {layout: tmp_path_factory.mktemp(layout) for layout in ("per_item", "combined")}
     for layout, folder in folders.items():
         finish(layout, folder)
@@ -47,8 +47,8 @@ def undisturbed(tmp_path_factory) -> dict[str, Path]:
 
 def finish(layout: str, folder: Path) -> None:
     process = start(python_call(layout, folder))
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    _, output = process.communicate(timeout=120)
+    assert process.returncode == 0, output
 
 
 def the_run(stage, folder: Path) -> Path:
@@ -73,13 +73,13 @@ def check_the_next_start(stage, folder: Path, reference: Path, todo: dict[str, i
 def test_killed_in_the_middle(undisturbed, tmp_path, name, way):
     stage, reference, folder = STAGES[name], undisturbed[STAGES[name].layout], tmp_path / "run"
     prepare(reference, folder, stage)
-    said = kill_in_the_middle(python_call(stage.layout, folder), folder, stage, WAYS[way])
+    output = kill_in_the_middle(python_call(stage.layout, folder), folder, stage, WAYS[way])
     if todo_after(name, way) == stage.todo and way != "SIGKILL to Snakemake":  # then its orphan finishes
         assert len(receipts_of(folder, stage)) == stage.first, "it was not killed in the middle"
     if "caller" not in way and "everything" not in way:
-        assert "ExportError" in said
+        assert "ExportError" in output
     if "SIGINT" in way:
-        assert "KeyboardInterrupt" in said
+        assert "KeyboardInterrupt" in output
     check_the_next_start(stage, folder, reference, todo_after(name, way))
 
 
@@ -91,7 +91,7 @@ def test_a_killed_snakemake_command(undisturbed, tmp_path, way):
     check_the_next_start(stage, folder, reference, todo_after("embed", way))
 
 
-def test_a_job_that_outlives_its_run_blocks_nobody(undisturbed, tmp_path):
+def test_a_job_that_outlives_its_run_does_not_block_the_next_start(undisturbed, tmp_path):
     stage, folder = STAGES["embed"], tmp_path / "run"
     prepare(undisturbed["combined"], folder, stage)
     victim = start(python_call("combined", folder), f"{stage.step} {stage.slow}")
@@ -153,16 +153,16 @@ def test_at_full_speed(undisturbed, tmp_path):
     assert not [p for p in tmp_path.rglob(".tmp-*")]
 
 
-def test_ctrl_c_begins_no_new_requests(tmp_path):
+def test_ctrl_c_starts_no_new_requests(tmp_path):
     code = REQUEST.replace("places(8)", "places(64)").replace("chunk_size=4", "chunk_size=64")
     command = [sys.executable, "-c", code, "combined", str(tmp_path)]
     victim = start(command, "fetch 0.4 *.npy")
     wait_until(lambda: bool(there(tmp_path, CHIP)), victim, "in the middle of fetch")
     family, before = tree(psutil.Process(victim.pid)), len(there(tmp_path, CHIP))
     victim.send_signal(signal.SIGINT)
-    _, said = victim.communicate(timeout=40)
+    _, output = victim.communicate(timeout=40)
     assert psutil.wait_procs(family, timeout=20)[1] == []
-    assert "KeyboardInterrupt" in said
+    assert "KeyboardInterrupt" in output
     assert len(there(tmp_path, CHIP)) <= before + 12, (
         "two were under way; a quarter of a minute would have made them all"
     )

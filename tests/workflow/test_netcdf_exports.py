@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rs_embed import ExportTarget, OutputSpec, PointBuffer, SensorSpec, load_export
-from rs_embed.formats.netcdf.writer import NetcdfReader
-from rs_embed.runs.run import load_run
+from rs_embed.formats.netcdf.reader import NetcdfReader
+from rs_embed.runs.load_run import load_run
 from rs_embed.stages.repair import repair
-from rs_embed.upkeep.work_folder import find_work
+from rs_embed.upkeep.work_folder import find_work_folder
 
 from ..formats.test_netcdf import opened
 from ..support.exports import combined, content, export, log_of, places, steps, times
@@ -43,7 +43,7 @@ def test_both_formats_hold_the_same_arrays_and_share_one_store(tmp_path, say):
     second = content(tmp_path)
     assert (second["run.json"]["nc_path"], second["run.json"]["nc_variables"]) == ("run.nc", list(wanted))
     one, two = ({k: v for k, v in c["run.json"].items() if k not in NAMES} for c in (first, second))
-    assert one == two, "the manifests say the same but for the file"
+    assert one == two, "the manifests are equal but for the file"
     # the first run's sidecar was replaced, and that is no damage
     code, found = say("verify", tmp_path)
     assert (code, found["whole"]) == (0, True)
@@ -51,7 +51,7 @@ def test_both_formats_hold_the_same_arrays_and_share_one_store(tmp_path, say):
     code, found = say("status", tmp_path)
     assert [r["state"] for r in found["runs"]] == ["complete", "complete"]
     assert {r["target"] for r in found["runs"]} == {str(tmp_path / "run.npz"), str(tmp_path / "run.nc")}
-    assert find_work(tmp_path / "run.nc") == tmp_path / ".rs_embed" == find_work(tmp_path / "run")
+    assert find_work_folder(tmp_path / "run.nc") == tmp_path / ".rs_embed" == find_work_folder(tmp_path / "run")
     assert say("prune", tmp_path)[0] == 0
     (tmp_path / "run.nc").write_bytes((tmp_path / "run.nc").read_bytes()[:-1] + b"x")
     assert say("verify", tmp_path)[1]["problems"][0]["path"] == str(tmp_path / "run.nc")
@@ -104,20 +104,20 @@ def test_one_file_per_roi(tmp_path, output):
     assert os.path.samefile(manifests[2]["nc_path"], folder / "c.nc")
     assert json.loads((folder / "manifest.json").read_text())["items"][1]["file"] == "b.nc"
     found = opened(folder / "c.nc", decode_coords="all")
-    said = manifests[2]["models"][0]
-    taken = found[said["input"]["npz_key"]]
-    assert (taken.dtype.name, list(taken.shape)) == (said["input"]["dtype"], said["input"]["shape"])
-    a, _, c, _, e, f = manifests[2]["imagery"][said["source"]]["affine"]
+    entry = manifests[2]["models"][0]
+    taken = found[entry["input"]["npz_key"]]
+    assert (taken.dtype.name, list(taken.shape)) == (entry["input"]["dtype"], entry["input"]["shape"])
+    a, _, c, _, e, f = manifests[2]["imagery"][entry["source"]]["affine"]
     assert taken["x_in__mosaiks"].values[[0, -1]].tolist() == [c + a / 2, c + a * (taken.shape[2] - 0.5)]
     assert taken["y_in__mosaiks"].values[0] == f + e / 2
-    assert taken["band__mosaiks"].values.tolist() == said["input"]["bands"]
+    assert taken["band__mosaiks"].values.tolist() == entry["input"]["bands"]
     assert (str(found["name"].values), float(found["lon"])) == ("c", 12.41)
     assert found["lon_bnds"].values[0] < 12.41 < found["lon_bnds"].values[1]
     if output.mode == "grid":
         cells = found["embedding__mosaiks"]
         assert cells.dims == ("dim__mosaiks", "y__mosaiks", "x__mosaiks")
-        step = said["meta"]["grid"]["affine"][0]
-        assert cells["x__mosaiks"].values[0] == said["meta"]["grid"]["affine"][2] + step / 2
+        step = entry["meta"]["grid"]["affine"][0]
+        assert cells["x__mosaiks"].values[0] == entry["meta"]["grid"]["affine"][2] + step / 2
         assert "grid_mapping__mosaiks" in cells.coords
 
 

@@ -48,7 +48,7 @@ LATER = [
 
 
 @pytest.mark.parametrize("layout", PATHS)
-def test_earth_engine_is_asked_once(tmp_path, layout):
+def test_earth_engine_is_requested_once(tmp_path, layout):
     spots = [at(20, 20, 50), at(30, 30, 50), at(40, 40, 50)]
     archive = Archive(tmp_path / "files")
     archive.make(noise(0), "2022-07-01")
@@ -59,7 +59,7 @@ def test_earth_engine_is_asked_once(tmp_path, layout):
             """The same with both policies; returns what Earth Engine was asked by the one that frees."""
             about.update(more)
             for word, keep in (("kept", {"keep_work": "all"}), ("freed", {})):
-                service.forget()
+                service.reset_counts()
                 (tmp_path / word).mkdir(exist_ok=True)
                 export(ExportTarget(layout, str(tmp_path / word / PATHS[layout])), spots, **about, **keep)
             assert content(tmp_path / "kept") == content(tmp_path / "freed")
@@ -80,7 +80,7 @@ def test_earth_engine_is_asked_for_what_is_lost_or_not_wanted_any_more(tmp_path,
     with archive.served() as service:
 
         def asked(**more) -> int:
-            service.forget()
+            service.reset_counts()
             about = {
                 "backend": "gee",
                 "gee": settings(service),
@@ -237,7 +237,7 @@ def fetched_since(folder: Path, before: dict) -> int:
 FREEING = """
 import os, sys, time
 from pathlib import Path
-from rs_embed.runs.run import load_run
+from rs_embed.runs.load_run import load_run
 from tests.support.work_folders import free
 
 unlink = Path.unlink

@@ -11,7 +11,7 @@ import pytest
 
 import rs_embed
 from rs_embed import ExportModelRequest, ExportTarget, FetchSpec, PointBuffer, TemporalSpec, load_export
-from rs_embed.request.geometry import transformer
+from rs_embed.request.geometry import get_transformer
 
 from ..support.exports import combined, export, places, run_folder, times
 
@@ -42,7 +42,7 @@ def test_a_lost_store_costs_one_call(done):
     assert (done / "run.npz").read_bytes() == before
 
 
-def test_what_nobody_needs_is_not_missed(done):
+def test_objects_that_are_not_needed_may_be_missing(done):
     shutil.rmtree(done / ".rs_embed" / "store")
     again(done)
     assert not list((done / ".rs_embed" / "store").rglob("*.npy"))
@@ -52,7 +52,7 @@ def test_a_failing_merge_leaves_the_finished_export_alone(done):
     before = (done / "run.npz").read_bytes(), (done / "run.json").read_bytes()
     for victim in list((done / ".rs_embed" / "store" / "embeddings").rglob("*.npy"))[:2]:
         victim.write_bytes(victim.read_bytes()[:-1] + b"x")
-    with pytest.raises(rs_embed.ExportError, match="run again to make it anew") as error:
+    with pytest.raises(rs_embed.ExportError, match="run again to create it again") as error:
         again(done, chunk_size=6)
     assert "\n" not in str(error.value)
     assert ((done / "run.npz").read_bytes(), (done / "run.json").read_bytes()) == before
@@ -60,7 +60,7 @@ def test_a_failing_merge_leaves_the_finished_export_alone(done):
     assert (done / "run.npz").read_bytes() == before[0]
 
 
-def test_a_tolerant_run_survives_a_damaged_chip_and_the_next_one_mends_it(done):
+def test_a_tolerant_run_survives_a_damaged_chip_and_the_next_one_repairs_it(done):
     victim = next((done / ".rs_embed" / "store" / "chips").rglob("[0-9a-f]*.npy"))
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
     manifest = again(done, TWO, continue_on_error=True, save_inputs=False)
@@ -68,8 +68,8 @@ def test_a_tolerant_run_survives_a_damaged_chip_and_the_next_one_mends_it(done):
     assert again(done, TWO, continue_on_error=True, save_inputs=False)["status"] == "ok"
 
 
-def test_bad_input_is_judged_again_when_the_request_says_so(tmp_path):
-    centre = transformer("EPSG:32633", "EPSG:4326").transform(319005, 5692005)
+def test_bad_input_is_checked_again_when_the_request_changes(tmp_path):
+    centre = get_transformer("EPSG:32633", "EPSG:4326").transform(319005, 5692005)
     flat = [*places(1), PointBuffer(*centre, 3)]  # 6 x 6 pixels of 1 m in one pixel of 10 m: constant
     request = {"fetch": FetchSpec(scale_m=1.0), "models": SMALL}
     assert export(combined(tmp_path / "run"), flat, **request)["status"] == "ok"
@@ -91,7 +91,7 @@ def test_a_linked_work_folder_does_not_move_the_target(tmp_path):
     assert not (tmp_path / "scratch" / "deep" / "exports").exists()
 
 
-def test_damaged_small_files_need_nobody(tmp_path):
+def test_damaged_small_files_are_written_again(tmp_path):
     target = ExportTarget.per_item(str(tmp_path / "items"))
     export(target, places(3), SMALL, keep_work="all")
     (tmp_path / "items" / "p00001.npz").unlink()
@@ -129,7 +129,7 @@ def test_recomputed_embeddings_stay_when_the_runs_are_deleted(done):
     assert again(done)["status"] == "ok"
 
 
-def test_the_manifest_says_what_was_asked_last(done):
+def test_the_manifest_has_the_last_request(done):
     first = again(done, temporal=TemporalSpec.year(2022))
     second = again(done, temporal=TemporalSpec.range("2022-01-01", "2023-01-01"), device="cpu")
     assert (first["temporal"]["mode"], second["temporal"]["mode"], second["device"]) == ("year", "range", "cpu")
@@ -153,12 +153,12 @@ def test_no_manifest_is_left_that_describes_other_arrays(tmp_path):
     ]
     bare = load_export(tmp_path / "run.npz")
     assert (bare.status, bare.n_items, bare.embedding("mosaiks").shape) == ("unknown", 2, (2, 16))
-    assert bare.notes[0] == "run.json is missing: rows and models are those of the arrays, places are unknown"
+    assert bare.notes[0] == "run.json is missing: rows and models are those of the arrays, geometries are unknown"
 
 
-def test_somebody_elses_json_is_not_replaced(tmp_path):
+def test_another_programs_json_is_not_replaced(tmp_path):
     (tmp_path / "data.json").write_text('{"mine": 1}')
-    with pytest.raises(rs_embed.ModelError, match=r"data\.json is there and is not a manifest of an export"):
+    with pytest.raises(rs_embed.ModelError, match=r"data\.json exists and is not a manifest of an export"):
         export(combined(tmp_path / "data"), places(1), SMALL)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.json"]
 

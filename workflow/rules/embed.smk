@@ -1,4 +1,4 @@
-"""Embeddings of one chunk with one unit (a model with its settings), into the store. Loads the model once.
+"""Embeddings of one chunk with one unit (a model with its settings). Loads the model once.
 
 REQUIRED: receipts of the chunk's imagery.
 OUTPUTS:  embed/{unit}/{chunk}.json, the receipt; embeddings are side products in the store.

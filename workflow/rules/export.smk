@@ -1,7 +1,8 @@
-"""From objects to the user's files: write (verify and record a chunk, make per-item files), repair, merge.
+"""From objects to the user's files: write (records and per-item files), repair, merge.
 
 REQUIRED: receipts of the chunk's imagery and embeddings.
-OUTPUTS:  items/{chunk}.json, merge.json, repairs/{chunk}-{number}.json, the receipts; the final files are side products.
+OUTPUTS:  items/{chunk}.json, merge.json, repairs/{chunk}-{number}.json, the receipts; the final
+          files are side products.
 """
 
 
@@ -40,7 +41,7 @@ rule repair:
     conda:
         "../../envs/environment.yaml"
     message:
-        "Making damaged files of chunk {wildcards.chunk} again"
+        "Writing damaged files of chunk {wildcards.chunk} again"
     shell:
         "python -m rs_embed repair --chunk {wildcards.chunk:q} --number {wildcards.number:q} > {log:q} 2>&1"
 

@@ -1,7 +1,8 @@
-"""Pixels of one part (up to 64 ROIs, or a quarter of a chunk) of one source, into the store.
+"""Pixels of one part (up to 64 ROIs, or a quarter of a chunk) of one source.
 
 REQUIRED: the frozen request in the run's folder.
-OUTPUTS:  fetch/{source}/{part}.json, the receipt; chips are side products in the store, kept over retries.
+OUTPUTS:  fetch/{source}/{part}.json, the receipt; chips are side products in the store,
+          which retries keep.
 """
 
 
@@ -14,7 +15,8 @@ rule fetch:
         "benchmarks/fetch/{source}/{part}.tsv"
     conda:
         "../../envs/environment.yaml"
-    # 0 where a job only waits for a service: models compute meanwhile, and the limit is the resource fetch
+    # 0 where a job only waits for a service: models compute meanwhile, and the resource fetch
+    # is the limit
     threads: RUN.provider.cores
     resources:
         fetch=1,

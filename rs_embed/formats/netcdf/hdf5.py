@@ -1,84 +1,92 @@
-"""Chunks of NetCDF-4 arrays, shuffled and deflated here and put into the file as they are.
+"""Chunks of NetCDF-4 arrays, shuffled and deflated here and put into the file unchanged.
 
-NetCDF-4 is HDF5. Its own filter deflates with zlib in one thread, which is most of what writing pixels costs; ISA-L does the same in
-a quarter of the time (docs/outputs.md), in as many threads as there are cores to use. What is in the file is the same: chunks behind
-the filters shuffle and deflate, which every reader of NetCDF-4 knows.
+NetCDF-4 is HDF5. Its own filter deflates with zlib in one thread, which is most of the cost of
+writing pixels. ISA-L does the same in a quarter of the time (docs/outputs.md), in several threads.
+The file has the same content: chunks behind the filters shuffle and deflate, which every reader of
+NetCDF-4 supports.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..parallel import ahead
+from ..parallel import map_in_order
 
 if TYPE_CHECKING:
     import h5py
     import numpy as np
 
+    #: Offset of a chunk in its array, and its numbers.
+    Part = tuple[tuple[int, ...], np.ndarray]
+
 T = TypeVar("T")
-#: Deflate level in ISA-L's count (0 to 3).
+#: Deflate level, 0 to 3 as ISA-L counts.
 LEVEL = 2
-#: Arrays from which on it is worth it, bytes: the file is opened once more for them.
-WORTH = 1 << 20
+#: Smallest array, in bytes, that is written this way: the file is opened once more for it.
+MIN_BYTES = 1 << 20
 
 
 class WriteError(OSError):
-    """What the library says where it cannot write."""
+    """An error of the HDF5 library when it writes."""
 
 
-def put(path: Path, arrays: Mapping[str, Iterable[tuple[int, np.ndarray]]], threads: int = 1) -> None:
-    """Write declared arrays of an existing file that nobody has open.
+def write_arrays(path: Path, arrays: Mapping[str, Iterable[tuple[int, np.ndarray]]], threads: int = 1) -> None:
+    """Write declared arrays of an existing file that is not open elsewhere.
 
     Args:
-        arrays: by name their blocks, which are (index along the first axis, part of the array from there on that is whole in the
-            other axes); each begins where a chunk begins, and ends where one ends, or the array.
-        threads: that deflate. Bytes do not depend on it.
+        arrays: blocks of each array, by name. A block is (index along the first axis, part of the
+            array from this index on, complete in the other axes); it begins and ends at chunk
+            boundaries, or at the end of the array.
+        threads: number of threads that deflate; the bytes do not depend on it.
 
     Raises:
-        WriteError: the library could not write it.
+        WriteError: the library could not write.
     """
     import h5py
 
-    file = _tried(h5py.File, path, "r+")
+    file = _call(h5py.File, path, "r+")
     try:
         for key, blocks in arrays.items():
-            _put(_tried(file.__getitem__, key), blocks, threads)
+            _write_blocks(_call(file.__getitem__, key), blocks, threads)
     finally:
-        _tried(file.close)
+        _call(file.close)
 
 
-def _put(array: h5py.Dataset, blocks: Iterable[tuple[int, np.ndarray]], threads: int) -> None:
+def _write_blocks(array: h5py.Dataset, blocks: Iterable[tuple[int, np.ndarray]], threads: int) -> None:
     chunk, dtype = array.chunks, array.dtype
 
-    def made(one: tuple[tuple[int, ...], np.ndarray]) -> tuple[tuple[int, ...], bytes]:
-        return one[0], deflated(one[1].astype(dtype, copy=False), chunk)
+    def deflate(part: Part) -> tuple[tuple[int, ...], bytes]:
+        return part[0], deflate_chunk(part[1].astype(dtype, copy=False), chunk)
 
-    parts = ((offset, part) for first, block in blocks for offset, part in _cut(first, block, chunk))
-    for offset, data in ahead(made, parts, threads, lambda one: one[1].nbytes):
-        _tried(array.id.write_direct_chunk, offset, data)
+    parts = ((offset, part) for first, block in blocks for offset, part in _cut_into_chunks(first, block, chunk))
+    for offset, data in map_in_order(deflate, parts, threads, lambda part: part[1].nbytes):
+        _call(array.id.write_direct_chunk, offset, data)
 
 
-def _tried(call: Callable[..., T], *arguments: Any) -> T:
+def _call(function: Callable[..., T], *arguments: Any) -> T:
+    """Call the library; its errors are raised as ``WriteError``."""
     try:
-        return call(*arguments)
+        return function(*arguments)
     except (OSError, RuntimeError) as error:
         raise WriteError(str(error)) from None
 
 
-def rows(path: Path, key: str) -> Iterator[Callable[[], np.ndarray]] | None:
-    """Rows of an array of which each is a chunk, as :func:`put` writes it; None: it lies otherwise, or cannot be opened: where
-    netCDF4 uses the same HDF5 library and has the file open, that refuses.
+def iter_rows(path: Path, key: str) -> Generator[Callable[[], np.ndarray], None, None] | None:
+    """Rows of an array of which each is a chunk, as :func:`write_arrays` writes it.
 
     Returns:
-        Of each row, as it is read, a call that inflates it, by ISA-L; any thread may make it, beside any other.
+        For each row, after it is read, a function that inflates it with ISA-L; threads may call
+        several at once. None for any other layout, or if the file cannot be opened: HDF5 refuses
+        where netCDF4 uses the same library and has it open.
 
     Raises:
-        OSError, RuntimeError, KeyError, ValueError: the file is damaged; calls raise ValueError.
+        OSError, RuntimeError, KeyError, ValueError: the file is damaged; the functions raise
+            ValueError.
     """
     import h5py
 
@@ -88,9 +96,9 @@ def rows(path: Path, key: str) -> Iterator[Callable[[], np.ndarray]] | None:
         return None
     try:
         array = file[key]
-        plain = array.id.get_create_plist().get_nfilters() == 2 and array.shuffle and array.compression == "gzip"
-        if plain and array.chunks == (1, *array.shape[1:]):
-            return _raw(file, array)
+        has_filters = array.id.get_create_plist().get_nfilters() == 2 and array.shuffle and array.compression == "gzip"
+        if has_filters and array.chunks == (1, *array.shape[1:]):
+            return _iter_chunks(file, array)
     except BaseException:
         file.close()
         raise
@@ -98,53 +106,57 @@ def rows(path: Path, key: str) -> Iterator[Callable[[], np.ndarray]] | None:
     return None
 
 
-def _raw(file: h5py.File, array: h5py.Dataset) -> Iterator[Callable[[], np.ndarray]]:
+def _iter_chunks(file: h5py.File, array: h5py.Dataset) -> Generator[Callable[[], np.ndarray], None, None]:
     shape, dtype, name = array.shape[1:], array.dtype, array.name
     try:
         for row in range(array.shape[0]):
             mask, data = array.id.read_direct_chunk((row, *(0 for _ in shape)))
-            if mask:  # the library leaves out a filter that makes a chunk larger
-                yield partial(_same, array[row])
+            if mask:  # the library omits a filter that makes a chunk larger
+                yield partial(_return_row, array[row])
             else:
-                yield partial(_inflated, data, shape, dtype, f"row {row} of {name}")
+                yield partial(_inflate_chunk, data, shape, dtype, f"row {row} of {name}")
     finally:
         file.close()
 
 
-def _same(numbers: np.ndarray) -> np.ndarray:
-    return numbers
+def _return_row(row: np.ndarray) -> np.ndarray:
+    return row
 
 
-def _inflated(data: bytes, shape: tuple[int, ...], dtype: np.dtype, called: str) -> np.ndarray:
+def _inflate_chunk(data: bytes, shape: tuple[int, ...], dtype: np.dtype, label: str) -> np.ndarray:
+    """The inverse of :func:`deflate_chunk`; ``label`` is for error messages."""
     import numpy as np
     from isal import isal_zlib
 
     try:
-        numbers = np.frombuffer(isal_zlib.decompress(data), np.uint8).reshape(dtype.itemsize, -1)
-    except isal_zlib.error as error:
-        raise ValueError(f"{called}: {error}") from None
-    whole = np.empty((numbers.shape[1], dtype.itemsize), np.uint8)
-    for i, part in enumerate(numbers):
-        whole[:, i] = part
-    return whole.view(dtype).reshape(shape)
+        shuffled = np.frombuffer(isal_zlib.decompress(data), np.uint8).reshape(dtype.itemsize, -1)
+    except isal_zlib.error as error:  # type: ignore[misc]  # its stub declares an instance
+        raise ValueError(f"{label}: {error}") from None
+    numbers = np.empty((shuffled.shape[1], dtype.itemsize), np.uint8)
+    for i, part in enumerate(shuffled):
+        numbers[:, i] = part
+    return numbers.view(dtype).reshape(shape)
 
 
-def _cut(first: int, block: np.ndarray, chunk: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+def _cut_into_chunks(first: int, block: np.ndarray, chunk: tuple[int, ...]) -> Iterator[Part]:
     """The chunks of a block, with their offsets in the array."""
     for start in itertools.product(*(range(0, n, c) for n, c in zip(block.shape, chunk))):
         yield (first + start[0], *start[1:]), block[tuple(slice(s, s + c) for s, c in zip(start, chunk))]
 
 
-def deflated(part: np.ndarray, chunk: tuple[int, ...]) -> bytes:
-    """A chunk as it lies in the file: filled up at the edges of the array, the first bytes of all numbers, then the second ones,
-    and so on (the filter shuffle), as a zlib stream (the filter deflate)."""
+def deflate_chunk(part: np.ndarray, chunk: tuple[int, ...]) -> bytes:
+    """A chunk as the file stores it.
+
+    It is padded at the edges of the array. The filter shuffle puts the first bytes of all numbers
+    before the second ones, and so on; the filter deflate makes a zlib stream.
+    """
     import numpy as np
     from isal import isal_zlib
 
     if part.shape != chunk:
-        whole = np.zeros(chunk, part.dtype)
-        whole[tuple(map(slice, part.shape))] = part
-        part = whole
+        padded = np.zeros(chunk, part.dtype)
+        padded[tuple(map(slice, part.shape))] = part
+        part = padded
     size = part.dtype.itemsize
     numbers = np.ascontiguousarray(part).reshape(math.prod(chunk)).view(np.uint8).reshape(-1, size)
     return isal_zlib.compress(np.ascontiguousarray(numbers.T), LEVEL)

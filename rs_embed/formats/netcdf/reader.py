@@ -1,4 +1,4 @@
-"""Reading NetCDF files of ours: arrays whole or by rows, without what describes them."""
+"""Read the NetCDF files of this package: arrays, whole or by rows."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import StoreError
-from ..parallel import ahead
+from ..parallel import map_in_order
 from . import hdf5
 
 if TYPE_CHECKING:
     import netCDF4
     import numpy as np
 
-#: How names of arrays begin; everything else in a file describes them.
-ARRAYS = ("embedding", "input", "model_input")
-#: The libraries below (HDF5, netCDF) bear one thread at a time, and netCDF4 releases the interpreter while it is in them. Held for
-#: the whole life of a writer, and for each call of a reader.
+T = TypeVar("T")
+#: Prefixes of the names of arrays; all other variables describe them.
+ARRAY_PREFIXES = ("embedding", "input", "model_input")
+#: HDF5 and netCDF support one thread at a time, and netCDF4 releases the GIL while it calls them.
+#: A writer holds the lock from its beginning to its end, a reader during each call.
 LOCK = threading.RLock()
 
 
 class NetcdfReader:
-    """Read the arrays of a ``.nc`` of ours, whole or by rows; for ``with``.
+    """Read the arrays of a ``.nc`` of this package; for ``with``.
 
     Raises:
-        FileNotFoundError: there is no such file. StoreError: it cannot be read.
+        FileNotFoundError: the file does not exist. StoreError: it cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -52,9 +53,9 @@ class NetcdfReader:
             self._file.close()
 
     def keys(self) -> list[str]:
-        """Names of the arrays, without what describes them."""
+        """Names of the arrays, without the variables that describe them."""
         with LOCK:
-            return [name for name in self._file.variables if name.split("__")[0].startswith(ARRAYS)]
+            return [name for name in self._file.variables if name.split("__")[0].startswith(ARRAY_PREFIXES)]
 
     def shape(self, key: str) -> tuple[int, ...]:
         """Shape of an array."""
@@ -67,13 +68,15 @@ class NetcdfReader:
             return self._variable(key).dtype
 
     def read(self, key: str, rows: slice | Sequence[int] | None = None) -> np.ndarray:
-        """An array, or some rows of its first axis, in the order in which they are asked for.
+        """An array, or some rows of its first axis, in the order of ``rows``.
 
         Args:
-            rows: a slice or row numbers (negative ones from the end, repeated ones too); None for all.
+            rows: a slice or row numbers (negative ones from the end, repeated ones too); None for
+                all.
 
         Raises:
-            KeyError: no such array. IndexError: no such row. StoreError: the file is damaged.
+            KeyError: the array does not exist. IndexError: the row does not exist. StoreError: the
+                file is damaged.
         """
         import numpy as np
 
@@ -82,51 +85,51 @@ class NetcdfReader:
             wanted: Any = slice(None) if rows is None else rows
             order: Any = slice(None)
             if not isinstance(wanted, slice):
-                asked = np.asarray(wanted, np.int64).reshape(-1)
+                numbers = np.asarray(wanted, np.int64).reshape(-1)
                 n = variable.shape[0] if variable.ndim else 0
-                if asked.size and not (-n <= asked.min() and asked.max() < n):
-                    raise IndexError(f"{key}: rows {asked.min()} to {asked.max()} of {n}")
-                wanted, order = np.unique(asked % max(n, 1), return_inverse=True)  # the library wants them sorted
-                if not asked.size:
+                if numbers.size and not (-n <= numbers.min() and numbers.max() < n):
+                    raise IndexError(f"{key}: rows {numbers.min()} to {numbers.max()} of {n}")
+                wanted, order = np.unique(numbers % max(n, 1), return_inverse=True)  # the library requires sorted rows
+                if not numbers.size:
                     wanted = slice(0, 0)
             try:
                 return np.ascontiguousarray(variable[wanted][order]) if variable.ndim else variable[...]
             except RuntimeError as error:
                 raise StoreError(f"{self.path}: {key} cannot be read ({error})") from None
 
-    def rows(self, key: str, threads: int = 1) -> Iterator[tuple[np.ndarray, int | None]]:
-        """Every row of an array, in order, and what :meth:`row` has to be told: nothing, chunks are found by the library."""
+    def iter_rows(self, key: str, threads: int = 1) -> Iterator[tuple[np.ndarray, int | None]]:
+        """Every row of an array, in order, with the mark 0 for :meth:`read_row`: the library finds
+        chunks itself."""
         shape, itemsize = self.shape(key), self.dtype(key).itemsize
-        raw = None
-        if math.prod(shape) * itemsize >= hdf5.WORTH:
+        chunks = None
+        if math.prod(shape) * itemsize >= hdf5.MIN_BYTES:
             with LOCK:
-                raw = _tried(self.path, key, lambda: hdf5.rows(self.path, key))
-        if raw is None:
+                chunks = self._call(key, lambda: hdf5.iter_rows(self.path, key))
+        if chunks is None:
             yield from ((self.read(key, [row])[0], 0) for row in range(shape[0]))
             return
 
-        def inflated(call: Callable[[], np.ndarray]) -> np.ndarray:
-            return _tried(self.path, key, call)
+        def inflate(chunk: Callable[[], np.ndarray]) -> np.ndarray:
+            return self._call(key, chunk)
 
-        with contextlib.closing(self._raw(key, raw)) as calls:
-            for row in ahead(inflated, calls, threads, lambda _: math.prod(shape[1:]) * itemsize):
+        with contextlib.closing(self._iter_locked(key, chunks)) as locked:
+            for row in map_in_order(inflate, locked, threads, lambda _: math.prod(shape[1:]) * itemsize):
                 yield row, 0
 
-    def _raw(self, key: str, rows: Iterator[Callable[[], np.ndarray]]) -> Iterator[Callable[[], np.ndarray]]:
-        """The same; the library is entered by one thread."""
-        end = object()
+    def _iter_locked(self, key: str, chunks: Generator[T, None, None]) -> Generator[T, None, None]:
+        """The same chunks; one thread at a time enters the library."""
         try:
             while True:
                 with LOCK:
-                    row = _tried(self.path, key, lambda: next(rows, end))
-                if row is end:
+                    chunk = self._call(key, lambda: next(chunks, None))
+                if chunk is None:
                     return
-                yield row
+                yield chunk
         finally:
             with LOCK:
-                rows.close()
+                chunks.close()
 
-    def row(self, key: str, row: int, mark: int) -> np.ndarray:
+    def read_row(self, key: str, row: int, mark: int) -> np.ndarray:
         """One row; raises like :meth:`read`."""
         return self.read(key, [row])[0]
 
@@ -138,11 +141,11 @@ class NetcdfReader:
         variable.set_auto_maskandscale(False)
         return variable
 
-
-def _tried(path: Path, key: str, call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise (
-            error if isinstance(error, StoreError) else StoreError(f"{path}: {key} cannot be read ({error})")
-        ) from None
+    def _call(self, key: str, function: Callable[[], T]) -> T:
+        """Call the library; its errors are raised as ``StoreError``."""
+        try:
+            return function()
+        except StoreError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError(f"{self.path}: {key} cannot be read ({error})") from None

@@ -1,12 +1,14 @@
-"""Streaming NetCDF-4: what a CF reader needs beside the arrays; the file appears whole or not at all, equal content gives equal bytes.
+"""Write NetCDF-4 files as a stream, with CF metadata.
 
-Names of dimensions depend on the model (and, where each ROI has an array of its own, on the ROI) and on nothing else:
+A file appears when it is complete; equal content gives equal bytes. Names of dimensions depend on
+the model (and on the ROI, if each ROI has a separate array) and on nothing else:
 
-- ``roi``; ``dim__<m>``, ``y__<m>``, ``x__<m>`` of embeddings; ``frame__<m>``, ``band__<m>``, ``y_in__<m>``, ``x_in__<m>`` of pixels.
-- In a combined file with single arrays, y, x and frame are each ROI's own: ``y__<m>__00003`` (in large ones those of a size share
-  one: ``y__<m>__n32``).
+- ``roi``; of embeddings ``dim__<m>``, ``y__<m>``, ``x__<m>``; of pixels ``frame__<m>``,
+  ``band__<m>``, ``y_in__<m>``, ``x_in__<m>``.
+- In a combined file with an array per ROI, each ROI has its y, x and frame: ``y__<m>__00003``. In
+  a large file, axes of one size share a dimension: ``y__<m>__n32``.
 
-One writer of a process works at a time (``netcdf_reader.py`` says why).
+One writer of a process works at a time (``reader.LOCK``).
 """
 
 from __future__ import annotations
@@ -16,68 +18,82 @@ import errno
 import math
 import os
 import shutil
-from array import array as packed
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array as packed_array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ...store.store import temporary_name
-from ..arrays import About, Array, Row
+from ...store.store import temporary_path
+from ..arrays import Affine, ArrayMetadata, FileMetadata, Row
 from . import cf, hdf5, layout
-from .reader import LOCK, NetcdfReader
-from .variables import DEFLATED, Described
+from .reader import LOCK
+from .variables import COMPRESSION, MetadataWriter
 
 if TYPE_CHECKING:
     import netCDF4
     import numpy as np
 
+    #: Names and sizes of dimensions.
+    Dims = tuple[str, ...]
+    Shape = tuple[int, ...]
+    #: A declared variable and the numbers to write to it.
+    Values = tuple[netCDF4.Variable, np.ndarray]
+
 PATH, KEYS = "nc_path", "nc_variables"
-#: With more ROIs than this, those with single arrays have no axes of their own: 5,000 of them take a gigabyte to write, and xarray
-#: minutes to open. Their attributes still say CRS and affine.
-OWN_AXES = 500
-#: Single arrays are declared and then written, so many together: HDF5 looks through all variables at every change of mood.
-TOGETHER, TOGETHER_BYTES = 1024, 1 << 26
+#: Largest number of ROIs with separate axes in a file with an array per ROI: 5,000 cost a gigabyte
+#: to write, and xarray minutes to open. In larger files the attributes still contain CRS and
+#: affine.
+MAX_ROIS_WITH_AXES = 500
+#: Arrays of single ROIs that are declared, and then written, together: HDF5 looks through all
+#: variables whenever it changes between declaring and writing.
+MAX_PENDING, MAX_PENDING_BYTES = 1024, 1 << 26
 
 
 class NetcdfWriter:
-    """Write a ``.nc`` in a temporary file; leaving the ``with`` block without an error renames it to ``path``.
+    """Write a ``.nc`` in a temporary file; leaving the ``with`` block without an error renames it
+    to ``path``.
+
+    Attributes:
+        keys: names of the arrays, in order.
+        sha256: None: HDF5 seeks in its file, so a digest has to read it.
 
     Raises:
-        OSError: it could not be written, for example because the disk is full; nothing is left.
+        OSError: the file could not be written, for example because the disk is full; it is
+            removed.
     """
 
-    def __init__(self, path: str | Path, about: Callable[[], About], threads: int = 1) -> None:
+    def __init__(self, path: str | Path, metadata: Callable[[], FileMetadata], threads: int = 1) -> None:
         """
         Args:
-            about: says what the file says of itself, when it is begun.
-            threads: that deflate large arrays.
+            metadata: returns the metadata of the file; called when it is created.
+            threads: number of threads that deflate large arrays.
         """
         self._threads = threads
-        self.path = Path(os.path.abspath(path))  # a relative one could look like a URL, which the library would open
-        self._about = about
+        self.path = Path(os.path.abspath(path))  # a relative path could look like a URL, which the library would open
+        self._build_metadata = metadata
         self.keys: list[str] = []
-        self.sha256 = None  # HDF5 goes back in its file, so a digest has to read it
-        self._pending: list[tuple[Array, Row]] = []
-        self._extra: list[str] = []  # of the array that is being declared
+        self.sha256 = None
+        self._dataset: netCDF4.Dataset | None = None
+        self._pending: list[tuple[ArrayMetadata, Row]] = []
 
     def __enter__(self) -> NetcdfWriter:
         import netCDF4
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = temporary_name(self.path)
-        self.about = self._about()
+        self._temporary = temporary_path(self.path)
+        self.metadata = self._build_metadata()
         LOCK.acquire()
         try:
-            with _said(self.path):
+            with _translated_errors(self.path):
                 try:
-                    self._file = netCDF4.Dataset(self._temporary, "w", clobber=False, format="NETCDF4")
+                    self._dataset = netCDF4.Dataset(self._temporary, "w", clobber=False, format="NETCDF4")
                 except BaseException:
                     self._temporary.unlink(missing_ok=True)
                     raise
             try:
-                with _said(self.path):
-                    self._names = Described(self._file, self.about)
+                with _translated_errors(self.path):
+                    self._descriptions = MetadataWriter(self._file, self.metadata)
             except BaseException as error:
                 self._close(type(error))
                 raise
@@ -86,36 +102,37 @@ class NetcdfWriter:
             raise
         return self
 
-    def add(self, array: Array, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[Row]) -> None:
-        """Write one array; memory holds a chunk, or the single arrays that are declared together, and what threads deflate
-        ahead (:mod:`rs_embed.formats.parallel`).
+    def add(self, array: ArrayMetadata, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[Row]) -> None:
+        """Write one array.
+
+        Memory contains a chunk, or the arrays of single ROIs that are declared together, and the
+        chunks that threads deflate ahead (:mod:`rs_embed.formats.parallel`).
 
         Args:
-            array: what it is.
-            shape, dtype: of the whole array, with the axis of ROIs where it has one.
+            array: metadata of the array.
+            shape, dtype: of the whole array, with the axis of ROIs if it has one.
             rows: one per ROI, without that axis.
 
         Raises:
-            ValueError: the rows do not add up to ``shape`` and ``dtype``, or NetCDF cannot hold it.
+            ValueError: the rows do not add up to ``shape`` and ``dtype``, or NetCDF cannot store
+                them.
         """
         if 0 in shape or dtype.kind not in "iuf" or dtype.itemsize not in (1, 2, 4, 8) or dtype.str[1:] == "f2":
-            raise ValueError(
-                f"{array.key}: NetCDF does not hold {dtype} of shape {shape}; allowed: numbers, none empty"
-            )
-        stacked = array.roi is None and not self.about.single
-        if stacked and shape[0] != len(self.about.places.names):
-            raise ValueError(f"{array.key}: {shape[0]} rows for {len(self.about.places.names)} ROIs")
-        rows = _checked(array.key, shape, dtype, rows, stacked=stacked)
+            raise ValueError(f"{array.key}: NetCDF cannot store {dtype} of shape {shape}; allowed: numbers, none empty")
+        stacked, rois = array.roi is None and not self.metadata.single, len(self.metadata.rois.names)
+        if stacked and shape[0] != rois:
+            raise ValueError(f"{array.key}: {shape[0]} rows for {rois} ROIs")
+        rows = _check_rows(array.key, shape, dtype, rows, stacked=stacked)
         if stacked:
-            with _said(self.path):
-                self._stacked(array, shape, dtype, rows)
+            with _translated_errors(self.path):
+                self._write_stacked(array, shape, dtype, rows)
         else:
             for row in rows:
                 self._pending.append((array, row))
-            held = sum(row.array.nbytes for _, row in self._pending)
-            if len(self._pending) >= TOGETHER or held >= TOGETHER_BYTES:
-                with _said(self.path):
-                    self._flush()
+            pending_bytes = sum(row.array.nbytes for _, row in self._pending)
+            if len(self._pending) >= MAX_PENDING or pending_bytes >= MAX_PENDING_BYTES:
+                with _translated_errors(self.path):
+                    self._write_pending()
         self.keys.append(array.key)
 
     def __exit__(
@@ -127,222 +144,190 @@ class NetcdfWriter:
             LOCK.release()
 
     def _close(self, kind: type[BaseException] | None) -> None:
-        """Finish the file, or remove it."""
-        whole = False
+        """Finish the file, or remove it after an error."""
+        complete = False
         try:
-            with _said(self.path):
+            with _translated_errors(self.path):
                 try:
                     if kind is None:
-                        self._flush()
-                        # what is no array of ours is a coordinate: xarray shows the arrays alone as data
+                        self._write_pending()
+                        # all variables but arrays become coordinates: xarray then shows only
+                        # arrays as data
                         others = set(self._file.variables).difference(self.keys, self._file.dimensions)
                         self._file.coordinates = " ".join(sorted(others))
                 finally:
-                    if self._file is not None:
-                        self._file.close()
+                    if self._dataset is not None:
+                        self._dataset.close()
             if kind is None:
                 with open(self._temporary, "rb") as file:
                     os.fsync(file.fileno())
                 os.replace(self._temporary, self.path)
-                whole = True
+                complete = True
         except OSError:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # otherwise the first error is the one to report
                 raise
         finally:
-            if not whole:
+            if not complete:
                 self._temporary.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _apart(self) -> Iterator[None]:
-        """The file closed, for another library to write to. Variables are to be looked up anew."""
+    @property
+    def _file(self) -> netCDF4.Dataset:
+        if self._dataset is None:
+            raise ValueError(f"{self.path} is not open")
+        return self._dataset
+
+    def _write_chunks(self, arrays: dict[str, Iterable[tuple[int, np.ndarray]]]) -> None:
+        """Write declared arrays by HDF5, see :func:`hdf5.write_arrays`.
+
+        The file is closed meanwhile; look up variables again.
+        """
         import netCDF4
 
-        file, self._file = self._file, None
+        file, self._dataset = self._file, None
         file.close()
-        yield
-        self._file = self._names.file = netCDF4.Dataset(self._temporary, "a")
+        hdf5.write_arrays(self._temporary, arrays, self._threads)
+        self._dataset = self._descriptions.file = netCDF4.Dataset(self._temporary, "a")
 
     # arrays ---------------------------------------------------------------------------------------------------
 
-    def _stacked(self, array: Array, shape: tuple[int, ...], dtype: np.dtype, rows: Iterator[Row]) -> None:
-        """All ROIs in one variable, a chunk after the other; then where each of them lies."""
+    def _write_stacked(self, array: ArrayMetadata, shape: Shape, dtype: np.dtype, rows: Iterator[Row]) -> None:
+        """Write all ROIs to one variable, chunk by chunk, then their grids and dates."""
         import numpy as np
 
-        dims = ("roi", *(self._names.dimension(d, n) for d, n in zip(layout.names(array, shape[1:]), shape[1:])))
-        variable = self._declare(array, dims, shape, dtype)
-        together = variable.chunking()[0]
-        crs, affines, dates = [], packed("d"), []
+        variable = self._declare(array, ("roi", *self._dimensions(array, shape[1:])), shape, dtype)
+        rois_per_chunk = variable.chunking()[0]
+        crs: list[str | None] = []
+        affines, dates = packed_array("d"), []
 
-        def blocks() -> Iterator[tuple[int, np.ndarray]]:
-            held: list[np.ndarray] = []
+        def iter_blocks() -> Iterator[tuple[int, np.ndarray]]:
+            block: list[np.ndarray] = []
             for i, row in enumerate(rows):
-                held.append(row.array)
-                if len(held) == together or i == shape[0] - 1:
-                    yield i + 1 - len(held), np.stack(held)
-                    held.clear()
+                block.append(row.array)
+                if len(block) == rois_per_chunk or i == shape[0] - 1:
+                    yield i + 1 - len(block), np.stack(block)
+                    block.clear()
                 crs.append(row.crs)
                 affines.extend(row.affine or [math.nan] * 6)
                 dates.append(row.dates)
 
-        if math.prod(shape) * dtype.itemsize < hdf5.WORTH:
-            for first, block in blocks():
+        if math.prod(shape) * dtype.itemsize < hdf5.MIN_BYTES:
+            for first, block in iter_blocks():
                 variable[first : first + len(block)] = block
         else:
-            with self._apart():
-                hdf5.put(self._temporary, {array.key: blocks()}, self._threads)
+            self._write_chunks({array.key: iter_blocks()})
             variable = self._file.variables[array.key]
-        if "y" in layout.axes(array, len(shape) - 1) and any(crs):
-            self._place(array, dims, shape, variable, crs, np.array(affines).reshape(-1, 6))
-        self._frames(array, dims, shape, variable, dates)
-        variable.coordinates = " ".join(self._names.coordinates + self._extra)
+        coordinates = list(self._descriptions.coordinates)
+        if "y" in layout.axis_names(array, len(shape) - 1) and any(crs):
+            coordinates += self._descriptions.write_grids(array, variable, crs, np.array(affines).reshape(-1, 6))
+        coordinates += self._descriptions.write_dates(array, variable, dates)
+        variable.coordinates = " ".join(coordinates)
 
-    def _place(
-        self,
-        array: Array,
-        dims: tuple,
-        shape: tuple,
-        variable: netCDF4.Variable,
-        crs: list[str | None],
-        affines: np.ndarray,
-    ) -> None:
-        """CRS and affine of every ROI's grid, empty and NaN where it has none; coordinates of the axes as far as they are the
-        same for all."""
-        tail = layout.tail(array)
-        known = affines[[c is not None for c in crs]]
-        first, words = known[0], {c for c in crs if c is not None}
-        same, cells = (known == first).all(), array.kind == "embedding"
-        scale = (known[:, [0, 1, 3, 4]] == first[[0, 1, 3, 4]]).all()
-        self._names.text(f"crs{tail}", ("roi",), [c or "" for c in crs], {"long_name": "CRS of the grid"})
-        self._names.dimension("affine", 6)
-        said = "a, b, c, d, e, f: x = a * column + b * row + c, y = d * column + e * row + f, of upper left corners"
-        self._names.number(f"affine{tail}", ("roi", "affine"), affines, {"long_name": f"affine of the grid; {said}"})
-        variable.ancillary_variables = f"affine{tail}"
-        self._extra.append(f"crs{tail}")
-        one, word = len(words) == 1, min(words)
-        if one:
-            self._names.mapping(f"grid_mapping{tail}", word, first if same else None)
-            variable.grid_mapping = f"grid_mapping{tail}"
-        for which, dim, size in zip("yx", dims[-2:], shape[-2:]):
-            if not (scale and cf.upright(first)):
-                continue
-            if one and same:
-                self._names.number(dim, (dim,), cf.centres(which, first, size), cf.axis(which, word, cells=cells))
-                continue
-            edge, letter = ("western", "c") if which == "x" else ("northern", "f")
-            name = f"distance from the {edge} edge of the ROI's grid; with {letter} of affine{tail} added, {which} in its CRS"
-            units = {"units": cf.axis(which, word, cells=cells)["units"]} if one else {"units": "m"}
-            self._names.number(dim, (dim,), cf.centres(which, first, size, offset=True), {"long_name": name, **units})
-
-    def _flush(self) -> None:
-        """Write the arrays that wait, declared first."""
-        variables, large = [], []
-        own = len(self.about.places.names) <= OWN_AXES
+    def _write_pending(self) -> None:
+        """Declare and then write the pending arrays of single ROIs."""
+        small: list[Values] = []
+        large: dict[str, Iterable[tuple[int, np.ndarray]]] = {}
         for array, row in self._pending:
-            tail, shape = layout.tail(array), row.array.shape
-            dims = tuple(self._names.dimension(d, n) for d, n in zip(layout.names(array, shape, own=own), shape))
-            variable = self._declare(array, dims, shape, row.array.dtype)
-            # opening the file anew takes as long as it has variables
-            apart = row.array.nbytes >= hdf5.WORTH and len(self.keys) <= OWN_AXES
-            (large if apart else variables).append((variable, row.array))
-            if "y" in layout.axes(array, len(shape)) and row.crs is not None and row.affine is not None:
-                # of many ROIs, those of one CRS share a variable; a reader has the affine in the coordinates
-                name = f"grid_mapping{tail}" if array.roi is None else f"grid_mapping__{layout.word(row.crs)}"
-                self._names.mapping(name, row.crs, row.affine if array.roi is None else None)
-                variable.setncatts({"grid_mapping": name, "crs": row.crs, "affine": [float(v) for v in row.affine]})
-                for which, dim in zip("yx", dims[-2:]):
-                    if own and cf.upright(row.affine):
-                        said = cf.axis(which, row.crs, cells=array.kind == "embedding")
-                        axis = self._file.createVariable(dim, "f8", (dim,), fill_value=False)
-                        axis.setncatts(said)
-                        variables.append((axis, cf.centres(which, row.affine, len(axis))))
-            self._frames(array, dims, shape, variable, [row.dates])
-            if array.roi is None:
-                variable.coordinates = " ".join(self._names.coordinates + self._extra)
+            variable, axes = self._declare_single(array, row)
+            # the cost of opening the file again grows with its variables
+            if row.array.nbytes >= hdf5.MIN_BYTES and len(self.keys) <= MAX_ROIS_WITH_AXES:
+                large[array.key] = [(0, row.array)]
             else:
-                variable.setncatts({"roi": self.about.places.names[array.roi], "roi_index": array.roi})
-                if self._extra:
-                    variable.coordinates = " ".join(self._extra)
+                small.append((variable, row.array))
+            small += axes
         self._pending.clear()
-        for variable, values in variables:
+        for variable, values in small:
             variable[...] = values
         if large:
-            blocks = {variable.name: [(0, values)] for variable, values in large}
-            with self._apart():
-                hdf5.put(self._temporary, blocks, self._threads)
+            self._write_chunks(large)
 
-    def _declare(self, array: Array, dims: tuple[str, ...], shape: tuple, dtype: np.dtype) -> netCDF4.Variable:
-        """The variable of an array, and the names of its bands."""
-        stacked = dims[0] == "roi"
-        chunks = layout.chunks(shape, dtype.itemsize, stacked=stacked)
-        variable = self._file.createVariable(array.key, dtype, dims, fill_value=False, chunksizes=chunks, **DEFLATED)
-        # whole chunks are written, so none need be kept; the library's default would keep them of every variable
+    def _declare_single(self, array: ArrayMetadata, row: Row) -> tuple[netCDF4.Variable, list[Values]]:
+        """Declare the array of one ROI with its grid and dates.
+
+        Returns:
+            The variable, and the variables of its axes with their values.
+        """
+        shape = row.array.shape
+        separate_axes = len(self.metadata.rois.names) <= MAX_ROIS_WITH_AXES
+        variable = self._declare(array, self._dimensions(array, shape, separate=separate_axes), shape, row.array.dtype)
+        axes = []
+        if "y" in layout.axis_names(array, len(shape)) and row.crs is not None and row.affine is not None:
+            axes = self._declare_grid(array, variable, row.crs, row.affine, separate_axes=separate_axes)
+        coordinates = self._descriptions.write_dates(array, variable, [row.dates])
+        if array.roi is None:
+            coordinates = self._descriptions.coordinates + coordinates
+        else:
+            variable.setncatts({"roi": self.metadata.rois.names[array.roi], "roi_index": array.roi})
+        if coordinates:
+            variable.coordinates = " ".join(coordinates)
+        return variable, axes
+
+    def _declare_grid(
+        self, array: ArrayMetadata, variable: netCDF4.Variable, crs: str, affine: Affine, *, separate_axes: bool
+    ) -> list[Values]:
+        """Declare the grid of the array of one ROI; returns the variables of its axes with their
+        values."""
+        # of many ROIs, those of one CRS share a variable; a reader has the affine in the
+        # coordinates
+        name = f"grid_mapping{layout.grid_suffix(array)}"
+        if array.roi is not None:
+            name = f"grid_mapping__{layout.crs_to_name(crs)}"
+        self._descriptions.write_grid_mapping(name, crs, affine if array.roi is None else None)
+        variable.setncatts({"grid_mapping": name, "crs": crs, "affine": [float(v) for v in affine]})
+        axes = []
+        if separate_axes and cf.is_axis_aligned(affine):
+            for axis, dim in zip("yx", variable.dimensions[-2:]):
+                coordinate = self._file.createVariable(dim, "f8", (dim,), fill_value=False)
+                coordinate.setncatts(cf.axis_attributes(axis, crs, cells=array.kind == "embedding"))
+                axes.append((coordinate, cf.cell_centres(axis, affine, len(coordinate))))
+        return axes
+
+    def _dimensions(self, array: ArrayMetadata, shape: Shape, *, separate: bool = True) -> Dims:
+        """The dimensions of the array of one ROI, created if missing."""
+        names = layout.dimension_names(array, shape, separate=separate)
+        return tuple(map(self._descriptions.get_dimension, names, shape))
+
+    def _declare(self, array: ArrayMetadata, dims: Dims, shape: Shape, dtype: np.dtype) -> netCDF4.Variable:
+        """Create the variable of an array, and write the names of its bands."""
+        chunks = layout.chunk_sizes(shape, dtype.itemsize, stacked=dims[0] == "roi")
+        variable = self._file.createVariable(array.key, dtype, dims, fill_value=False, chunksizes=chunks, **COMPRESSION)
+        # whole chunks are written, so none needs a cache; the library would by default cache them
+        # of every variable
         variable.set_var_chunk_cache(1, 1, 1.0)
         variable.set_auto_maskandscale(False)
-        what, units = {"input": ("pixels", array.units), "embedding": ("embeddings", "1")}.get(
-            array.kind, ("input tensor", "1")
-        )
-        said = {"long_name": f"{what} of {array.label}", "units": units or None}
-        variable.setncatts({k: v for k, v in said.items() if v is not None})
-        self._extra = []
+        known = {"input": ("pixels", array.units), "embedding": ("embeddings", "1")}
+        content, units = known.get(array.kind, ("input tensor", "1"))
+        variable.setncatts({"long_name": f"{content} of {array.label}"} | ({"units": units} if units else {}))
         for dim in dims:
             if dim == f"band__{array.model}" and array.bands and dim not in self._file.variables:
-                self._names.text(dim, (dim,), array.bands, {"long_name": "name of the band"})
+                self._descriptions.write_texts(dim, (dim,), array.bands, {"long_name": "name of the band"})
         return variable
-
-    def _frames(
-        self, array: Array, dims: tuple, shape: tuple, variable: netCDF4.Variable, dates: list[Sequence[str]]
-    ) -> None:
-        """Dates of frames as a coordinate; a composite's single date as an attribute where there is one ROI."""
-        import numpy as np
-
-        if array.kind != "input":
-            return
-        axes = layout.axes(array, len(dims) - (dims[0] == "roi"))
-        if "frame" not in axes or dims[axes.index("frame")].startswith(f"frame__{array.model}__n"):
-            if dims[0] != "roi" and dates[0]:
-                variable.dates = ", ".join(dates[0])
-            return
-        at = dims.index(next(d for d in dims if d.startswith("frame")))
-        stacked, frames = dims[0] == "roi", shape[at]
-        if any(len(d) != frames for d in dates if d or not stacked):
-            return
-        name = f"frame_time{dims[at].removeprefix('frame')}"
-        own = ("roi", dims[at]) if dims[0] == "roi" else (dims[at],)
-        said = {"standard_name": "time", "long_name": "date of the frame", **cf.TIME}
-        days = [[cf.days(d) for d in row] or [math.nan] * frames for row in dates]
-        self._names.number(name, own, np.array(days), said)
-        self._extra.append(name)
 
 
 @contextlib.contextmanager
-def _said(path: Path) -> Iterator[None]:
-    """The library's errors as those of the system, with the file and the likely reason."""
+def _translated_errors(path: Path) -> Iterator[None]:
+    """Raise the library's errors as ``OSError`` with the path and the likely reason."""
     try:
         yield
     except (RuntimeError, OSError) as error:
-        full = (
-            shutil.disk_usage(path.parent).free < 1 << 20
-        )  # where a file cannot begin, the library says permission denied
+        # on a full disk, the library reports permission denied when it creates a file
+        full = shutil.disk_usage(path.parent).free < 1 << 20
         library = isinstance(error, hdf5.WriteError) or str(error).startswith("NetCDF")
         if not library and not (isinstance(error, OSError) and full):
             raise
-        why = "no space left on the device" if full else "a full disk, a quota or a limit of file sizes does that"
+        reason = "no space left on the device" if full else "a full disk, a quota or a limit of file sizes does that"
         code = errno.ENOSPC if full else errno.EIO
-        raise OSError(code, f"the file could not be written ({error}; {why})", str(path)) from None
+        raise OSError(code, f"the file could not be written ({error}; {reason})", str(path)) from None
 
 
-def _checked(key: str, shape: tuple[int, ...], dtype: np.dtype, rows: Iterable[Row], *, stacked: bool) -> Iterator[Row]:
-    """The rows, as many and of such a form as they should be."""
-    count, one = (shape[0], shape[1:]) if stacked else (1, shape)
+def _check_rows(key: str, shape: Shape, dtype: np.dtype, rows: Iterable[Row], *, stacked: bool) -> Iterator[Row]:
+    """The rows, whose number, shapes and dtypes must be those of the array."""
+    count, row_shape = (shape[0], tuple(shape[1:])) if stacked else (1, tuple(shape))
     seen = 0
     for row in rows:
-        if row.array.dtype != dtype or row.array.shape != tuple(one):
-            raise ValueError(f"{key}: a row of {row.array.dtype} {row.array.shape} in an array of {dtype} {tuple(one)}")
+        if row.array.dtype != dtype or row.array.shape != row_shape:
+            raise ValueError(f"{key}: a row of {row.array.dtype} {row.array.shape} in an array of {dtype} {row_shape}")
         seen += 1
         if seen <= count:
             yield row
     if seen != count:
         raise ValueError(f"{key}: {seen} rows for an array of {count}")
-
-
-Writer, Reader = NetcdfWriter, NetcdfReader

@@ -1,6 +1,7 @@
-"""Attention biases by distance (ALiBi) of grids of patches: made once for a geometry, in the layout that fused kernels take.
+"""Attention biases by distance (ALiBi) of grids of patches, cached by geometry.
 
-Source: Press et al. 2022, arXiv 2108.12409 (slopes); in two dimensions as THOR has it, Forgaard et al. 2026, arXiv 2601.16011.
+Source: Press et al. 2022, arXiv 2108.12409 (slopes); in two dimensions as in THOR, Forgaard et al.
+2026, arXiv 2601.16011.
 """
 
 from __future__ import annotations
@@ -12,40 +13,45 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-#: Attention biases of this many bytes are kept, and always the last one.
-KEPT_BYTES = 2**30
+#: Largest size of a cache, bytes; it always keeps the last bias.
+MAX_BYTES = 2**30
 
 
-class Biases:
-    """The attention biases of a network, one for each geometry, computed on its device when first asked for.
+class BiasCache:
+    """The attention biases of a network, one for each geometry, computed on its device at first
+    use.
 
-    Each is (1, heads, N, N) in the dtype of the queries, so that it is never cast or copied by a block, in memory with rows of a
-    multiple of 16 numbers: what the fused kernels of CPUs and GPUs take as it is.
+    Each is (1, heads, N, N) in the dtype of the queries, so that no block casts or copies it. Rows
+    in memory are a multiple of 16 numbers long, so that the fused kernels of CPUs and GPUs use it
+    without a copy.
     """
 
     def __init__(self) -> None:
-        self._kept: collections.OrderedDict[tuple, torch.Tensor] = collections.OrderedDict()
+        self._cache: collections.OrderedDict[tuple, torch.Tensor] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, slopes: torch.Tensor, sides: list[int], dtype: torch.dtype) -> torch.Tensor:
-        """``-slope * distance``; ``sides`` are the grids' of one image, whose largest patch has side 1."""
+        """``-slope * distance``; ``sides`` are those of the grids of one image, whose largest
+        patch has side 1."""
         key = (*sides, dtype, slopes.device)
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = attention_bias(slopes, sides, dtype)
-            self._kept.move_to_end(key)
-            while len(self._kept) > 1 and sum(b.untyped_storage().nbytes() for b in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
-            return self._kept[key]
+            if key not in self._cache:
+                self._cache[key] = compute_attention_bias(slopes, sides, dtype)
+            self._cache.move_to_end(key)
+            while len(self._cache) > 1 and sum(b.untyped_storage().nbytes() for b in self._cache.values()) > MAX_BYTES:
+                self._cache.popitem(last=False)
+            return self._cache[key]
 
-    def __deepcopy__(self, memo: dict) -> Biases:
-        """A copied network, in bfloat16 for example, makes its own; a lock cannot be copied."""
-        return Biases()
+    def __deepcopy__(self, memo: dict) -> BiasCache:
+        """A copied network, in bfloat16 for example, has an empty cache; a lock cannot be
+        copied."""
+        return BiasCache()
 
 
-def attention_bias(slopes: torch.Tensor, sides: list[int], dtype: torch.dtype) -> torch.Tensor:
-    """(1, heads, N, N): minus the slope of each head (heads,) times the distance of the centres of two patches, in sides of the
-    largest patch. Grids of ``sides`` patches cover the same ground, so that the coarsest has the largest ones."""
+def compute_attention_bias(slopes: torch.Tensor, sides: list[int], dtype: torch.dtype) -> torch.Tensor:
+    """(1, heads, N, N): minus the slope of each head (heads,) times the distance between the
+    centres of two patches, in sides of the largest patch. Grids of ``sides`` patches cover the
+    same ground, so the coarsest grid has the largest patches."""
     import torch
 
     rows, columns = [], []

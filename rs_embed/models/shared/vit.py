@@ -1,38 +1,42 @@
-"""The transformer that the families share: pre-norm blocks, and patches as a matrix product. Nothing of a family is in it.
+"""The transformer that the families share: pre-norm blocks, and patches as a matrix product.
 
     x = x + proj(attention(norm1(x)));  x = x + fc2(act(fc1(norm2(x))))
 
-Parameters are called as in timm (``blocks.0.attn.qkv.weight``), so that most published files fit by name. Source of the
-block: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv 2010.11929, section 3.1 and eq. 1-4.
+Parameter names are those of timm (``blocks.0.attn.qkv.weight``), so that most published files
+match by name. Source of the block: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv
+2010.11929, section 3.1 and eq. 1-4.
 
-Precision: matrix products run in the dtype of their weights, everything between them (the residual stream, norms, embeddings)
-in float32. :func:`lower_precision` is all that bfloat16 needs.
+Precision: matrix products run in the dtype of their weights, everything between them (the residual
+stream, norms, embeddings) in float32. :func:`lower_precision` is all that bfloat16 needs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Turns queries and keys, (B, heads, N, head_dim) each, before attention: rotary embeddings.
+#: Rotates queries and keys, (B, heads, N, head_dim) each, before attention: rotary embeddings.
 Rotation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Linear(nn.Linear):
-    """A linear layer that takes any float dtype and computes in that of its weight."""
+    """A linear layer that accepts any float dtype and computes in that of its weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 class Patches(nn.Module):
-    """Non-overlapping patches to tokens: (B, C, *sizes) -> (B, N, dim), row-major, for images or (T, H, W) volumes.
+    """Non-overlapping patches to tokens: (B, C, *sizes) -> (B, N, dim), row-major, for images or
+    (T, H, W) volumes.
 
-    The kernel of a strided convolution as one matrix product: equal to it, as fast, and right where oneDNN's bfloat16
-    convolution is not. Sizes must be multiples of the patch.
+    The kernel of a strided convolution as one matrix product: equal to it and as fast. Unlike
+    oneDNN's bfloat16 convolution its results are correct. Sizes must be multiples of the patch.
     """
 
     def __init__(self, channels: int, dim: int, patch: Sequence[int], *, bias: bool = True) -> None:
@@ -45,19 +49,13 @@ class Patches(nn.Module):
 
 
 def unfold(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """(B, C, *sizes) -> (B, N, C * patch): the values of each patch, channel first, in the order of a convolution's kernel."""
+    """(B, C, *sizes) -> (B, N, C * patch): the values of each patch, channel first, in the order
+    of a convolution's kernel."""
     cells = [n // p for n, p in zip(x.shape[2:], patch, strict=True)]
     split = x.reshape(*x.shape[:2], *(n for pair in zip(cells, patch) for n in pair))
     axes = len(patch)
     order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
-    return split.permute(order).reshape(x.shape[0], -1, x.shape[1] * _product(patch))
-
-
-def _product(numbers: Sequence[int]) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
+    return split.permute(order).reshape(x.shape[0], -1, x.shape[1] * math.prod(patch))
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -129,7 +127,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks and, where the model has one, the norm after them: (B, N, dim) -> (B, N, dim) float32.
+    """Blocks and, with ``final_norm``, a norm after them: (B, N, dim) -> (B, N, dim) float32.
 
     Args:
         dim, depth, heads: width, number of blocks, heads of each.
@@ -137,7 +135,7 @@ class Transformer(nn.Module):
         eps: of every LayerNorm.
         qkv_bias, bias: biases of queries, keys and values; of all other linear layers.
         activation, gated: of the MLP.
-        head_dim: where it is not ``dim / heads``.
+        head_dim: length of a head; None for ``dim / heads``.
         final_norm: a LayerNorm after the last block.
     """
 
@@ -157,14 +155,17 @@ class Transformer(nn.Module):
         final_norm: bool = True,
     ) -> None:
         super().__init__()
-        how = {"eps": eps, "qkv_bias": qkv_bias, "bias": bias, "activation": activation, "gated": gated}
+        how: dict[str, Any] = {"eps": eps, "qkv_bias": qkv_bias, "bias": bias, "activation": activation, "gated": gated}
         self.blocks = nn.ModuleList(Block(dim, heads, hidden, head_dim=head_dim, **how) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps) if final_norm else None
 
     def forward(self, x: Tensor, bias: Tensor | None = None, rotate: Rotation | None = None) -> Tensor:
-        """Args:
-        bias: added to the scaled attention logits of every block, broadcastable to (B, heads, N, N).
-        rotate: applied to queries and keys of every block.
+        """Tokens (B, N, dim) after all blocks.
+
+        Args:
+            bias: added to the scaled attention logits of every block, broadcastable to
+                (B, heads, N, N).
+            rotate: applied to queries and keys of every block.
         """
         for block in self.blocks:
             x = block(x, bias, rotate)
@@ -172,23 +173,32 @@ class Transformer(nn.Module):
 
 
 class Network(nn.Module):
-    """The parts of one model, called as an adapter calls them: modules, and the shapes of tensors of their own.
+    """The parts of one model by the names that its adapter uses: modules, and parameters given by
+    their shape.
 
-    What it computes is in the adapter's ``forward``, so that an adapter is one file that imports without torch.
+    The computation is in the adapter's ``forward``, so that an adapter is one file that imports
+    without torch.
+
+    Attributes:
+        weights_record: what manifests contain about the weights.
     """
+
+    weights_record: dict
 
     def __init__(self, **parts: nn.Module | tuple[int, ...]) -> None:
         super().__init__()
         for name, part in parts.items():
             setattr(self, name, part if isinstance(part, nn.Module) else nn.Parameter(torch.empty(part)))
 
-    def derive(self, name: str, tensor: Tensor) -> None:
-        """Keep a tensor that is computed, not loaded; it moves with the network to its device."""
+    def register_derived(self, name: str, tensor: Tensor) -> None:
+        """Register a tensor that is computed, not loaded; it moves to a device with the
+        network."""
         self.register_buffer(name, tensor, persistent=False)
 
 
 def lower_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network with new weights for its matrix products, in ``dtype``; the rest stays float32."""
+    """The network with new weights for its matrix products, in ``dtype``; all other tensors stay
+    float32."""
     for module in network.modules():
         if isinstance(module, (Linear, Patches)):
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -197,9 +207,11 @@ def lower_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def sincos(dim: int, position: Tensor) -> Tensor:
-    """(..., dim) float32: [sin(p * w), cos(p * w)], w_i = 10000^(-i / (dim / 2)), halves one after the other.
+    """(..., dim) float32: [sin(p * w), cos(p * w)], w_i = 10000^(-i / (dim / 2)), halves one after
+    the other.
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, in the layout of MAE (``util/pos_embed.py``).
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.5, in the layout of MAE
+    (``util/pos_embed.py``).
     """
     omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
     angle = position.to(torch.float64)[..., None] * omega.to(position.device)

@@ -1,9 +1,11 @@
-"""What all jobs of a run may ask of a service together: requests in flight, and requests begun in a second.
+"""The limits of all jobs of a run together on requests to a service: in flight, and started per
+second.
 
-Both are kept in files of the run's folder under locks that the kernel releases when their holder dies: so they hold
-between threads, processes and, where the file system's locks do, machines. Such a file system is a network's, and others
-use it: files stay open between two tries, one thread of a job tries for all, and ever less often where nothing is free.
-Nobody waits inside a lock: an NFS client asks for one that is taken at intervals that grow to half a minute.
+Both are files of the run folder under locks that the kernel releases when their holder dies. So
+they are valid between threads, processes and, where the file system's locks are, machines. Such a
+file system is a shared network one: files stay open between two attempts, one thread of a job
+polls for all, at growing intervals while all slots are locked. No call blocks on a lock: an NFS
+client polls a lock that is held at intervals that grow to half a minute.
 """
 
 from __future__ import annotations
@@ -20,17 +22,22 @@ from pathlib import Path
 
 from ...errors import StoreError
 from ...request.identity import digest
-from .wakeup import ring
+from .wakeup import notify_address
 
-#: Shortest and longest pause between two tries for the lock of the next start, seconds, which is held for a few calls of the file system.
-_TRY_S = (0.001, 0.05)
-#: Requests may come together that this share of a second allows: the size of the token bucket, seconds.
+#: Shortest and longest pause between two attempts to lock the token bucket, seconds; the lock is
+#: held for a few file operations.
+_RETRY_S = (0.001, 0.05)
+#: Size of the token bucket, seconds: as many requests may start at once as the rate allows in this
+#: time.
 _BURST_S = 0.1
-#: Coarsest dates of files (FAT), seconds.
+#: Coarsest modification times of files (FAT), seconds.
 _COARSE_S = 2.0
-#: Files kept open; more slots than that are opened for each try (a process may have 256 files on macOS, 1024 on Linux).
-_KEPT = 64
-FRONT, SLOT, _NEXT = "front", "slot", "next"
+#: Files that stay open; further slots are opened for each attempt (a process may have 256 files on
+#: macOS, 1024 on Linux).
+_MAX_OPEN = 64
+#: Names of the lock files: the first of the waiting jobs, a slot (with its number), the token
+#: bucket.
+QUEUE_HEAD, SLOT, _BUCKET = "front", "slot", "next"
 _TIME = struct.Struct("<d")
 
 _quotas: weakref.WeakSet[Quota] = weakref.WeakSet()
@@ -40,7 +47,7 @@ class Quota:
     """Slots and a token bucket in a folder.
 
     Args:
-        concurrency: requests in flight at a time. per_second: requests begun in a second.
+        concurrency: requests in flight at a time. per_second: requests started per second.
     """
 
     def __init__(self, folder: str | Path, concurrency: int, per_second: float) -> None:
@@ -48,81 +55,88 @@ class Quota:
         self.concurrency = concurrency
         self.interval = 1.0 / per_second
         self._files: dict[str, int] = {}
-        self._taken: set[str] = set()  # what a thread of this process has, or is trying to get
-        self._mutex, self._pacing = threading.Lock(), threading.Lock()
-        weakref.finalize(self, _close, self._files)
+        self._locked: set[str] = set()  # locked, or about to be, by this process
+        self._mutex, self._throttling = threading.Lock(), threading.Lock()
+        weakref.finalize(self, _close_all, self._files)
         _quotas.add(self)
 
-    def free(self) -> str | None:
-        """Take a slot; None where all are taken. :meth:`give` returns it, and so does the end of the process."""
+    def try_lock_slot(self) -> str | None:
+        """Lock a free slot and return its name; None where all are locked. :meth:`release` unlocks
+        it, and so does the end of the process."""
         first = random.randrange(self.concurrency)
         names = (f"{SLOT}-{(first + i) % self.concurrency:03d}" for i in range(self.concurrency))
-        return next((name for name in names if self.take(name)), None)
+        return next((name for name in names if self.try_lock(name)), None)
 
-    def take(self, name: str) -> bool:
-        """Lock a file of the folder, at once or not at all.
+    def try_lock(self, name: str) -> bool:
+        """Lock a file of the folder without waiting; False where it is locked.
 
         Raises:
-            StoreError: the file system has no locks.
+            StoreError: the file system does not support locks.
         """
-        with self._mutex:  # the lock is the open file's: a second thread would get it as well
-            if name in self._taken:
+        with self._mutex:  # the lock belongs to the open file: a second thread would get it, too
+            if name in self._locked:
                 return False
-            self._taken.add(name)
+            self._locked.add(name)
         locked = False
         try:
             locked = self._lock(name)
         finally:
             if not locked:
-                self._let_go(name)
+                self._forget(name)
         return locked
 
-    def give(self, name: str) -> None:
-        """Return what was taken."""
+    def release(self, name: str) -> None:
+        """Unlock a file, and wake a process of this machine that waits for it."""
         if name in self._files:
-            fcntl.flock(self._files[name], fcntl.LOCK_UN)  # closing is not enough where a child has the file, too
-        self._let_go(name)
-        if name != _NEXT:
-            ring(self.address(name.partition("-")[0]))
+            fcntl.flock(
+                self._files[name], fcntl.LOCK_UN
+            )  # closing is not enough where a child process has the file open
+        self._forget(name)
+        if name != _BUCKET:
+            notify_address(self.wakeup_address(name.partition("-")[0]))
 
-    def pace(self) -> None:
-        """Wait until one more request may begin. The bucket is the time at which it is full again (generic cell rate
-        algorithm, ITU-T I.371): one number for all processes.
+    def throttle(self) -> None:
+        """Wait until one more request may start. The bucket is the time at which it is full again
+        (generic cell rate algorithm, ITU-T I.371): one number for all processes.
 
-        The present is the date that the file gets when it is touched: the file server's, so that nodes need not agree on
-        it. (Some file systems, as Lustre and SMB, take a node's own; there the clocks of nodes have to agree.) Dates may
-        be coarse: a request then waits longer than it has to by up to their resolution (2 s at most), and in a stretch
-        of time no more begin beyond the rate than it allows in that resolution.
+        The current time is the modification time that the file gets when it is touched. It comes
+        from the file server, so the clocks of nodes may differ. (Some file systems, such as Lustre
+        and SMB, use the node's clock; there the clocks of nodes must agree.) File times may be
+        coarse: a request then waits too long by up to their resolution (2 s at most), and in any
+        period the number of requests beyond the rate is at most what the rate allows in that
+        resolution.
         """
-        with self._pacing:
-            pause = _TRY_S[0]
-            while not self.take(_NEXT):
+        with self._throttling:
+            pause = _RETRY_S[0]
+            while not self.try_lock(_BUCKET):
                 time.sleep(random.uniform(0.5, 1.0) * pause)
-                pause = min(2 * pause, _TRY_S[1])
+                pause = min(2 * pause, _RETRY_S[1])
             try:
-                file = self._files[_NEXT]
-                now, here = self._now(file), time.monotonic()
-                said = os.pread(file, _TIME.size, 0)
-                due = _TIME.unpack(said)[0] if len(said) == _TIME.size else now
-                # No more wait than may be in flight, and as many may have died waiting: beyond that, the server's clock
-                # was set back, or the file is damaged.
-                last = now + 2 * self.concurrency * self.interval + _COARSE_S
-                due = max(due, now) if due < last else last
+                file = self._files[_BUCKET]
+                now, started = self._server_time(file), time.monotonic()
+                stored = os.pread(file, _TIME.size, 0)
+                due = _TIME.unpack(stored)[0] if len(stored) == _TIME.size else now
+                # At most ``concurrency`` requests wait, and as many may have been killed while
+                # they waited: a later time means that the server's clock was set back, or that the
+                # file is damaged.
+                latest = now + 2 * self.concurrency * self.interval + _COARSE_S
+                due = max(due, now) if due < latest else latest
                 os.pwrite(file, _TIME.pack(due + self.interval), 0)
             finally:
-                self.give(_NEXT)
-        time.sleep(max(0.0, due - _BURST_S - now - (time.monotonic() - here)))
+                self.release(_BUCKET)
+        time.sleep(max(0.0, due - _BURST_S - now - (time.monotonic() - started)))
 
-    def address(self, what: str) -> bytes:
-        """Where one of those who wait on this machine hears that a slot, or the front, was given back."""
-        return f"\0rs-embed-{self._id}-{what}".encode()
+    def wakeup_address(self, name: str) -> bytes:
+        """The address at which a process of this machine listens for the release of a slot, or of
+        the head of the queue."""
+        return f"\0rs-embed-{self._id}-{name}".encode()
 
     @functools.cached_property
     def _id(self) -> str:
         return digest(os.path.realpath(self.folder), 12)
 
     @staticmethod
-    def _now(file: int) -> float:
+    def _server_time(file: int) -> float:
         os.utime(file)
         return os.fstat(file).st_mtime_ns / 1e9
 
@@ -141,7 +155,7 @@ class Quota:
             ) from None
         if os.fstat(file).st_nlink:
             return True
-        os.close(self._files.pop(name))  # somebody has cleaned the folder away; others lock the new file
+        os.close(self._files.pop(name))  # deleted: other processes lock a new file
         return self._lock(name)
 
     def _open(self, name: str) -> int:
@@ -152,21 +166,27 @@ class Quota:
             self.folder.mkdir(parents=True, exist_ok=True)
             return os.open(path, flags, 0o666)
 
-    def _let_go(self, name: str) -> None:
-        if len(self._files) > _KEPT and name in self._files:
+    def _forget(self, name: str) -> None:
+        if len(self._files) > _MAX_OPEN and name in self._files:
             os.close(self._files.pop(name))
-        self._taken.discard(name)
+        self._locked.discard(name)
 
-    def _forked(self) -> None:
-        """A child has nothing of its parent's, whose slots would else be taken until the child ends."""
-        _close(self._files)
-        self._taken.clear()
-        self._mutex, self._pacing = threading.Lock(), threading.Lock()
+    def _reset_after_fork(self) -> None:
+        """Close the parent's files in a child: otherwise its slots stay locked until the child
+        ends."""
+        _close_all(self._files)
+        self._locked.clear()
+        self._mutex, self._throttling = threading.Lock(), threading.Lock()
 
 
-def _close(files: dict[str, int]) -> None:
+def _close_all(files: dict[str, int]) -> None:
     while files:
         os.close(files.popitem()[1])
 
 
-os.register_at_fork(after_in_child=lambda: [quota._forked() for quota in list(_quotas)])
+def _reset_all_after_fork() -> None:
+    for quota in list(_quotas):
+        quota._reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_reset_all_after_fork)

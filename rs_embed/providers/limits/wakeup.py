@@ -1,4 +1,5 @@
-"""Wake a thread that waits: one of this process, or, under a name, one of this machine."""
+"""Wake a waiting thread: from its own process, or, through a named socket, from any process of
+this machine."""
 
 from __future__ import annotations
 
@@ -10,53 +11,58 @@ import sys
 import weakref
 
 
-class Bell:
-    """What a thread waits at, with a time limit: others of its process wake it, and others of the machine who give back what
-    it listens for. (By a name that lies in no folder and ends with its process; Linux has such names.)"""
+class Wakeup:
+    """What one thread waits on, with a time limit: other threads of its process wake it, and other
+    processes of the machine that release what it listens for. (The socket's name is in Linux's
+    abstract namespace: it has no file and ends with its process.)"""
 
     def __init__(self) -> None:
-        self._out, self._in = os.pipe()
-        for end in (self._out, self._in):
+        self._receiver, self._sender = os.pipe()
+        for end in (self._receiver, self._sender):
             os.set_blocking(end, False)
             weakref.finalize(self, os.close, end)
-        self._address, self._outside = b"", None
+        self._address = b""
+        self._socket: socket.socket | None = None
 
-    def ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: rung often enough
-            os.write(self._in, b".")
+    def notify(self) -> None:
+        """Wake the waiting thread of this process."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes anyway
+            os.write(self._sender, b".")
 
     def listen(self, address: bytes) -> None:
-        """Listen for the machine's others at this address only, b"" for none; where somebody else does, in vain."""
+        """Listen at this address only, b"" for none; without effect where another process already
+        does."""
         if address == self._address:
             return
-        if self._outside is not None:
-            self._outside.close()
-        self._address, self._outside = b"", None
+        if self._socket is not None:
+            self._socket.close()
+        self._address, self._socket = b"", None
         if address and sys.platform == "linux":
-            outside = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            outside.setblocking(False)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            listener.setblocking(False)
             try:
-                outside.bind(address)
+                listener.bind(address)
             except OSError:
-                outside.close()
+                listener.close()
             else:
-                self._address, self._outside = address, outside
+                self._address, self._socket = address, listener
 
     def wait(self, seconds: float) -> None:
-        ends = [self._out] if self._outside is None else [self._out, self._outside.fileno()]
-        heard = select.poll()
+        """Wait until the thread is woken, or the time has passed."""
+        ends = [self._receiver] if self._socket is None else [self._receiver, self._socket.fileno()]
+        poll = select.poll()
         for end in ends:
-            heard.register(end, select.POLLIN)
-        heard.poll(1000 * seconds)
+            poll.register(end, select.POLLIN)
+        poll.poll(1000 * seconds)
         for end in ends:
             with contextlib.suppress(BlockingIOError):
                 while os.read(end, 1024):
                     pass
 
 
-def ring(address: bytes) -> None:
-    """Wake who listens at an address, if anybody does."""
+def notify_address(address: bytes) -> None:
+    """Wake the process that listens at an address, if there is one."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-            bell.setblocking(False)
-            bell.sendto(b".", address)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(b".", address)

@@ -1,8 +1,10 @@
-"""The catalogue of a folder of rasters: a CSV table that says what each file is. Standard library only.
+"""The catalogue of a folder of rasters: a CSV table that describes each file. Standard library
+only.
 
-One row a file: ``path`` (relative to the catalogue), ``collection``, ``datetime``; and optionally ``bands`` (in file
-order; the file's own band descriptions otherwise), ``scene`` (rows with one scene id form one image), ``cloud_cover`` (percent),
-``scale`` and ``offset`` (value = number * scale + offset, in the collection's units), ``nodata``, ``orbit``.
+One row for each file: ``path`` (relative to the catalogue), ``collection``, ``datetime``; and
+optionally ``bands`` (in file order; default: the band descriptions of the file), ``scene`` (rows
+with one scene id form one image), ``cloud_cover`` (percent), ``scale`` and ``offset`` (value =
+number * scale + offset, in the collection's units of measure), ``nodata``, ``orbit``.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import ProviderError
-from ...request.fields import nearest
+from ...request.fields import suggest_nearest
 
-#: The file that a folder means.
-NAME = "catalogue.csv"
+#: Name of the catalogue in a folder.
+FILE_NAME = "catalogue.csv"
 REQUIRED = ("path", "collection", "datetime")
 COLUMNS = (*REQUIRED, "bands", "scene", "cloud_cover", "scale", "offset", "nodata", "orbit")
 ORBITS = ("ASCENDING", "DESCENDING")
@@ -31,14 +33,15 @@ class Row:
 
     Attributes:
         line: line of the table, for messages.
-        path: as the table has it.
+        path: as in the table.
         collection: collection id.
         datetime: UTC, ``YYYY-MM-DDTHH:MM:SSZ``.
-        bands: names in file order; () where the table leaves them to the file.
+        bands: names in file order; () where the table has none.
         scene: id of the image the file belongs to; its path where the table has none.
-        cloud_cover: percent, or None where it is not known (then no cloud limit removes it).
-        scale, offset: from the file's numbers to the collection's units.
-        nodata: number that means no data, "nan", or None for what the file says.
+        cloud_cover: percent, or None where it is not known (then no cloud limit excludes the
+            file).
+        scale, offset: from the file's numbers to the collection's units of measure.
+        nodata: nodata value, "nan", or None for that of the file.
         orbit: pass of a radar image, or None.
     """
 
@@ -60,22 +63,22 @@ class Row:
         return self.datetime[:10]
 
 
-def find(path: str) -> str:
-    """The catalogue that a path means: the file, or ``catalogue.csv`` of the folder.
+def find_catalogue(path: str) -> str:
+    """The catalogue at a path: the file, or ``catalogue.csv`` of the folder.
 
     Raises:
-        ProviderError: there is none.
+        ProviderError: the catalogue does not exist.
     """
-    found = os.path.join(path, NAME) if os.path.isdir(path) else path
+    found = os.path.join(path, FILE_NAME) if os.path.isdir(path) else path
     if not os.path.isfile(found):
         raise ProviderError(
             f"backend: 'local:{path}' has no catalogue (looked for {found}); allowed: a catalogue file, or a folder with a "
-            f"{NAME}, which `rs-embed catalogue {path}` writes"
+            f"{FILE_NAME}, which `rs-embed catalogue {path}` writes"
         )
     return found
 
 
-def read(path: str) -> list[Row]:
+def read_catalogue(path: str) -> list[Row]:
     """The rows of a catalogue, in its order.
 
     Raises:
@@ -87,7 +90,7 @@ def read(path: str) -> list[Row]:
             header = [c.strip() for c in reader.fieldnames or []]
             _check_header(path, header)
             reader.fieldnames = header
-            rows = [_row(cells, f"{path} line {reader.line_num}", reader.line_num) for cells in reader]
+            rows = [_parse_row(cells, f"{path} line {reader.line_num}", reader.line_num) for cells in reader]
     except UnicodeDecodeError as error:
         raise ProviderError(f"catalogue {path} is not UTF-8 ({error.reason} at byte {error.start})") from None
     except csv.Error as error:
@@ -105,9 +108,9 @@ def _check_header(path: str, header: Sequence[str]) -> None:
     unknown = [c for c in header if c not in COLUMNS]
     twice = [c for c in header if header.count(c) > 1]
     if unknown:
-        what = f"unknown column {unknown[0]!r}{nearest(unknown[0], COLUMNS)}"
+        what = f"unknown column {unknown[0]!r}{suggest_nearest(unknown[0], COLUMNS)}"
     elif twice:
-        what = f"the column {twice[0]!r} is there twice"
+        what = f"the column {twice[0]!r} occurs twice"
     elif missing:
         what = f"the column {missing[0]!r} is missing"
     else:
@@ -115,10 +118,12 @@ def _check_header(path: str, header: Sequence[str]) -> None:
     raise ProviderError(f"catalogue {path}: {what}; allowed: {', '.join(COLUMNS)} (required: {', '.join(REQUIRED)})")
 
 
-def _row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
+def _parse_row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
     where = f"catalogue {where}"
     if None in cells:
-        raise ProviderError(f"{where}: {cells[None]!r} is more cells than columns; allowed: as many as the header has")
+        raise ProviderError(
+            f"{where}: {cells[None]!r} is beyond the last column; allowed: as many cells as the header has"
+        )
     given = {k: v.strip() for k, v in cells.items() if isinstance(v, str) and v.strip()}
     for key in REQUIRED:
         if key not in given:
@@ -126,15 +131,17 @@ def _row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
     bands = tuple(given.get("bands", "").split())
     if len(set(bands)) != len(bands):
         raise ProviderError(
-            f"{where}: bands: {given['bands']!r} names one twice; allowed: different names in file order"
+            f"{where}: bands: {given['bands']!r} names a band twice; allowed: different names in file order"
         )
-    cloud = _number(given, "cloud_cover", where)
+    cloud = _to_float(given, "cloud_cover", where)
     if cloud is not None and not 0 <= cloud <= 100:
         raise ProviderError(f"{where}: cloud_cover: {cloud:g} is not valid; allowed: 0 to 100 percent, or nothing")
-    scale = _number(given, "scale", where)
+    scale = _to_float(given, "scale", where)
     if scale == 0:
         raise ProviderError(f"{where}: scale: 0 is not valid; allowed: a number other than 0")
-    nodata: float | str | None = "nan" if given.get("nodata", "").lower() == "nan" else _number(given, "nodata", where)
+    nodata: float | str | None = (
+        "nan" if given.get("nodata", "").lower() == "nan" else _to_float(given, "nodata", where)
+    )
     orbit = given.get("orbit", "").upper() or None
     if orbit not in (None, *ORBITS):
         raise ProviderError(f"{where}: orbit: {given['orbit']!r} is not valid; allowed: {', '.join(ORBITS)} or nothing")
@@ -142,18 +149,18 @@ def _row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
         line,
         given["path"],
         given["collection"],
-        utc(given["datetime"], where),
+        parse_utc(given["datetime"], where),
         bands,
         given.get("scene", given["path"]),
         cloud,
         1.0 if scale is None else scale,
-        _number(given, "offset", where) or 0.0,
+        _to_float(given, "offset", where) or 0.0,
         nodata,
         orbit,
     )
 
 
-def _number(given: Mapping[str, str], key: str, where: str) -> float | None:
+def _to_float(given: Mapping[str, str], key: str, where: str) -> float | None:
     if key not in given:
         return None
     try:
@@ -165,8 +172,9 @@ def _number(given: Mapping[str, str], key: str, where: str) -> float | None:
     return number
 
 
-def utc(text: str, where: str) -> str:
-    """A date or date-time as UTC text of one form, whose order is that of time; without an offset it is UTC."""
+def parse_utc(text: str, where: str) -> str:
+    """A date or date-time as UTC text in one format that sorts by time; a text without an offset
+    is UTC."""
     try:
         time = dt.datetime.fromisoformat(text)
         if time.tzinfo is not None:
@@ -186,20 +194,20 @@ def _check_scenes(path: str, rows: Iterable[Row]) -> None:
         known = files.setdefault((os.path.normpath(row.path), row.collection), row)
         if known is not row:
             raise ProviderError(
-                f"catalogue {path}: lines {known.line} and {row.line} are the same file {row.path!r}; allowed: one row a file"
+                f"catalogue {path}: lines {known.line} and {row.line} are the same file {row.path!r}; allowed: one row for each file"
             )
         first = scenes.setdefault((row.collection, row.scene), row)
         for key in ("date", "cloud_cover", "orbit"):
             if getattr(first, key) != getattr(row, key):
                 raise ProviderError(
-                    f"catalogue {path}: lines {first.line} and {row.line} are of one scene {row.scene!r} with different "
+                    f"catalogue {path}: lines {first.line} and {row.line} belong to one scene {row.scene!r} with different "
                     f"{key} ({getattr(first, key)} and {getattr(row, key)}); allowed: one {key} in a scene"
                 )
 
 
-def write(path: str, rows: Sequence[Row]) -> None:
-    """Write a catalogue that :func:`read` reads back; columns that say nothing are left out."""
-    cells = [_cells(row) for row in rows]
+def write_catalogue(path: str, rows: Sequence[Row]) -> None:
+    """Write a catalogue for :func:`read_catalogue`; columns with defaults only are left out."""
+    cells = [_format_row(row) for row in rows]
     columns = [c for c in COLUMNS if c in REQUIRED or any(c in row for row in cells)]
     with open(path, "x", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -207,7 +215,7 @@ def write(path: str, rows: Sequence[Row]) -> None:
         writer.writerows(cells)
 
 
-def _cells(row: Row) -> dict[str, Any]:
+def _format_row(row: Row) -> dict[str, Any]:
     default = replace(Row(0, row.path, row.collection, row.datetime), scene=row.path)
     cells = {c: getattr(row, c) for c in COLUMNS if c in REQUIRED or getattr(row, c) != getattr(default, c)}
     if row.datetime.endswith("T00:00:00Z"):

@@ -1,8 +1,10 @@
-"""The user's own rasters: files that a catalogue lists, read with rasterio, composited on the request's grid.
+"""The user's own rasters: files that a catalogue lists, read with rasterio, composited on the
+request's grid.
 
-An image is one scene of the catalogue. It is used for a ROI when it is of the collection (or of another form of the same
-product), in the window, within the cloud limit, and its outline touches the ROI; those scenes, with size and
-modification time of their files, are part of what the ROI's chip is filed under.
+An image is one scene of the catalogue. It is used for a ROI when it belongs to the collection (or
+to another form of the same product), is in the window and within the cloud limit, and its outline
+overlaps the ROI. The name of the ROI's chip in the store depends on these scenes, with size and
+modification time of their files.
 """
 
 from __future__ import annotations
@@ -16,22 +18,21 @@ from ...errors import ModelError, ProviderError, SpecError, StoreError
 from ...request.geometry import Grid, lonlat_boxes
 from ...request.identity import digest
 from ..base import Roi
+from ..composite import Masked
 from . import catalogue, raster_io, scene_files
 from .product_units import other_form
-from .scene_files import File
-from .scenes import SceneProvider, decoded
+from .scene_files import CatalogueFile
+from .scenes import SceneProvider, decode
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ...planning.units import Source
 
 #: Headers read at a time.
 _OPENERS = 8
 
 
-class LocalProvider(SceneProvider):
-    """Reads chips out of the files of a catalogue."""
+class LocalProvider(SceneProvider[CatalogueFile]):
+    """Reads chips from the files of a catalogue."""
 
     name = "local"
     shared = False
@@ -43,19 +44,21 @@ class LocalProvider(SceneProvider):
         if not argument.strip():
             raise ModelError("backend: 'local:' names no folder; allowed: 'local:<folder or catalogue file>'")
         path = os.path.realpath(os.path.join(base, os.path.expanduser(argument)))
-        self.path = path if job else os.path.realpath(catalogue.find(path))
+        self.path = path if job else os.path.realpath(catalogue.find_catalogue(path))
         self.folder = os.path.dirname(self.path)
         if job and known is None:
             raise StoreError(
-                "imagery.json is missing, which says what the run found in its catalogue; start the run again"
+                "imagery.json is missing, which lists the files that the run found in its catalogue; start the run again"
             )
-        # headers of an earlier start, where the catalogue is the same file; its rows are not believed
-        self._earlier = scene_files.thawed(known) if known and (job or known.get("catalogue") == self.path) else {}
+        # headers of an earlier start, if the catalogue is the same file; its rows are read again
+        self._earlier = (
+            scene_files.files_from_json(known) if known and (job or known.get("catalogue") == self.path) else {}
+        )
         self._files = dict(self._earlier) if job else {}
-        self._rows = [f.row for f in self._files.values()] if job else catalogue.read(self.path)
+        self._rows = [f.row for f in self._files.values()] if job else catalogue.read_catalogue(self.path)
 
     def identity(self) -> dict:
-        """The name alone: which files a chip was made of is said for each ROI."""
+        """The name alone: the files of a chip are part of the name of each object."""
         return {"name": self.name}
 
     def backend(self, folder: str) -> str:
@@ -63,84 +66,87 @@ class LocalProvider(SceneProvider):
 
     def freeze(self) -> dict:
         """Rows and headers of the files that this request may read."""
-        return {"catalogue": self.path, "files": [scene_files.frozen(f) for f in self._files.values()]}
+        return {"catalogue": self.path, "files": [scene_files.file_to_json(f) for f in self._files.values()]}
 
-    # before anything runs --------------------------------------------------------------------------------------
+    # before anything runs ------------------------------------------------------------------------
 
     def resolve(
         self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool
     ) -> Sequence[str] | None:
-        """Refuse a collection, bands or a ROI that the catalogue has not; digests of the files each ROI is made of."""
-        rows = self._collection(source)
+        """Refuse a collection, bands or a ROI that the catalogue does not have; returns digests of
+        the files of each ROI."""
+        rows = self._rows_of(source)
         if not rows:
-            have = ", ".join(map(repr, dict.fromkeys(r.collection for r in self._rows)))
+            allowed = ", ".join(map(repr, dict.fromkeys(r.collection for r in self._rows)))
             collection = source.identity["collection"]
             raise ProviderError(
-                f"sensor.collection: {collection!r} is not in the catalogue {self.path}; allowed: {have}"
+                f"sensor.collection: {collection!r} is not in the catalogue {self.path}; allowed: {allowed}"
             )
-        wanted = scene_files.in_any({r.temporal for r in rois})
-        files = self._open_all([r for r in rows if wanted(r.date)])
+        is_wanted = scene_files.date_filter({r.temporal for r in rois})
+        files = self._open_all([r for r in rows if is_wanted(r.date)])
         self._check_orbit(source, files)
-        self._check_bands(source, [f for f in files if scene_files.within(f.row, source)])
-        found, without = [], []
+        self._check_bands(source, [f for f in files if scene_files.passes_filters(f.row, source)])
+        digests, without = [], []
         for roi, box in zip(rois, lonlat_boxes(grids)):
-            touching = self._touching(source, roi, box)
-            if not touching:
+            found = self._find_files(source, roi, box)
+            if not found:
                 without.append(roi)
-            found.append(digest([f.digest for f in touching]))
+            digests.append(digest([f.digest for f in found]))
         if without and strict:
-            raise SpecError(self._nothing(source, without, rows, files))
-        return found
+            raise SpecError(self._no_imagery_message(source, without, rows, files))
+        return digests
 
-    def _collection(self, source: Source) -> list[catalogue.Row]:
-        """Rows of the source's collection, and of another form of it."""
+    def _rows_of(self, source: Source) -> list[catalogue.Row]:
+        """Rows of the source's collection, and of its other form."""
         wanted = source.identity["collection"]
         return [r for r in self._rows if r.collection in (wanted, other_form(wanted))]
 
-    def _open_all(self, rows: Sequence[catalogue.Row]) -> list[File]:
-        """Rows with their files' headers; several at a time, because on shared storage each one waits."""
+    def _open_all(self, rows: Sequence[catalogue.Row]) -> list[CatalogueFile]:
+        """Rows with the metadata of their files; several at a time, because shared storage has a
+        latency for each."""
         from tqdm import tqdm
 
         with ThreadPoolExecutor(_OPENERS, thread_name_prefix="header") as pool:
             opened = pool.map(self._open, rows)
             return list(tqdm(opened, "catalogue", len(rows), unit="file", delay=2, disable=None, leave=False))
 
-    def _open(self, row: catalogue.Row) -> File:
-        """A row with its file's header, which is read again only where the file is another than it was."""
+    def _open(self, row: catalogue.Row) -> CatalogueFile:
+        """A row with the metadata of its file, which is read again only if the file has
+        changed."""
         path, key = os.path.join(self.folder, row.path), (row.path, row.collection)
         known = self._files.get(key) or self._earlier.get(key)
-        if known is not None and raster_io.stamps(path, known.header.parts) == known.stamps:
+        if known is not None and raster_io.read_stamps(path, known.header.parts) == known.stamps:
             header, stamps = known.header, known.stamps
         else:
-            header = raster_io.header(path)
-            stamps = raster_io.stamps(path, header.parts)
+            header = raster_io.read_header(path)
+            stamps = raster_io.read_stamps(path, header.parts)
         where = f"catalogue {self.path} line {row.line}: bands"
         if row.bands and len(row.bands) != len(header.bands):
             raise ProviderError(
                 f"{where}: {' '.join(row.bands)!r} is {len(row.bands)} names for the {len(header.bands)} bands of {row.path}; "
-                "allowed: one name a band, in file order"
+                "allowed: one name for each band, in file order"
             )
         if not row.bands and not (all(header.bands) and len(set(header.bands)) == len(header.bands)):
             raise ProviderError(
                 f"{where} is missing, and the band descriptions of {row.path} do not name them all differently; "
                 "allowed: band names in file order, separated by spaces"
             )
-        self._files[key] = File(row, stamps, header)
+        self._files[key] = CatalogueFile(row, stamps, header)
         return self._files[key]
 
-    def _check_bands(self, source: Source, files: Sequence[File]) -> None:
-        for scene in scene_files.scenes(files):
-            have = list(dict.fromkeys(b for f in scene for b in f.bands))
-            missing = [b for b in source.bands if b not in have]
+    def _check_bands(self, source: Source, files: Sequence[CatalogueFile]) -> None:
+        for scene in scene_files.group_by_scene(files):
+            present = list(dict.fromkeys(b for f in scene for b in f.bands))
+            missing = [b for b in source.bands if b not in present]
             if missing:
                 row = scene[0].row
                 raise ProviderError(
                     f"sensor.bands: {missing[0]!r} is not in the scene {row.scene!r} of {row.collection} (line {row.line} of "
-                    f"{self.path}); allowed: the bands it has ({', '.join(have)})"
+                    f"{self.path}); allowed: the bands it has ({', '.join(present)})"
                 )
 
-    def _check_orbit(self, source: Source, files: Sequence[File]) -> None:
-        wanted = scene_files.orbit(source)
+    def _check_orbit(self, source: Source, files: Sequence[CatalogueFile]) -> None:
+        wanted = scene_files.requested_orbit(source)
         unknown = [f.row for f in files if f.row.orbit is None]
         if wanted and unknown:
             raise ProviderError(
@@ -148,21 +154,24 @@ class LocalProvider(SceneProvider):
                 "allowed: null, or an orbit column in the catalogue"
             )
 
-    def _known(self, collection: str | None) -> Iterator[File]:
+    def _files_of(self, collection: str | None) -> Iterator[CatalogueFile]:
         found = (self._files.get((r.path, r.collection)) for r in self._rows if r.collection == collection)
         return (f for f in found if f)
 
-    def _nothing(self, source: Source, without: Sequence[Roi], rows: Sequence, files: Sequence[File]) -> str:
-        """The sentence about ROIs without imagery: what was searched, and how far it got."""
+    def _no_imagery_message(
+        self, source: Source, without: Sequence[Roi], rows: Sequence, files: Sequence[CatalogueFile]
+    ) -> str:
+        """The message about ROIs without imagery: what was searched, and the number of files after
+        each filter."""
         roi, more = without[0], f" and {len(without) - 1} more" if len(without) > 1 else ""
         window = f"{roi.temporal.start}..{roi.temporal.end}" if roi.temporal else "any time"
-        in_window = [f for f in files if scene_files.in_window(f.row, roi.temporal)]
-        clear = [f for f in in_window if scene_files.within(f.row, source)]
+        in_window = [f for f in files if scene_files.is_in_window(f.row, roi.temporal)]
+        clear = [f for f in in_window if scene_files.passes_filters(f.row, source)]
         days = sorted(r.date for r in rows)
         kinds = " and ".join(dict.fromkeys(r.collection for r in rows))
         counts = f"{len(rows)} files of {kinds}, {days[0]} to {days[-1]}, {len(in_window)} of them in {window}"
         if len(clear) < len(in_window):
-            orbit = f" and orbit {scene_files.orbit(source)}" if scene_files.orbit(source) else ""
+            orbit = f" and orbit {scene_files.requested_orbit(source)}" if scene_files.requested_orbit(source) else ""
             counts += f", {len(clear)} of those with at most {source.identity['cloudy_pct']:g} % cloud{orbit}"
         if clear:
             boxes = [f.header.box for f in clear]
@@ -174,17 +183,12 @@ class LocalProvider(SceneProvider):
             "allowed: ROIs and windows with imagery, or continue_on_error, which records them as no_data"
         )
 
-    # pixels ----------------------------------------------------------------------------------------------------
+    # pixels --------------------------------------------------------------------------------------
 
-    def _read(self, file: File, bands: Sequence[str], grid: Grid, collection: str) -> tuple[np.ndarray, np.ndarray]:
-        row, path = file.row, os.path.join(self.folder, file.row.path)
-        indexes = [file.bands.index(b) for b in bands]
-        values, inside, _ = raster_io.read(path, indexes, grid)
-        if (
-            raster_io.stamps(path, file.header.parts) != file.stamps
-        ):  # looked at after reading: what was read may be new
+    def _read_bands(self, file: CatalogueFile, bands: Sequence[str], grid: Grid, collection: str) -> Masked:
+        path, indexes = os.path.join(self.folder, file.row.path), [file.bands.index(b) for b in bands]
+        values, inside, _ = raster_io.read_file(path, indexes, grid)
+        # after reading, because a file may change meanwhile
+        if raster_io.read_stamps(path, file.header.parts) != file.stamps:
             raise ProviderError(f"raster {path} has changed since this run was started; start it again")
-        nodata = [file.nodata[i] for i in indexes]
-        return decoded(
-            values, inside, nodata, scale=row.scale, offset=row.offset, held=row.collection, wanted=collection
-        )
+        return decode(values, inside, [file.nodata[i] for i in indexes], file.row, collection)

@@ -1,5 +1,6 @@
-"""``rs-embed catalogue``: the first draft of a folder's catalogue. Files say what they can; the rest is asked for, once for
-each kind of file (one folder, the same bands), on the terminal or by options."""
+"""``rs-embed catalogue``: the first draft of a folder's catalogue. The files' metadata is used as
+far as it goes; what is missing comes from options or is asked on the terminal, once for each kind
+of file (one folder, the same bands)."""
 
 from __future__ import annotations
 
@@ -7,17 +8,18 @@ import fnmatch
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import ProviderError
-from ...store.store import temporary_name
+from ...store.store import temporary_path
 from . import catalogue
-from .folder_scan import Found, scan
+from .folder_scan import ScannedFile, scan_folder
 
-#: Offered, never assumed: the bands of Sentinel-2 and Sentinel-1 products with so many bands, in their usual order.
+#: Defaults in questions, never assumed: bands of Sentinel-2 and Sentinel-1 products by number of
+#: bands, in their usual order.
 _S2 = "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12"
-_OFFERED = {
+_SUGGESTED = {
     13: ("COPERNICUS/S2_HARMONIZED", _S2),
     12: ("COPERNICUS/S2_SR_HARMONIZED", _S2.replace("B10 ", "")),
     2: ("COPERNICUS/S1_GRD", "VV VH"),
@@ -36,59 +38,72 @@ def make_catalogue(
     """Write ``catalogue.csv`` into a folder; returns its path.
 
     Args:
-        collections, bands, datetimes: answers, ``VALUE`` for all files or ``PATTERN=VALUE`` for those whose path fits a shell pattern
-            or lies in a folder of that name; the first that fits counts.
-        replace: overwrite a catalogue that is there.
-        ask: asks a person; None where nobody can be asked.
+        collections, bands, datetimes: answers, ``VALUE`` for all files or ``PATTERN=VALUE`` for
+            those whose path matches a shell pattern or is in a folder of that name; the first
+            match counts.
+        replace: overwrite an existing catalogue.
+        ask: asks the user; None where there is no terminal.
 
     Raises:
-        ProviderError: something is missing and nobody can be asked, or the catalogue is there.
+        ProviderError: information is missing and the user cannot be asked, or the catalogue
+            exists.
     """
-    target = os.path.join(folder, catalogue.NAME)
+    target = os.path.join(folder, catalogue.FILE_NAME)
     if os.path.exists(target) and not replace:
-        raise ProviderError(f"catalogue: {target} is there already; allowed: --replace to write it again")
-    found, refused = scan(folder)
+        raise ProviderError(f"catalogue: {target} exists already; allowed: --replace to write it again")
+    found, refused = scan_folder(folder)
     for sentence in refused:
         print(f"left out: {sentence}", file=sys.stderr)
-    kinds: dict[tuple, list[Found]] = {}
+    answers = {"collection": collections, "bands": bands, "datetime": datetimes}
+    kinds: dict[tuple, list[ScannedFile]] = {}
     for file in found:
-        answers = [_fitting(a, file.path) for a in (collections, bands, datetimes)]
-        kinds.setdefault((*file.kind, *answers), []).append(file)
-    rows = []
-    for (_, count, named, *_), files in kinds.items():
-        what = f"{len(files)} file{'s' * (len(files) > 1)} like {files[0].path} ({count} band{'s' * (count > 1)})"
-        offered = _OFFERED.get(count, ("", ""))
-        collection = _answer("collection", collections, files, what, offered[0], ask)
-        given = () if named else tuple(_answer("bands", bands, files, what, offered[1], ask).split())
-        if not named and len(given) != count:
-            raise ProviderError(
-                f"catalogue: bands: {' '.join(given)!r} does not name the {count} bands of {files[0].path}"
-            )
-        undated = [f for f in files if f.datetime is None]
-        when = _answer("datetime", datetimes, undated, what, "", ask) if undated else ""
-        for file in files:
-            time = _fitting(datetimes, file.path) if file.datetime is None else file.datetime
-            names = file.bands if file.named else given
-            rows.append(catalogue.Row(0, file.path, collection, time or when, names, file.scene))
-    temporary = temporary_name(Path(target))
+        key = (*file.kind, *(_matching_answer(a, file.path) for a in answers.values()))
+        kinds.setdefault(key, []).append(file)
+    rows = [row for files in kinds.values() for row in _rows_of_kind(files, answers, ask)]
+    temporary = temporary_path(Path(target))
     try:
-        catalogue.write(str(temporary), sorted(rows, key=lambda r: r.path))
-        read = catalogue.read(str(temporary))
+        catalogue.write_catalogue(str(temporary), sorted(rows, key=lambda r: r.path))
+        written = catalogue.read_catalogue(str(temporary))
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    print(f"wrote {target}: {len(read)} files")
-    for collection in dict.fromkeys(r.collection for r in read):
-        days = sorted(r.date for r in read if r.collection == collection)
-        print(f"  {collection}: {len(days)} files, {days[0]} to {days[-1]}")
-    for where, number in Counter(f.where or "your answer" for f in found).items():
-        print(f"  dates from {where}: {number} files")
+    _print_summary(target, written, found)
     print(f"Check it, add cloud_cover or scale where they matter, and use it with  backend: local:{folder}")
     return target
 
 
-def _fitting(answers: Sequence[str], path: str) -> str:
-    """The first answer for a file."""
+def _rows_of_kind(
+    files: Sequence[ScannedFile], answers: Mapping[str, Sequence[str]], ask: Callable[[str], str] | None
+) -> list[catalogue.Row]:
+    """The rows of files of one kind; what the files do not contain comes from the answers."""
+    count, named = files[0].kind[1:]
+    what = f"{len(files)} file{'s' * (len(files) > 1)} like {files[0].path} ({count} band{'s' * (count > 1)})"
+    suggested = _SUGGESTED.get(count, ("", ""))
+    collection = _answer("collection", answers, files, what, suggested[0], ask)
+    given = () if named else tuple(_answer("bands", answers, files, what, suggested[1], ask).split())
+    if not named and len(given) != count:
+        raise ProviderError(f"catalogue: bands: {' '.join(given)!r} does not name the {count} bands of {files[0].path}")
+    undated = [f for f in files if f.datetime is None]
+    default = _answer("datetime", answers, undated, what, "", ask) if undated else ""
+    rows = []
+    for file in files:
+        time = _matching_answer(answers["datetime"], file.path) if file.datetime is None else file.datetime
+        names = file.bands if file.named else given
+        rows.append(catalogue.Row(0, file.path, collection, time or default, names, file.scene))
+    return rows
+
+
+def _print_summary(target: str, rows: Sequence[catalogue.Row], files: Sequence[ScannedFile]) -> None:
+    print(f"wrote {target}: {len(rows)} files")
+    for collection in dict.fromkeys(r.collection for r in rows):
+        days = sorted(r.date for r in rows if r.collection == collection)
+        print(f"  {collection}: {len(days)} files, {days[0]} to {days[-1]}")
+    for where, number in Counter(f.where or "your answer" for f in files).items():
+        print(f"  dates from {where}: {number} files")
+
+
+def _matching_answer(answers: Sequence[str], path: str) -> str:
+    """The first answer that matches a file."""
     for answer in answers:
         pattern, sep, value = answer.rpartition("=")
         if not sep or fnmatch.fnmatch(path, pattern) or path.startswith(pattern.rstrip("/") + "/"):
@@ -98,24 +113,23 @@ def _fitting(answers: Sequence[str], path: str) -> str:
 
 def _answer(
     key: str,
-    answers: Sequence[str],
-    files: Sequence[Found],
+    answers: Mapping[str, Sequence[str]],
+    files: Sequence[ScannedFile],
     what: str,
-    offered: str,
+    suggested: str,
     ask: Callable[[str], str] | None,
 ) -> str:
-    """What a person says about files of one kind."""
-    said = _fitting(answers, files[0].path)
-    if said:
-        return said
+    """The answer of an option or of the user for files of one kind."""
+    answer = _matching_answer(answers[key], files[0].path)
+    if answer:
+        return answer
     if ask is None:
         raise ProviderError(
-            f"catalogue: --{key} is missing for {what}, and the files do not say it; allowed: --{key} VALUE, or --{key} FOLDER=VALUE"
+            f"catalogue: --{key} is missing for {what}, and the files do not contain it; allowed: --{key} VALUE, or --{key} FOLDER=VALUE"
         )
-    while True:
+    while not answer:
         try:
-            said = ask(f"{key} of {what}{f' [{offered}]' if offered else ''}: ").strip() or offered
+            answer = ask(f"{key} of {what}{f' [{suggested}]' if suggested else ''}: ").strip() or suggested
         except EOFError:
             raise ProviderError(f"catalogue: no {key} was given for {what}; allowed: an answer, or --{key}") from None
-        if said:
-            return said
+    return answer

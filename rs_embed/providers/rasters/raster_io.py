@@ -1,4 +1,4 @@
-"""Raster files with rasterio: what a file says about itself, and its pixels on a grid."""
+"""Raster files with rasterio: their metadata, and their pixels on a grid."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from ...request.geometry import Grid
 if TYPE_CHECKING:
     import numpy as np
 
-#: Sidecars (.msk, .aux.xml) are looked for by name: listing the folder of each file is slow on shared storage.
+#: Sidecars (.msk, .aux.xml) are looked for by name: listing the folder of each file is slow on
+#: shared storage.
 _ENVIRONMENT = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself.
+    """The metadata of a raster file.
 
     Attributes:
-        bands: descriptions of its bands in file order, None where there is none; an alpha band is not counted.
-        box: (west, south, east, north) of its outline, degrees; west > east across the antimeridian.
-        nodata: number of each band that means no data, or None.
-        dtype: of its numbers.
-        pieces: digest of the beginning, middle and end of the file: another file with the size and time of this one is told
-            from it.
-        parts: other files that its pixels depend on (sidecars, the sources of a VRT), relative to its folder.
-        tags: the file's metadata.
+        bands: descriptions of its bands in file order, or None; an alpha band is not counted.
+        box: (west, south, east, north) of its outline, degrees; west > east across the
+            antimeridian.
+        nodata: nodata value of each band, or None.
+        dtype: of its values.
+        pieces: digest of the beginning, middle and end of the file: it differs for another file
+            with the same size and time.
+        parts: other files that its pixels depend on (sidecars, the sources of a VRT), relative to
+            its folder.
+        tags: the file's tags.
     """
 
     bands: tuple[str | None, ...]
@@ -43,7 +46,7 @@ class Header:
     tags: dict[str, str]
 
 
-#: Size in bytes and modification time in ns of a file and of its parts; None for one that is not there.
+#: Size in bytes and modification time in ns of a file and of its parts; None for a missing one.
 Stamps = tuple[tuple[int, int] | None, ...]
 #: Sidecars that GDAL looks for, so that one that appears later is noticed.
 _SIDECARS = (".aux.xml", ".msk")
@@ -62,18 +65,24 @@ def _open(path: str) -> Iterator[Any]:
         raise ProviderError(f"raster {path} cannot be read: {error}") from None
 
 
-def _alpha(dataset: Any) -> list[int]:
+def _alpha_indexes(dataset: Any) -> list[int]:
     """Indices of alpha bands, from 1."""
     from rasterio.enums import ColorInterp
 
     return [i for i, kind in zip(dataset.indexes, dataset.colorinterp) if kind == ColorInterp.alpha]
 
 
-def header(path: str) -> Header:
-    """Read what a file says about itself.
+def _data_indexes(dataset: Any) -> list[int]:
+    """Indices of the other bands, from 1."""
+    alpha = _alpha_indexes(dataset)
+    return [i for i in dataset.indexes if i not in alpha]
+
+
+def read_header(path: str) -> Header:
+    """Read the metadata of a file.
 
     Raises:
-        ProviderError: no raster, or one without a CRS or a place.
+        ProviderError: the file is not a raster, or is not georeferenced.
     """
     from rasterio._err import CPLE_BaseError
     from rasterio.errors import CRSError
@@ -93,23 +102,23 @@ def header(path: str) -> Header:
         if any(kind.startswith("complex") for kind in dataset.dtypes):
             raise ProviderError(f"raster {path} has complex numbers; allowed: integers and floats")
         try:
-            x0, y0, x1, y1 = dataset.bounds  # of south-up or mirrored files in the wrong order
+            x0, y0, x1, y1 = dataset.bounds  # in the wrong order for south-up or mirrored files
             box = transform_bounds(dataset.crs, "EPSG:4326", min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
         except (CRSError, CPLE_BaseError, ValueError) as error:
             raise ProviderError(f"raster {path} has a CRS that cannot be used: {error}") from None
-        own = [i for i in dataset.indexes if i not in _alpha(dataset)]
+        indexes = _data_indexes(dataset)
         return Header(
-            tuple(dataset.descriptions[i - 1] for i in own),
-            tuple(round(v, 9) for v in box),
-            tuple(dataset.nodatavals[i - 1] for i in own),
-            dataset.dtypes[own[0] - 1] if own else "uint8",
-            _pieces(path),
-            _parts(path, dataset.files),
+            tuple(dataset.descriptions[i - 1] for i in indexes),
+            (round(box[0], 9), round(box[1], 9), round(box[2], 9), round(box[3], 9)),
+            tuple(dataset.nodatavals[i - 1] for i in indexes),
+            dataset.dtypes[indexes[0] - 1] if indexes else "uint8",
+            _digest_pieces(path),
+            _list_parts(path, dataset.files),
             dataset.tags(),
         )
 
 
-def _pieces(path: str) -> str:
+def _digest_pieces(path: str) -> str:
     sha = hashlib.sha256()
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -119,8 +128,9 @@ def _pieces(path: str) -> str:
     return sha.hexdigest()[:32]
 
 
-def _parts(path: str, files: Sequence[str]) -> tuple[str, ...]:
-    """What GDAL lists beside the file itself, and for the VRTs among it what they list; without overviews."""
+def _list_parts(path: str, files: Sequence[str]) -> tuple[str, ...]:
+    """The files that GDAL lists in addition to the file itself, also those of its VRTs; without
+    overviews."""
     found, todo = {path + s for s in _SIDECARS}, [f for f in files if os.path.abspath(f) != os.path.abspath(path)]
     while todo:
         file = todo.pop()
@@ -133,67 +143,67 @@ def _parts(path: str, files: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(os.path.relpath(f, os.path.dirname(path)) for f in found))
 
 
-def read(path: str, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
-    """:func:`pixels` of a file.
+def read_file(path: str, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
+    """:func:`read_dataset` of a file.
 
     Raises:
         ProviderError: the file cannot be read.
     """
     with _open(path) as dataset:
-        return pixels(dataset, indexes, grid)
+        return read_dataset(dataset, indexes, grid)
 
 
-def pixels(dataset: Any, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
-    """Pixels of some bands on a grid, by rasterio's warp with nearest centre; only the blocks that the grid touches are read.
-    Values of a coarse grid are picked from the full resolution, whether or not a file has overviews. The warp finds centres
-    within an eighth of a pixel, line by line, so the rows of a grid can be read apart.
+def read_dataset(dataset: Any, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
+    """Pixels of some bands on a grid, by rasterio's warp with nearest centre; only the blocks that
+    the grid touches are read. Values of a coarse grid are picked from the full resolution, whether
+    or not a file has overviews. The warp locates centres within an eighth of a pixel, row by row,
+    so the rows of a grid can be read separately.
 
     Args:
         dataset: an open rasterio dataset.
         indexes: positions of the bands in the file, from 0, alpha bands not counted.
 
     Returns:
-        (values (C, H, W) in the file's dtype, inside (H, W) bool: the raster has a pixel there that its mask does not hide,
-        the file's own nodata number of each band or None).
+        (values (C, H, W) in the file's dtype, inside (H, W) bool: the raster has a pixel at this
+        position that its mask does not exclude, nodata value of each band in the file or None).
     """
     import rasterio
     from rasterio.enums import Resampling
     from rasterio.vrt import WarpedVRT
 
-    alpha = _alpha(dataset)
-    own = [i for i in dataset.indexes if i not in alpha]
-    view = {
+    alpha, data = _alpha_indexes(dataset), _data_indexes(dataset)
+    options = {
         "crs": grid.crs,
         "transform": rasterio.Affine(*grid.affine),
         "width": grid.width,
         "height": grid.height,
         "resampling": Resampling.nearest,
-        "src_nodata": None,  # values that mean no data are found afterwards, band by band
+        "src_nodata": None,  # nodata values are masked afterwards, band by band
         "nodata": None,
         "add_alpha": not alpha,
     }
-    with WarpedVRT(dataset, **view) as warped:
-        values = warped.read([own[i] for i in indexes])
+    with WarpedVRT(dataset, **options) as warped:
+        values = warped.read([data[i] for i in indexes])
         inside = warped.read(alpha[-1] if alpha else warped.count) > 0
-    return values, inside, [dataset.nodatavals[own[i] - 1] for i in indexes]
+    return values, inside, [dataset.nodatavals[data[i] - 1] for i in indexes]
 
 
-def stamps(path: str, parts: Sequence[str]) -> Stamps:
-    """Size and modification time of a file and of its parts: with other ones it has other pixels.
+def read_stamps(path: str, parts: Sequence[str]) -> Stamps:
+    """Size and modification time of a file and of its parts: they change when its pixels do.
 
     Raises:
-        ProviderError: there is no such file.
+        ProviderError: the file does not exist.
     """
     try:
-        found = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: an impossible path
         raise ProviderError(f"raster {path!r} cannot be read: {getattr(error, 'strerror', error)}") from None
-    return (found.st_size, found.st_mtime_ns), *(_stamp(os.path.join(os.path.dirname(path), p)) for p in parts)
+    return (status.st_size, status.st_mtime_ns), *(_read_stamp(os.path.join(os.path.dirname(path), p)) for p in parts)
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def _read_stamp(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

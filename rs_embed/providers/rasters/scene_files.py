@@ -1,4 +1,5 @@
-"""Files of a catalogue with what they say about themselves: which of them a request uses, and how a run remembers them."""
+"""Files of scenes with their metadata: filters of a request, groups by scene, and the JSON form
+that a run stores."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from ...planning.model_info import COLLECTION_UNITS
 from ...request.identity import digest
 from . import catalogue, raster_io
-from .product_units import UNITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,27 +22,40 @@ if TYPE_CHECKING:
 
 
 class SceneFile(Protocol):
-    """A file of a scene, as far as choosing and joining files goes.
+    """A file of a scene, as far as the selection and combination of files needs it."""
 
-    Attributes:
-        row: what is said about it: collection, time, scene, cloud cover, orbit.
-        box: (west, south, east, north) of its outline, degrees.
-        bands: names in file order. dtype: of its numbers.
-        order: sorts files in the order in which they cover each other.
-        about: what else the manifest says of its scene.
-    """
+    @property
+    def row(self) -> catalogue.Row:
+        """Collection, time, scene, cloud cover, orbit."""
 
-    row: catalogue.Row
-    box: tuple[float, float, float, float]
-    bands: tuple[str, ...]
-    dtype: str
-    order: tuple
-    about: dict
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) of its outline, degrees."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names in file order."""
+
+    @property
+    def dtype(self) -> str:
+        """Of its values."""
+
+    @property
+    def order(self) -> tuple:
+        """Sort key: later files cover earlier ones."""
+
+    @property
+    def extra_provenance(self) -> dict:
+        """Fields of the scene's provenance beyond those of the row."""
+
+
+F = TypeVar("F", bound=SceneFile)
 
 
 @dataclass(frozen=True)
-class File:
-    """A row of the catalogue with what its file says: everything that decides what is read from it."""
+class CatalogueFile:
+    """A row of the catalogue with the file's metadata: everything that decides what is read from
+    it."""
 
     row: catalogue.Row
     stamps: raster_io.Stamps
@@ -54,20 +68,31 @@ class File:
 
     @cached_property
     def nodata(self) -> tuple[float | None, ...]:
-        """Number of each band that means no data: the catalogue's, or the file's."""
-        said = self.row.nodata
-        return self.header.nodata if said is None else (float(said),) * len(self.header.bands)
+        """Nodata value of each band: the catalogue's, or the file's."""
+        given = self.row.nodata
+        return self.header.nodata if given is None else (float(given),) * len(self.header.bands)
 
     @cached_property
     def digest(self) -> str:
-        """Digest of what changes pixels: not cloud cover and orbit, which only choose the file."""
+        """Digest of everything that changes its pixels: not cloud cover and orbit, which only
+        select the file."""
         r = self.row
-        how = [r.path, r.collection, r.datetime, r.scene, self.bands, r.scale, r.offset, list(map(str, self.nodata))]
-        return digest([*how, self.header.pieces, self.header.parts, self.stamps])
+        fields: list = [
+            r.path,
+            r.collection,
+            r.datetime,
+            r.scene,
+            self.bands,
+            r.scale,
+            r.offset,
+            list(map(str, self.nodata)),
+        ]
+        return digest([*fields, self.header.pieces, self.header.parts, self.stamps])
 
     @property
     def order(self) -> tuple:
-        """By time, scene and path: the order in which files cover each other, whatever their order in the table."""
+        """By time, scene and path: the order in which files cover each other, whatever their order
+        in the table."""
         return self.row.datetime, self.row.scene, self.row.path
 
     @property
@@ -77,90 +102,92 @@ class File:
 
     @property
     def dtype(self) -> str:
-        """Of its numbers."""
+        """Of its values."""
         return self.header.dtype
 
     @property
-    def about(self) -> dict:
-        """Nothing but the row."""
+    def extra_provenance(self) -> dict:
+        """None."""
         return {}
 
 
-def frozen(file: File) -> dict:
+def file_to_json(file: CatalogueFile) -> dict:
     """A file as JSON values."""
-    said = asdict(file)
-    said["header"]["nodata"] = [None if v is None else str(v) for v in file.header.nodata]  # JSON has no NaN
-    del said["header"]["tags"]
-    return said
+    fields = asdict(file)  # except NaN, which JSON does not have
+    fields["header"]["nodata"] = [None if v is None else str(v) for v in file.header.nodata]
+    del fields["header"]["tags"]
+    return fields
 
 
-def thawed(known: dict) -> dict[tuple[str, str], File]:
-    """Frozen files by path and collection."""
+def files_from_json(known: dict) -> dict[tuple[str, str], CatalogueFile]:
+    """The files of :func:`file_to_json` by path and collection."""
     files = {}
-    for said in known["files"]:
-        row = catalogue.Row(**(said["row"] | {"bands": tuple(said["row"]["bands"])}))
-        header = {k: tuple(v) if isinstance(v, list) else v for k, v in said["header"].items()}
+    for fields in known["files"]:
+        row = catalogue.Row(**(fields["row"] | {"bands": tuple(fields["row"]["bands"])}))
+        header: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["header"].items()}
         header["nodata"] = tuple(None if v is None else float(v) for v in header["nodata"])
-        stamps = tuple(None if s is None else tuple(s) for s in said["stamps"])
-        files[row.path, row.collection] = File(row, stamps, raster_io.Header(**header, tags={}))
+        stamps = tuple(None if s is None else tuple(s) for s in fields["stamps"])
+        files[row.path, row.collection] = CatalogueFile(row, stamps, raster_io.Header(**header, tags={}))
     return files
 
 
-def scenes(files: Sequence[SceneFile]) -> list[list[SceneFile]]:
+def group_by_scene(files: Sequence[F]) -> list[list[F]]:
     """Files by scene, scenes by the time of their first file."""
-    found: dict[tuple[str, str], list[SceneFile]] = {}
+    scenes: dict[tuple[str, str], list[F]] = {}
     for file in sorted(files, key=lambda f: f.order):
-        found.setdefault((file.row.collection, file.row.scene), []).append(file)
-    return list(found.values())
+        scenes.setdefault((file.row.collection, file.row.scene), []).append(file)
+    return list(scenes.values())
 
 
-def in_any(windows: Iterable[TemporalSpec | None]) -> Callable[[str], bool]:
-    """Whether a date lies in one of many windows."""
-    windows = list(windows)
-    if None in windows:
+def date_filter(windows: Iterable[TemporalSpec | None]) -> Callable[[str], bool]:
+    """A predicate of dates: the date is in one of many windows."""
+    given = set(windows)
+    if None in given:
         return lambda date: True
-    windows.sort(key=lambda w: w.start)
-    starts = [w.start for w in windows]
-    ends = list(itertools.accumulate((w.end for w in windows), max))  # the latest end of those that began until then
+    ordered = sorted((w for w in given if w), key=lambda w: w.start)
+    starts = [w.start for w in ordered]
+    ends = list(itertools.accumulate((w.end for w in ordered), max))  # of windows up to each
 
-    def inside(date: str) -> bool:
-        begun = bisect.bisect_right(starts, date)
-        return begun > 0 and ends[begun - 1] > date
+    def is_inside(date: str) -> bool:
+        started = bisect.bisect_right(starts, date)
+        return started > 0 and ends[started - 1] > date
 
-    return inside
+    return is_inside
 
 
-def in_window(row: catalogue.Row, window: TemporalSpec | None) -> bool:
-    """A row's date lies in a window."""
+def is_in_window(row: catalogue.Row, window: TemporalSpec | None) -> bool:
+    """The date of a row is in a window."""
     return window is None or window.start <= row.date < window.end
 
 
-def orbit(source: Source) -> str | None:
-    """The orbit pass that is asked for, or None."""
+def requested_orbit(source: Source) -> str | None:
+    """The orbit pass of the request, or None."""
     return source.identity.get("s1", {}).get("orbit")
 
 
-def within(row: catalogue.Row, source: Source) -> bool:
-    """Within the cloud limit, where the cloud cover is known, and of the orbit, where one is asked for."""
+def passes_filters(row: catalogue.Row, source: Source) -> bool:
+    """The row is within the cloud limit, where its cloud cover is known, and of the requested
+    orbit, if there is one."""
     cloudy = row.cloud_cover is not None and row.cloud_cover > source.identity["cloudy_pct"]
-    return not cloudy and orbit(source) in (None, row.orbit)
+    return not cloudy and requested_orbit(source) in (None, row.orbit)
 
 
-def touch(outlines: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """Which outlines (R, 4) overlap a box; an outline with west > east lies across the antimeridian."""
+def overlaps_box(outlines: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """(R,) bool: which outlines (R, 4) overlap a box; an outline with west > east crosses the
+    antimeridian."""
     import numpy as np
 
     west, south, east, north = outlines.T
-    over, under = west <= box[2], east >= box[0]
-    return np.where(west > east, over | under, over & under) & (south <= box[3]) & (north >= box[1])
+    starts, ends = west <= box[2], east >= box[0]
+    return np.where(west > east, starts | ends, starts & ends) & (south <= box[3]) & (north >= box[1])
 
 
-def provenance(scene: Sequence[SceneFile]) -> dict:
-    """What the manifest says of a scene."""
+def scene_provenance(scene: Sequence[SceneFile]) -> dict:
+    """Provenance of a scene."""
     first = scene[0].row
-    said = {"scene": first.scene, "datetime": first.datetime, "collection": first.collection}
+    fields: dict = {"scene": first.scene, "datetime": first.datetime, "collection": first.collection}
     if first.cloud_cover is not None:
-        said["cloud_cover"] = first.cloud_cover
-    if first.collection in UNITS:
-        said["units"] = UNITS[first.collection]
-    return said | scene[0].about | {"files": list(dict.fromkeys(f.row.path for f in scene))}
+        fields["cloud_cover"] = first.cloud_cover
+    if first.collection in COLLECTION_UNITS:
+        fields["units"] = COLLECTION_UNITS[first.collection]
+    return fields | scene[0].extra_provenance | {"files": list(dict.fromkeys(f.row.path for f in scene))}

@@ -1,7 +1,7 @@
-"""From the raster files of a request to its chips: what every provider that reads files shares.
+"""The base of providers that read raster files: from the files of a request to its chips.
 
-A provider says which files there are and reads one of them; which of them a ROI is made of, in which order they cover each
-other, and how they become one image or the frames of several is done here.
+A provider lists files and reads one of them. This module selects the files of a ROI, orders them,
+and combines them into one image or into frames.
 """
 
 from __future__ import annotations
@@ -11,135 +11,135 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from ...request.geometry import Grid, lonlat_boxes
 from .. import composite
-from ..base import Asked, Chip, Roi
-from . import scene_files
-from .product_units import convert, other_form
+from ..base import Chip, FetchCost, Roi
+from ..composite import Masked
+from . import catalogue, scene_files
+from .product_units import convert_units, other_form
+from .scene_files import F
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ...planning.units import Source
 
-#: Memory for the pixels of all scenes of a chip at once; a larger chip is made in strips of rows.
+#: Memory for the pixels of all scenes of a chip at once, bytes; a larger chip is composited in
+#: strips of rows.
 STRIP_BYTES = 64 << 20
 
 
-class SceneProvider:
-    """Base of the providers that read raster files.
+class SceneProvider(Generic[F]):
+    """Base of the providers that read raster files of one class.
 
     Attributes:
-        strip_bytes: replaces :data:`STRIP_BYTES` where reading a block twice is dear.
+        strip_bytes: replaces :data:`STRIP_BYTES` where reading a block twice is expensive.
+        requests: for a chip; None where files are read through a service, as many ranges as their
+            blocks need.
     """
 
     strip_bytes: int | None = None
-    #: requests for a chip; None where files are read through a service, as many ranges as their blocks need
     requests: int | None = None
     lookups = 0
 
     def __init__(self) -> None:
-        self._used: dict[
-            tuple, tuple[list[scene_files.SceneFile], list[str], np.ndarray]
-        ] = {}  # by source and collection
+        # files that pass the source's filters, by time, with their dates and outlines; by source
+        # and collection
+        self._selected: dict[tuple, tuple[list[F], list[str], np.ndarray]] = {}
 
-    # what a provider of files says ---------------------------------------------------------------------------------
+    # to be implemented by a provider of files ----------------------------------------------------
 
-    def _known(self, collection: str | None) -> Iterable[scene_files.SceneFile]:
+    def _files_of(self, collection: str | None) -> Iterable[F]:
         """The files of a collection that this run may read."""
         raise NotImplementedError
 
-    def _read(
-        self, file: scene_files.SceneFile, bands: Sequence[str], grid: Grid, collection: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(values, valid) (C, H, W) of some bands of a file on a grid, in the units of ``collection``. May be called from
-        several threads at once."""
+    def _read_bands(self, file: F, bands: Sequence[str], grid: Grid, collection: str) -> Masked:
+        """(values, valid) (C, H, W) of some bands of a file on a grid, in the units of measure of
+        ``collection``. May be called from several threads at once."""
         raise NotImplementedError
 
-    def _map(self, read: Callable[[Any], Any], things: Sequence[Any]) -> Iterable[Any]:
-        """``read`` of everything, in order; one after the other unless a provider does better."""
-        return map(read, things)
+    def _map_reads(self, read: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+        """``read`` of every item, in order; one after the other unless a provider overrides it."""
+        return map(read, items)
 
-    def turns(self, workers: int) -> AbstractContextManager:
+    def request_slots(self, workers: int) -> AbstractContextManager:
         return threading.BoundedSemaphore(workers)
 
-    def expect(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], turns: AbstractContextManager) -> None:
-        """Nothing: everything was looked up when the run was started."""
+    def look_up(self, source: Source, wanted: Sequence[tuple[Roi, Grid]], slots: AbstractContextManager) -> None:
+        """Do nothing: everything was looked up at the start of the run."""
 
-    def asked(self, source: Source, bands: Sequence[str], height: int, width: int) -> Asked:
-        """As if every chip were a composite of several images, of the widest numbers that the files have."""
+    def fetch_cost(self, source: Source, bands: Sequence[str], height: int, width: int) -> FetchCost:
+        """The cost if every chip is a composite of several images, with the widest dtype of the
+        files."""
         import numpy as np
 
         wanted = source.identity["collection"]
-        files = list(self._known(wanted)) or list(self._known(other_form(wanted)))
+        files = list(self._files_of(wanted)) or list(self._files_of(other_form(wanted)))
         dtypes = list(dict.fromkeys(np.dtype(f.dtype) for f in files)) or [np.dtype(np.float32)]
         if any(f.row.collection != wanted or (f.row.scale, f.row.offset) != (1, 0) for f in files):
             dtypes.append(np.dtype(np.float32))
         how, fill = source.identity["composite"], source.identity["fill_value"]
-        return Asked(self.requests, composite.stored_dtype(dtypes, 2, how, fill).itemsize, self.requests)
+        return FetchCost(self.requests, composite.composite_dtype(dtypes, 2, how, fill).itemsize, self.requests)
 
-    # which files ---------------------------------------------------------------------------------------------------
+    # which files ---------------------------------------------------------------------------------
 
-    def _touching(self, source: Source, roi: Roi, box: Sequence[float]) -> list[scene_files.SceneFile]:
-        """The files of a ROI, in the order in which they cover each other: those of the collection; where none touches the
-        ROI, those of another form of it."""
+    def _find_files(self, source: Source, roi: Roi, box: Sequence[float]) -> list[F]:
+        """The files of a ROI, in the order in which they cover each other: those of the
+        collection; if none of them overlaps the ROI, those of its other form."""
         wanted = source.identity["collection"]
-        return self._of_form(source, wanted, roi, box) or self._of_form(source, other_form(wanted), roi, box)
+        return self._find_files_of(source, wanted, roi, box) or self._find_files_of(
+            source, other_form(wanted), roi, box
+        )
 
-    def _of_form(
-        self, source: Source, collection: str | None, roi: Roi, box: Sequence[float]
-    ) -> list[scene_files.SceneFile]:
+    def _find_files_of(self, source: Source, collection: str | None, roi: Roi, box: Sequence[float]) -> list[F]:
         import numpy as np
 
         key = source.id, collection
-        if key not in self._used:  # sorted by time: a window is a slice
-            files = [f for f in self._known(collection) if scene_files.within(f.row, source)]
+        if key not in self._selected:  # sorted by time: a window is a slice
+            files = [f for f in self._files_of(collection) if scene_files.passes_filters(f.row, source)]
             files.sort(key=lambda f: f.order)
             outlines = np.array([f.box for f in files]).reshape(-1, 4)
-            self._used[key] = files, [f.row.date for f in files], outlines
-        files, dates, outlines = self._used[key]
+            self._selected[key] = files, [f.row.date for f in files], outlines
+        files, dates, outlines = self._selected[key]
         window = roi.temporal
         first = bisect.bisect_left(dates, window.start) if window else 0
         last = bisect.bisect_left(dates, window.end) if window else len(files)
-        return [files[first + i] for i in np.flatnonzero(scene_files.touch(outlines[first:last], box))]
+        return [files[first + i] for i in np.flatnonzero(scene_files.overlaps_box(outlines[first:last], box))]
 
-    def _scenes(
-        self, source: Source, bands: Sequence[str], roi: Roi, box: Sequence[float]
-    ) -> list[list[scene_files.SceneFile]]:
+    def _find_scenes(self, source: Source, bands: Sequence[str], roi: Roi, box: Sequence[float]) -> list[list[F]]:
         """The files of a ROI by scene, scenes by time; ``bands`` are those that will be read."""
-        return scene_files.scenes(self._touching(source, roi, box))
+        return scene_files.group_by_scene(self._find_files(source, roi, box))
 
-    # pixels ----------------------------------------------------------------------------------------------------------
+    # pixels --------------------------------------------------------------------------------------
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
         """Composite of the ROI's scenes, or one of each time bin."""
         import numpy as np
 
-        scenes = self._scenes(source, bands, roi, lonlat_boxes([grid])[0])
-        provenance: dict = {"scenes": [scene_files.provenance(s) for s in scenes]}
+        scenes = self._find_scenes(source, bands, roi, lonlat_boxes([grid])[0])
+        provenance: dict = {"scenes": [scene_files.scene_provenance(s) for s in scenes]}
         if not scenes:
             return Chip(np.zeros((len(bands), 0, 0), np.uint8), (0.0,) * len(bands), (), provenance)
-        spans = composite.bins(roi.temporal, source.frames) if roi.temporal else []
-        dates = tuple(composite.midpoint(*span) for span in spans)
+        bins = composite.time_bins(roi.temporal, source.frames) if roi.temporal else []
+        dates = tuple(composite.midpoint(*dates) for dates in bins)
         if source.frames.mode == "composite":
             pixels, valid = self._composite(scenes, bands, grid, source)
-            return Chip(pixels, composite.coverage(valid), dates, provenance)
-        inside = [[s for s in scenes if start <= s[0].row.date < end] for start, end in spans]
-        pixels, covered, provenance["frames"], said = composite.frames(
-            spans,
-            [[s[0].row.scene for s in bin_] for bin_ in inside],
-            lambda number: self._composite(inside[number], bands, grid, source),
+            return Chip(pixels, composite.band_coverage(valid), dates, provenance)
+        by_bin = [[s for s in scenes if start <= s[0].row.date < end] for start, end in bins]
+        pixels, covered, provenance["frames"], warnings = composite.composite_frames(
+            bins,
+            [[s[0].row.scene for s in inside] for inside in by_bin],
+            lambda number: self._composite(by_bin[number], bands, grid, source),
             lambda: self._composite(scenes, bands, grid, source),
             len(bands),
         )
-        return Chip(pixels, covered, dates, provenance, said)
+        return Chip(pixels, covered, dates, provenance, warnings)
 
-    def _composite(
-        self, scenes: Sequence[Sequence[scene_files.SceneFile]], bands: Sequence[str], grid: Grid, source: Source
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(values (C, H, W), valid (C, H, W)) of several scenes; the same numbers in one strip or many."""
+    def _composite(self, scenes: Sequence[Sequence[F]], bands: Sequence[str], grid: Grid, source: Source) -> Masked:
+        """(values (C, H, W), valid (C, H, W)) of several scenes; the result does not depend on the
+        number of strips."""
         import numpy as np
 
         row_bytes = sum(len(bands) * grid.width * np.dtype(s[0].dtype).itemsize for s in scenes)
@@ -148,67 +148,65 @@ class SceneProvider:
         strips = []
         for top in range(0, grid.height, step):
             strip = grid.rows(top, min(top + step, grid.height))
-            strips.append(composite.combine(self._images(scenes, bands, strip, source), how, fill))
+            strips.append(composite.combine(self._read_scenes(scenes, bands, strip, source), how, fill))
         if len(strips) == 1:
             return strips[0]
         return np.concatenate([v for v, _ in strips], axis=1), np.concatenate([m for _, m in strips], axis=1)
 
-    def _images(
-        self, scenes: Sequence[Sequence[scene_files.SceneFile]], bands: Sequence[str], grid: Grid, source: Source
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(values, valid) (C, H, W) of every scene, in the request's units."""
-        wanted = []
+    def _read_scenes(
+        self, scenes: Sequence[Sequence[F]], bands: Sequence[str], grid: Grid, source: Source
+    ) -> list[Masked]:
+        """(values, valid) (C, H, W) of every scene, in the request's units of measure."""
+        reads = []
         for number, files in enumerate(scenes):
             for file in files:
-                held = [b for b in bands if b in file.bands]
-                if held:
-                    wanted.append((number, file, held))
+                in_file = [b for b in bands if b in file.bands]
+                if in_file:
+                    reads.append((number, file, in_file))
         collection = source.identity["collection"]
-        done = self._map(lambda w: self._read(w[1], w[2], grid, collection), wanted)
+        done = self._map_reads(lambda r: self._read_bands(r[1], r[2], grid, collection), reads)
         parts: list[list] = [[] for _ in scenes]
-        for (number, _, held), (values, valid) in zip(wanted, done):
-            parts[number].append((held, values, valid))
-        return [_joined(p, bands, grid, files[0].dtype) for p, files in zip(parts, scenes)]
+        for (number, _, in_file), (values, valid) in zip(reads, done):
+            parts[number].append((in_file, values, valid))
+        return [_merge_files(p, bands, grid, files[0].dtype) for p, files in zip(parts, scenes)]
 
 
-def _joined(parts: Sequence[tuple], bands: Sequence[str], grid: Grid, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """One scene of its files' (bands, values, valid); where files overlap, the last one's."""
+def _merge_files(parts: Sequence[tuple], bands: Sequence[str], grid: Grid, dtype: str) -> Masked:
+    """One scene from the (bands, values, valid) of its files; where files overlap, the last one
+    covers the others."""
     import numpy as np
 
     if len(parts) == 1 and parts[0][0] == list(bands):
         return parts[0][1:]
-    if not parts:  # the files of the scene that touch the ROI hold other bands
+    if not parts:  # the files of the scene that overlap the ROI have other bands
         shape = (len(bands), grid.height, grid.width)
         return np.zeros(shape, dtype), np.zeros(shape, bool)
     values = np.zeros((len(bands), grid.height, grid.width), np.result_type(*(v.dtype for _, v, _ in parts)))
     valid = np.zeros(values.shape, bool)
-    for held, pixels, good in parts:
-        for i, band in enumerate(held):
+    for in_file, pixels, pixels_valid in parts:
+        for i, band in enumerate(in_file):
             at = bands.index(band)
-            np.copyto(values[at], pixels[i], where=good[i], casting="same_kind")
-            valid[at] |= good[i]
+            np.copyto(values[at], pixels[i], where=pixels_valid[i], casting="same_kind")
+            valid[at] |= pixels_valid[i]
     return values, valid
 
 
-def decoded(
+def decode(
     values: np.ndarray,
     inside: np.ndarray,
     nodata: Sequence[float | None],
-    *,
-    scale: float = 1.0,
-    offset: float = 0.0,
-    dark: int = 0,
-    held: str,
-    wanted: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """A file's numbers in the units of a collection, and where they mean something.
+    row: catalogue.Row,
+    collection: str,
+    subtract: int = 0,
+) -> Masked:
+    """The values of a file in the units of measure of a collection, and where they are valid.
 
     Args:
         values: (C, H, W) as read. inside: (H, W) bool, where the file has pixels.
-        nodata: number of each band that means no data, or None.
-        scale, offset: value = number * scale + offset.
-        dark: subtracted from the numbers before that, not below 0; the dtype stays.
-        held: collection of the file. wanted: collection of the request, maybe another form of it.
+        nodata: nodata value of each band, or None.
+        row: of the file: its collection, and scale and offset: value = number * scale + offset.
+        collection: of the request, which may be another form of the file's.
+        subtract: subtracted from the numbers before that, with a minimum of 0; the dtype stays.
 
     Returns:
         (values, valid (C, H, W) bool).
@@ -221,12 +219,12 @@ def decoded(
             valid[i] &= values[i] != number
     if values.dtype.kind == "f":
         valid &= ~np.isnan(values)
-    if dark:
-        values = np.maximum(values, values.dtype.type(dark)) - values.dtype.type(dark)
-    if (scale, offset) != (1.0, 0.0):
-        kind = np.promote_types(values.dtype, np.float32)
-        values = values.astype(kind) * kind.type(scale) + kind.type(offset)
-    if held != wanted:
-        values, defined = convert(values, wanted)
+    if subtract:
+        values = np.maximum(values, values.dtype.type(subtract)) - values.dtype.type(subtract)
+    if (row.scale, row.offset) != (1.0, 0.0):
+        dtype = np.promote_types(values.dtype, np.float32)
+        values = values.astype(dtype) * dtype.type(row.scale) + dtype.type(row.offset)
+    if row.collection != collection:
+        values, defined = convert_units(values, collection)
         valid &= defined
     return values, valid

@@ -1,10 +1,11 @@
-"""STAC items as files of scenes: what of an item decides its pixels, where it lies, and how a run remembers it."""
+"""STAC items as files of scenes: their assets and outlines, and the JSON form that a run
+stores."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,9 +14,10 @@ from urllib.parse import urlsplit
 from ...errors import ProviderError
 from ...request.identity import canonical, digest
 from ..rasters import catalogue, raster_io
-from .services import Mapped, dark
+from .services import CollectionMapping, sentinel_2_offset
 
 Ring = tuple[tuple[float, float], ...]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,11 @@ class Asset:
     """The file of one band.
 
     Attributes:
-        band: our name. index: position in the file, from 0.
+        band: name in the request. index: position in the file, from 0.
         href: URL without query, or path relative to the catalogue's folder.
-        nodata: number that means no data, as the item says; None: the file's.
-        sum: what the item says of the file's content (``file:checksum``, ``file:size``), or the size and time of a file on disk.
+        nodata: nodata value of the item; None for that of the file.
+        sum: digest of the item's fields about the file's content (``file:checksum``,
+            ``file:size``), or of the size and time of a file on disk.
     """
 
     band: str
@@ -41,18 +44,19 @@ class Item:
     """An image of a STAC catalogue, or one file of it.
 
     Attributes:
-        row: collection (ours), time, id, cloud cover, orbit; scale and offset of its numbers.
+        row: collection of the request, time, id, cloud cover, orbit; scale and offset of its
+            values.
         source: collection in the catalogue.
         box: west, south, east, north, degrees; west > east across the antimeridian.
         rings: outer rings (lon, lat) of its outline; () where only the box is known.
-        assets: a file for each band. dark: subtracted from integer numbers, not below 0.
-        updated: when its catalogue changed it last, or "".
-        mode: of a radar image (IW, ...), or None. note: what the manifest says of the pixels.
+        assets: a file for each band. dark: subtracted from integer values, with a minimum of 0.
+        updated: time of its last change in the catalogue, or "".
+        mode: of a radar image (IW, ...), or None. note: remark on the pixels for the manifest.
     """
 
     row: catalogue.Row
     source: str
-    box: tuple[float, float, float, float]
+    box: Box
     rings: tuple[Ring, ...]
     assets: tuple[Asset, ...]
     dark: int = 0
@@ -62,12 +66,12 @@ class Item:
 
     @cached_property
     def bands(self) -> tuple[str, ...]:
-        """Our names of its bands."""
+        """Names of its bands in the request."""
         return tuple(a.band for a in self.assets)
 
     @property
     def dtype(self) -> str:
-        """What memory is planned with; a file's own is known when it is read."""
+        """For the estimate of memory; the dtype of a file is known when it is read."""
         return "uint16"
 
     @property
@@ -76,24 +80,25 @@ class Item:
         return self.row.datetime, self.row.scene, self.assets[0].href
 
     @property
-    def about(self) -> dict:
-        """What else the manifest says."""
-        said = {"stac_collection": self.source}
+    def extra_provenance(self) -> dict:
+        """Fields of the scene's provenance beyond those of the row."""
+        fields: dict = {"stac_collection": self.source}
         if self.dark:
-            said["subtracted"] = self.dark
-        return said | ({"note": self.note} if self.note else {})
+            fields["subtracted"] = self.dark
+        return fields | ({"note": self.note} if self.note else {})
 
     @cached_property
     def digest(self) -> str:
-        """Digest of what changes pixels. All bands of the collection are in it, so that asking for more of them changes no name."""
+        """Digest of everything that changes its pixels. It includes all bands of the collection,
+        so a request for more bands changes no name of an object."""
         r = self.row
         return digest(
             [self.source, r.collection, r.scene, r.datetime, self.updated, r.scale, r.offset, r.nodata, self.dark]
             + [[a.band, a.index, a.href, a.nodata, a.sum] for a in self.assets]
         )
 
-    def files(self, bands: Sequence[str]) -> list[Item]:
-        """The item as one item a file, with those of the bands that it has."""
+    def split_by_file(self, bands: Sequence[str]) -> list[Item]:
+        """One item for each file, with the bands among ``bands`` that it contains."""
         by_file: dict[str, list[Asset]] = {}
         for asset in self.assets:
             if asset.band in bands:
@@ -101,64 +106,65 @@ class Item:
         return [replace(self, assets=tuple(assets)) for assets in by_file.values()]
 
 
-def read(said: Mapping, ours: str, mapped: Mapped, folder: str | None) -> Item | None:
-    """An item of a catalogue (a GeoJSON feature with absolute links) as an image of one of our collections; None where it is
-    none of it, or has none of its bands.
+def parse_item(feature: Mapping, collection: str, mapping: CollectionMapping, folder: str | None) -> Item | None:
+    """An item of a catalogue (a GeoJSON feature with absolute links) as an image of a collection;
+    None where it does not belong to the collection, or has none of its bands.
 
     Args:
-        folder: of a static catalogue on disk; the paths of its files are remembered relative to it.
+        folder: of a static catalogue on disk; the paths of its files are stored relative to it.
 
     Raises:
-        ProviderError: the item lacks what its numbers cannot be understood without, or is none as the specification has them.
+        ProviderError: the item lacks required information, or does not follow the specification.
     """
     try:
-        item = _read(said, ours, mapped, folder)
-        canonical(asdict(item) if item else None)  # what is remembered of it is JSON
+        item = _parse_item(feature, collection, mapping, folder)
+        canonical(asdict(item) if item else None)  # its frozen form must be JSON
         return item
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        name = str(said.get("id"))[:100] if isinstance(said, Mapping) else "?"
-        why = f"{type(error).__name__}: {str(error)[:100]}"
-        raise ProviderError(f"STAC item {name!r} is not valid ({why}); allowed: items as STAC 1.0 has them") from None
+        name = str(feature.get("id"))[:100] if isinstance(feature, Mapping) else "?"
+        reason = f"{type(error).__name__}: {str(error)[:100]}"
+        raise ProviderError(f"STAC item {name!r} is not valid ({reason}); allowed: items of STAC 1.0") from None
 
 
-def _read(said: Mapping, ours: str, mapped: Mapped, folder: str | None) -> Item | None:
-    about, assets = said.get("properties") or {}, said.get("assets") or {}
-    if said.get("collection", mapped.collection) != mapped.collection:
+def _parse_item(feature: Mapping, collection: str, mapping: CollectionMapping, folder: str | None) -> Item | None:
+    properties, assets = feature.get("properties") or {}, feature.get("assets") or {}
+    if feature.get("collection", mapping.collection) != mapping.collection:
         return None
-    if any(about.get(key) != value for key, value in mapped.only.items()):
+    if any(properties.get(key) != value for key, value in mapping.required.items()):
         return None
-    names = mapped.assets or {name: name for name, a in assets.items() if _is_raster(a)}
-    found = [_asset(band, name, assets, mapped, folder) for band, name in names.items()]
-    have = tuple(a for a in found if a)
-    if not have or (mapped.complete and len(have) < len(found)):
+    names = mapping.assets or {name: name for name, a in assets.items() if _is_raster(a)}
+    parsed = [_parse_asset(band, name, assets, mapping, folder) for band, name in names.items()]
+    present = tuple(a for a in parsed if a)
+    if not present or (mapping.complete and len(present) < len(parsed)):
         return None
-    where = f"STAC item {said.get('id')!r}"
-    orbit = about.get("sat:orbit_state")
-    rings, box = _outline(said)
+    where = f"STAC item {feature.get('id')!r}"
+    orbit = properties.get("sat:orbit_state")
+    rings, box = _parse_outline(feature)
     if box is None:
-        raise ProviderError(f"{where} has no place (bbox, geometry); allowed: items with one")
+        raise ProviderError(f"{where} has no location (bbox, geometry); allowed: items with one")
     row = catalogue.Row(
         line=0,
-        path=f"{mapped.collection}/{said['id']}",
-        collection=ours,
-        datetime=catalogue.utc(str(about.get("datetime") or about.get("start_datetime")), where),
-        scene=str(said["id"]),
-        cloud_cover=_number(about.get("eo:cloud_cover")),
-        scale=mapped.scale,
-        offset=mapped.offset,
-        nodata=mapped.nodata,
+        path=f"{mapping.collection}/{feature['id']}",
+        collection=collection,
+        datetime=catalogue.parse_utc(str(properties.get("datetime") or properties.get("start_datetime")), where),
+        scene=str(feature["id"]),
+        cloud_cover=_parse_number(properties.get("eo:cloud_cover")),
+        scale=mapping.scale,
+        offset=mapping.offset,
+        nodata=mapping.nodata,
         orbit=orbit.upper() if isinstance(orbit, str) else None,
     )
+    asset_names = [name for name, _ in map(_split_asset_name, names.values()) if name in assets]
     return Item(
         row,
-        mapped.collection,
+        mapping.collection,
         box,
         rings,
-        have,
-        dark(mapped.rule, said, [_split(n)[0] for n in names.values() if _split(n)[0] in assets]),
-        str(about.get("updated") or ""),
-        about.get("sar:instrument_mode"),
-        mapped.about,
+        present,
+        sentinel_2_offset(mapping.offset_rule, feature, asset_names),
+        str(properties.get("updated") or ""),
+        properties.get("sar:instrument_mode"),
+        mapping.note,
     )
 
 
@@ -166,71 +172,75 @@ def _is_raster(asset: Mapping) -> bool:
     return str(asset.get("type") or "image/tiff").startswith(("image/tiff", "image/jp2", "image/vnd.stac.geotiff"))
 
 
-def _split(name: str) -> tuple[str, int]:
+def _split_asset_name(name: str) -> tuple[str, int]:
     """``name#2`` as (name, 1)."""
     stem, sep, number = name.rpartition("#")
     return (stem, int(number) - 1) if sep and number.isdigit() and int(number) > 0 else (name, 0)
 
 
-def _asset(band: str, name: str, assets: Mapping, mapped: Mapped, folder: str | None) -> Asset | None:
-    name, index = _split(name)
-    said = assets.get(name)
-    if not said or not said.get("href"):
+def _parse_asset(band: str, name: str, assets: Mapping, mapping: CollectionMapping, folder: str | None) -> Asset | None:
+    name, index = _split_asset_name(name)
+    asset = assets.get(name)
+    if not asset or not asset.get("href"):
         return None
-    href = said["href"].removeprefix("file://")
-    checks = [said.get("file:checksum"), said.get("file:size")]
+    href = asset["href"].removeprefix("file://")
+    checks = [asset.get("file:checksum"), asset.get("file:size")]
     if urlsplit(href).scheme:
-        href = urlsplit(href)._replace(query="", fragment="").geturl()  # a signature is no part of what a file is
+        href = urlsplit(href)._replace(query="", fragment="").geturl()  # no signature
     else:
         if folder is None:
-            return None  # a service has no say over the files of this machine
-        checks += raster_io.stamps(href, ())[0]
+            return None  # a service must not name files of this machine
+        checks += raster_io.read_stamps(href, ())[0] or ()
         href = os.path.relpath(href, folder)
-    bands = said.get("raster:bands") or said.get("bands") or []
-    nodata = (bands[index] if index < len(bands) else said).get("nodata")
-    return Asset(band, index, href, _number(nodata) if mapped.nodata is None else mapped.nodata, digest(checks, 16))
+    bands = asset.get("raster:bands") or asset.get("bands") or []
+    nodata = (bands[index] if index < len(bands) else asset).get("nodata")
+    number = _parse_number(nodata) if mapping.nodata is None else mapping.nodata
+    return Asset(band, index, href, number, digest(checks, 16))
 
 
-def _number(said: Any) -> float | None:
-    """A nodata value, which can be a text ("nan"); NaN means no data in any case."""
-    return float(said) if isinstance(said, (int, float)) and said == said else None
+def _parse_number(value: Any) -> float | None:
+    """A number other than NaN, or None: a nodata value can be a text ("nan"), and NaN means no
+    data in any case."""
+    return float(value) if isinstance(value, (int, float)) and value == value else None
 
 
-def _outline(said: Mapping) -> tuple[tuple[Ring, ...], tuple[float, float, float, float] | None]:
-    """Outer rings and box of an item; no rings where they cannot be trusted (across the antimeridian in one piece)."""
-    geometry = said.get("geometry") or {}
-    polygons = {"Polygon": lambda c: [c], "MultiPolygon": lambda c: c}.get(geometry.get("type"), lambda c: [])(
-        geometry.get("coordinates") or []
-    )
+def _parse_outline(feature: Mapping) -> tuple[tuple[Ring, ...], Box | None]:
+    """Outer rings and box of an item; no rings where they cross the antimeridian in one piece."""
+    geometry = feature.get("geometry") or {}
+    list_polygons: dict[Any, Callable[[Any], list]] = {"Polygon": lambda c: [c], "MultiPolygon": lambda c: c}
+    polygons = list_polygons.get(geometry.get("type"), lambda c: [])(geometry.get("coordinates") or [])
     rings = tuple(tuple((round(p[0], 6), round(p[1], 6)) for p in polygon[0]) for polygon in polygons)
-    box = said.get("bbox")
-    if box:
-        middle = len(box) // 2  # with heights, six numbers
-        box = (box[0], box[1], box[middle], box[middle + 1])
+    bbox = feature.get("bbox")
+    if bbox:
+        middle = len(bbox) // 2  # with heights, it has six numbers
+        box = bbox[0], bbox[1], bbox[middle], bbox[middle + 1]
     elif rings:
         x, y = [p[0] for r in rings for p in r], [p[1] for r in rings for p in r]
-        box = (min(x), min(y), max(x), max(y))
+        box = min(x), min(y), max(x), max(y)
     else:
         return (), None
     if any(abs(a[0] - b[0]) > 180 for r in rings for a, b in itertools.pairwise(r)):
         rings = ()
     if not all(-1e4 < float(v) < 1e4 for v in (*box, *(v for ring in rings for p in ring for v in p))):
-        raise ValueError("its place is not on the earth")
-    return rings, tuple(round(float(v), 6) for v in box)
+        raise ValueError("its location is not on the earth")
+    west, south, east, north = (round(float(v), 6) for v in box)
+    return rings, (west, south, east, north)
 
 
-def over(items: Sequence[Item], box: Sequence[float]) -> list[Item]:
-    """Those whose outline overlaps a box (west, south, east, north), edges straight in longitude and latitude, as the services
-    search. So which items a ROI has depends on nothing but the ROI."""
-    known: dict[tuple[Ring, ...], bool] = {(): True}  # images of one tile have one outline
+def overlapping_items(items: Sequence[Item], box: Sequence[float]) -> list[Item]:
+    """The items whose outline overlaps a box (west, south, east, north), with edges straight in
+    longitude and latitude, as in the services' searches. So the items of a ROI depend on nothing
+    but the ROI."""
+    overlaps: dict[tuple[Ring, ...], bool] = {(): True}  # images of one tile have the same outline
     for item in items:
-        if item.rings not in known:
-            known[item.rings] = any(_ring_over(ring, box) for ring in item.rings)
-    return [item for item in items if known[item.rings]]
+        if item.rings not in overlaps:
+            overlaps[item.rings] = any(_ring_overlaps(ring, box) for ring in item.rings)
+    return [item for item in items if overlaps[item.rings]]
 
 
-def _ring_over(ring: Ring, box: Sequence[float]) -> bool:
-    """A ring overlaps a box: what is left of it after cutting it with the box's four sides (Sutherland and Hodgman, 1974)."""
+def _ring_overlaps(ring: Ring, box: Sequence[float]) -> bool:
+    """A ring overlaps a box: cutting it with the four sides of the box leaves an area (Sutherland
+    and Hodgman, 1974)."""
     points: list[tuple[float, float]] = list(ring)
     for axis, limit, sign in ((0, box[0], 1), (0, box[2], -1), (1, box[1], 1), (1, box[3], -1)):
         kept = []
@@ -244,18 +254,18 @@ def _ring_over(ring: Ring, box: Sequence[float]) -> bool:
         if not kept:
             return False
         points = kept
-    # edges that run along the box on both sides enclose nothing
+    # edges along the same side of the box enclose no area
     return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(points, [*points[1:], points[0]]))) > 1e-14
 
 
-def frozen(item: Item) -> dict:
+def item_to_json(item: Item) -> dict:
     """An item as JSON values."""
     return asdict(item)
 
 
-def thawed(said: dict) -> Item:
-    """:func:`frozen` back."""
-    row = catalogue.Row(**(said["row"] | {"bands": tuple(said["row"]["bands"])}))
-    rings = tuple(tuple((p[0], p[1]) for p in ring) for ring in said["rings"])
-    assets = tuple(Asset(**a) for a in said["assets"])
-    return Item(**(said | {"row": row, "box": tuple(said["box"]), "rings": rings, "assets": assets}))
+def item_from_json(fields: dict) -> Item:
+    """The item of :func:`item_to_json`."""
+    row = catalogue.Row(**(fields["row"] | {"bands": tuple(fields["row"]["bands"])}))
+    rings = tuple(tuple((p[0], p[1]) for p in ring) for ring in fields["rings"])
+    assets = tuple(Asset(**a) for a in fields["assets"])
+    return Item(**(fields | {"row": row, "box": tuple(fields["box"]), "rings": rings, "assets": assets}))

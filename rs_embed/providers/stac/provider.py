@@ -1,9 +1,11 @@
-"""Imagery of STAC catalogues: items found at the start of a run, their files read where they are, composited by the engine that
-reads the user's own rasters (``scenes.py``).
+"""Imagery of STAC catalogues: items found at the start of a run; their files are read remotely and
+composited by the base class that also reads the user's own rasters (``scenes.py``).
 
-``stac`` is Earth Search; ``stac:planetary-computer``, ``stac:<url of an API>`` and ``stac:<catalog.json or item collection>`` are others. An item
-is one scene. It is used for a ROI when it is of the collection (or of another form of the same product), in the window, within the
-cloud limit, and its outline touches the ROI; those items decide what the ROI's chip is filed under.
+``stac`` is Earth Search; the alternatives are ``stac:planetary-computer``, ``stac:<url of an
+API>`` and ``stac:<catalog.json or item collection>``. An item is one scene. It is used for a ROI
+when it belongs to the collection (or to another form of the same product), is in the window and
+within the cloud limit, and its outline overlaps the ROI. The name of the ROI's chip in the store
+depends on these items.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from ...errors import ModelError, ProviderError, SpecError, StoreError
 from ...request.geometry import Grid, lonlat_boxes
 from ...request.identity import digest
 from ..base import Roi
+from ..composite import Masked
 from ..rasters import raster_io, scene_files
 from ..rasters.product_units import other_form
-from ..rasters.scenes import SceneProvider, decoded
-from . import items as stac_items
-from . import remote_rasters, search, services
+from ..rasters.scenes import SceneProvider, decode
+from . import items, remote_rasters, search, services
 from .items import Item
-from .services import Mapped
+from .services import CollectionMapping
 from .signing import Signer
 
 if TYPE_CHECKING:
@@ -36,13 +38,14 @@ if TYPE_CHECKING:
 READERS = 16
 
 
-class StacProvider(SceneProvider):
-    """Reads chips out of the files of a STAC catalogue's items."""
+class StacProvider(SceneProvider[Item]):
+    """Reads chips from the files of a STAC catalogue's items."""
 
     name = "stac"
     shared = False
     cores = 0
-    #: A year of Sentinel-2 (70 scenes of 12 bands, 224 pixels a side) in one strip: blocks on a seam would be fetched twice.
+    #: One strip for a year of Sentinel-2 (70 scenes of 12 bands, 224 x 224 pixels): blocks between
+    #: strips are fetched twice.
     strip_bytes = 256 << 20
 
     def __init__(
@@ -50,162 +53,166 @@ class StacProvider(SceneProvider):
     ) -> None:
         super().__init__()
         services.refuse_secrets(argument)
-        self.service = services.find(argument)
-        self.path = None if self.service else search.is_file(argument.strip(), base)
-        self.where = f"{self.service.name} ({self.service.url})" if self.service else f"the catalogue {self.path}"
-        service = self.service or services.Service(self.where, "")
-        self._collections = services.mapped(service, (settings or {}).get("collections", {}))
-        if not self._collections:
+        api = services.find_service(argument)
+        self.path = None if api else search.resolve_catalogue_path(argument.strip(), base)
+        self.where = f"{api.name} ({api.url})" if api else f"the catalogue {self.path}"
+        self._service = api or services.Service(self.where, "")
+        self._mappings = services.map_collections(self._service, (settings or {}).get("collections", {}))
+        if not self._mappings:
             raise ModelError(
-                f"backend: 'stac:{argument}' is no service whose collections are known; allowed: stac.collections in the config, which "
-                "says what they are called there (docs/stac.md)"
+                f"backend: 'stac:{argument}' is not a service with known collections; allowed: stac.collections in the config, with "
+                "their ids there (docs/stac.md)"
             )
         if job and known is None:
-            raise StoreError("imagery.json is missing, which says what the run found; start the run again")
-        self._service = service
+            raise StoreError("imagery.json is missing, which lists the items that the run found; start the run again")
         self._items: dict[str, dict[str, Item]] = {}  # by collection and id
-        self._asked: dict[str, set[search.Search]] = {}
-        self._wanted: dict[tuple[str, str], Item] = {}
-        if job:
-            for said in known["items"]:
-                item = stac_items.thawed(said)
+        self._searched: dict[str, set[search.Search]] = {}  # by collection
+        self._used: dict[tuple[str, str], Item] = {}  # by collection and id
+        if job and known is not None:
+            for fields in known["items"]:
+                item = items.item_from_json(fields)
                 self._items.setdefault(item.row.collection, {})[item.row.scene] = item
 
     @property
     def folder(self) -> str | None:
-        """Of a static catalogue on disk."""
+        """The folder of a static catalogue on disk, or None."""
         return os.path.dirname(self.path) if self.path and "://" not in self.path else None
 
     def identity(self) -> dict:
-        """The service; which items a chip was made of, and from which files, is said for each ROI."""
-        return {"name": self.name} | ({"endpoint": self.service.url} if self.service else {})
+        """The name and the service; the items of a chip and their files are part of the name of
+        each object."""
+        return {"name": self.name} | ({} if self.path else {"endpoint": self._service.url})
 
     def backend(self, folder: str) -> str:
-        if self.service:
-            return f"stac:{self.service.url}"
+        if not self.path:
+            return f"stac:{self._service.url}"
         return f"stac:{os.path.relpath(self.path, folder) if self.folder else self.path}"
 
     def freeze(self) -> dict:
-        """The items that some ROI of this request is made of; no token is among it."""
-        return {"items": [stac_items.frozen(self._wanted[k]) for k in sorted(self._wanted)]}
+        """The items of the ROIs of this request, without tokens."""
+        return {"items": [items.item_to_json(self._used[k]) for k in sorted(self._used)]}
 
-    # before anything runs --------------------------------------------------------------------------------------------
+    # before anything runs ------------------------------------------------------------------------
 
     def resolve(
         self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool
     ) -> Sequence[str] | None:
-        """Refuse a collection, bands or a ROI that the catalogue has not; digests of the items each ROI is made of."""
+        """Refuse a collection, bands or a ROI that the catalogue does not have; returns digests of
+        the items of each ROI."""
         wanted = source.identity["collection"]
         forms = [c for c in (wanted, other_form(wanted)) if c]
-        have = services.chosen(self._service, self._collections, forms)
-        for ours, mapped in have.items():
-            self._check_bands(source, ours, mapped)
+        mappings = services.select_collections(self._service, self._mappings, forms)
+        for collection, mapping in mappings.items():
+            self._check_bands(source, collection, mapping)
         boxes = lonlat_boxes(grids)
-        asked = search.searches([r.temporal for r in rois], boxes)
-        for ours, mapped in have.items():
-            self._find(ours, mapped, asked)
-        self._check_assets(source, have)
-        found, without = [], []
+        searches = search.plan_searches([r.temporal for r in rois], boxes)
+        for collection, mapping in mappings.items():
+            self._search_items(collection, mapping, searches)
+        self._check_assets(source, mappings)
+        digests, without = [], []
         for roi, box in zip(rois, boxes):
-            touching = self._touching(source, roi, box)
-            self._wanted.update(((i.row.collection, i.row.scene), i) for i in touching)
-            if not touching:
+            found = self._find_files(source, roi, box)
+            self._used.update(((i.row.collection, i.row.scene), i) for i in found)
+            if not found:
                 without.append((roi, box))
-            found.append(digest([i.digest for i in touching]))
+            digests.append(digest([i.digest for i in found]))
         if without and strict:
-            raise SpecError(self._nothing(source, without, have))
-        return found
+            raise SpecError(self._no_imagery_message(source, without, mappings))
+        return digests
 
-    def _find(self, ours: str, mapped: Mapped, wanted: Sequence[search.Search]) -> None:
-        """Items of a collection; what an earlier source of the request has asked for is not asked again."""
-        known, done = self._items.setdefault(ours, {}), self._asked.setdefault(ours, set())
+    def _search_items(self, collection: str, mapping: CollectionMapping, searches: Sequence[search.Search]) -> None:
+        """Get the items of a collection; searches of an earlier source of the request are not
+        repeated."""
+        known, done = self._items.setdefault(collection, {}), self._searched.setdefault(collection, set())
         if self.path:
-            found = [] if done else search.from_file(self.path, mapped.collection)
+            features = [] if done else search.read_static_catalogue(self.path, mapping.collection)
         else:
-            new = [s for s in wanted if s not in done]
-            found = search.from_api(self.service.url, mapped.collection, new) if new else []
-        done.update(wanted)
-        for said in found:
-            item = stac_items.read(said, ours, mapped, self.folder)
+            new = [s for s in searches if s not in done]
+            features = search.search_api(self._service.url, mapping.collection, new) if new else []
+        done.update(searches)
+        for feature in features:
+            item = items.parse_item(feature, collection, mapping, self.folder)
             if item is not None:
                 known[item.row.scene] = item
-        self._used.clear()
+        self._selected.clear()
 
-    def _check_bands(self, source: Source, ours: str, mapped: Mapped) -> None:
-        missing = [b for b in source.bands if mapped.assets and b not in mapped.assets]
+    def _check_bands(self, source: Source, collection: str, mapping: CollectionMapping) -> None:
+        missing = [b for b in source.bands if mapping.assets and b not in mapping.assets]
         if missing:
             raise ProviderError(
-                f"sensor.bands: {missing[0]!r} of {ours} is not known in {mapped.collection} of {self.where}; allowed: "
-                f"{', '.join(mapped.assets)}, or stac.collections in the config with its asset"
+                f"sensor.bands: {missing[0]!r} of {collection} is not known in {mapping.collection} of {self.where}; allowed: "
+                f"{', '.join(mapping.assets)}, or stac.collections in the config with its asset"
             )
 
-    def _check_assets(self, source: Source, have: Mapping[str, Mapped]) -> None:
-        """A band that no item has is a wrong name, rather than a gap in the imagery."""
-        items = [i for ours in have for i in self._items[ours].values()]
-        bands = {b for i in items for b in i.bands}
-        missing = [b for b in source.bands if b not in bands] if items else []
+    def _check_assets(self, source: Source, collections: Iterable[str]) -> None:
+        """Refuse a band that no item has: its name is wrong, rather than imagery missing."""
+        found = [i for c in collections for i in self._items[c].values()]
+        bands = {b for i in found for b in i.bands}
+        missing = [b for b in source.bands if b not in bands] if found else []
         if missing:
             raise ProviderError(
-                f"sensor.bands: {missing[0]!r} is in none of the {len(items)} items found in {self.where}; allowed: the bands they have "
+                f"sensor.bands: {missing[0]!r} is in none of the {len(found)} items found in {self.where}; allowed: the bands they have "
                 f"({', '.join(sorted(bands))})"
             )
 
-    def _nothing(self, source: Source, without: Sequence[tuple], have: Mapping[str, Mapped]) -> str:
-        """The sentence about ROIs without imagery: what was searched, and how far it got."""
+    def _no_imagery_message(
+        self, source: Source, without: Sequence[tuple], mappings: Mapping[str, CollectionMapping]
+    ) -> str:
+        """The message about ROIs without imagery: what was searched, and the number of items after
+        each filter."""
         (roi, box), more = without[0], f" and {len(without) - 1} more" if len(without) > 1 else ""
         window = f"{roi.temporal.start}..{roi.temporal.end}" if roi.temporal else "any time"
-        kinds = " and ".join(m.collection for m in have.values())
-        items = [i for ours in have for i in self._items[ours].values() if scene_files.in_window(i.row, roi.temporal)]
-        over = stac_items.over([i for i in items if scene_files.touch(_array([i.box]), box)[0]], box)
-        clear = [i for i in over if scene_files.within(i.row, source)]
-        orbit = f" and orbit {scene_files.orbit(source)}" if scene_files.orbit(source) else ""
+        kinds = " and ".join(m.collection for m in mappings.values())
+        found = [i for c in mappings for i in self._items[c].values() if scene_files.is_in_window(i.row, roi.temporal)]
+        in_box = [i for i in found if scene_files.overlaps_box(_array([i.box]), box)[0]]
+        overlapping = items.overlapping_items(in_box, box)
+        clear = [i for i in overlapping if scene_files.passes_filters(i.row, source)]
+        orbit = f" and orbit {scene_files.requested_orbit(source)}" if scene_files.requested_orbit(source) else ""
         return (
-            f"ROI {roi.name!r}{more}: {roi.spatial} has no imagery in {self.where} ({len(items)} items of {kinds} found near the ROIs in "
-            f"{window}, {len(over)} of them touch it, {len(clear)} of those with at most {source.identity['cloudy_pct']:g} % cloud{orbit}); "
+            f"ROI {roi.name!r}{more}: {roi.spatial} has no imagery in {self.where} ({len(found)} items of {kinds} found near the ROIs in "
+            f"{window}, {len(overlapping)} of them touch it, {len(clear)} of those with at most {source.identity['cloudy_pct']:g} % cloud{orbit}); "
             "allowed: ROIs and windows with imagery, or continue_on_error, which records them as no_data"
         )
 
-    # which items -----------------------------------------------------------------------------------------------------
+    # which items ---------------------------------------------------------------------------------
 
-    def _known(self, collection: str | None) -> Iterable[Item]:
+    def _files_of(self, collection: str | None) -> Iterable[Item]:
         return self._items.get(collection, {}).values() if collection else ()
 
-    def _of_form(self, source: Source, collection: str | None, roi: Roi, box: Sequence[float]) -> list[Item]:
-        items = stac_items.over(super()._of_form(source, collection, roi, box), box)
+    def _find_files_of(self, source: Source, collection: str | None, roi: Roi, box: Sequence[float]) -> list[Item]:
+        found = items.overlapping_items(super()._find_files_of(source, collection, roi, box), box)
         radar = source.identity.get("s1", {})
-        if radar.get("s1_require_iw"):  # as Earth Engine's collections are asked for: IW, others where there is none
-            best = [i for i in items if i.mode in (None, "IW")]
-            return best or (items if radar.get("s1_relax_iw_on_empty") else [])
-        return items
+        if radar.get("s1_require_iw"):  # other modes only where IW is missing, as for gee
+            best = [i for i in found if i.mode in (None, "IW")]
+            return best or (found if radar.get("s1_relax_iw_on_empty") else [])
+        return found
 
-    # pixels ----------------------------------------------------------------------------------------------------------
+    # pixels --------------------------------------------------------------------------------------
 
-    def _scenes(self, source: Source, bands: Sequence[str], roi: Roi, box: Sequence[float]) -> list[list[Item]]:
-        return [files for item in self._touching(source, roi, box) if (files := item.files(bands))]
+    def _find_scenes(self, source: Source, bands: Sequence[str], roi: Roi, box: Sequence[float]) -> list[list[Item]]:
+        return [files for item in self._find_files(source, roi, box) if (files := item.split_by_file(bands))]
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(READERS, thread_name_prefix="read")
 
-    def _map(self, read: Callable[[Any], Any], things: Sequence[Any]) -> Iterable[Any]:
-        return self._pool.map(read, things)
+    def _map_reads(self, read: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+        return self._pool.map(read, items)
 
     @cached_property
     def _signer(self) -> Signer | None:
         service = self._service
         return Signer(service.name, service.token_url, service.storage) if service.token_url else None
 
-    def _read(self, file: Item, bands: Sequence[str], grid: Grid, collection: str) -> tuple[np.ndarray, np.ndarray]:
+    def _read_bands(self, file: Item, bands: Sequence[str], grid: Grid, collection: str) -> Masked:
         assets = [next(a for a in file.assets if a.band == b) for b in bands]
         href, indexes = assets[0].href, [a.index for a in assets]
         if "://" in href:
-            values, inside, own = remote_rasters.read(href, indexes, grid, self._signer, file.source)
+            values, inside, in_file = remote_rasters.read_remote_file(href, indexes, grid, self._signer, file.source)
         else:
-            values, inside, own = raster_io.read(os.path.join(self.folder or "", href), indexes, grid)
-        nodata = [n if a.nodata is None else a.nodata for a, n in zip(assets, own)]
-        row = file.row
-        units = {"held": row.collection, "wanted": collection}
-        return decoded(values, inside, nodata, scale=row.scale, offset=row.offset, dark=file.dark, **units)
+            values, inside, in_file = raster_io.read_file(os.path.join(self.folder or "", href), indexes, grid)
+        nodata = [n if a.nodata is None else a.nodata for a, n in zip(assets, in_file)]
+        return decode(values, inside, nodata, file.row, collection, file.dark)
 
 
 def _array(rows: list) -> np.ndarray:

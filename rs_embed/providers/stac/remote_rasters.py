@@ -1,7 +1,9 @@
-"""Raster files behind HTTP, read by GDAL: its settings, which failures can pass, and nothing secret in a message.
+"""Raster files behind HTTP, read by GDAL: its settings, which failures are retryable, and no
+secrets in messages.
 
-GDAL asks for the header of a file and for the blocks that a grid touches, and no more. It remembers what it could not get, too; so a
-file that failed is asked for under another fragment (``#1``), which no server sees and GDAL's memory does not know.
+GDAL requests the header of a file and the blocks that a grid intersects, and no more. It also
+caches failures. So a file that failed is requested with another fragment (``#1``), which is not
+sent to the server and is not in GDAL's cache.
 """
 
 from __future__ import annotations
@@ -17,56 +19,58 @@ from urllib.parse import urlsplit
 from ...errors import ProviderError
 from ...request.geometry import Grid
 from ..rasters import raster_io
-from .search import PASSING
+from .search import RETRYABLE_STATUSES
 from .signing import Signer
 
 if TYPE_CHECKING:
     import numpy as np
 
-#: GDAL's settings (gdal.org, "Configuration options" and "/vsicurl/"). A request that fails for a reason that can pass is
-#: repeated twice after a moment, where one chip is made of hundreds; whatever lasts longer is the fetch stage's business.
+#: GDAL's settings (gdal.org, "Configuration options" and "/vsicurl/"). GDAL repeats a request
+#: that failed for a retryable reason twice after a short pause, because one chip needs hundreds of
+#: requests. The fetch stage handles longer failures.
 ENVIRONMENT = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no sidecars are looked for: no request for what is seldom there
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for sidecars, which seldom exist
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_MAX_RETRY": "2",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "VSI_CACHE": "FALSE",  # beside the cache of ranges, which is 16 MB for the whole process
+    "VSI_CACHE": "FALSE",  # the cache of ranges (16 MB for the whole process) is enough
 }
 _failures: dict[str, int] = {}
 _lock = threading.Lock()
 _QUERY = re.compile(r"\?[^\s'\",]*")
 
 
-class _NoQueries(logging.Filter):
-    """Takes the queries of URLs, which can hold signatures, out of what GDAL says to the log."""
+class _QueryFilter(logging.Filter):
+    """Removes the queries of URLs, which can contain signatures, from GDAL's log messages."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = _QUERY.sub("", record.getMessage()), ()
         return True
 
 
-def read(
+def read_remote_file(
     href: str, indexes: Sequence[int], grid: Grid, signer: Signer | None, collection: str
 ) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
-    """:func:`rasters.pixels` of a file behind a URL.
+    """:func:`raster_io.read_dataset` of a file behind a URL.
 
     Args:
-        href: without a query. signer: adds one where the file needs it. collection: the file's, for the signer.
+        href: without a query. signer: adds one where the file needs it. collection: of the file,
+            for the signer.
 
     Raises:
-        ProviderError: the file cannot be read, with whether that can pass.
+        ProviderError: the file cannot be read; the error tells whether a retry can help.
     """
-    token = signer.token(href, collection) if signer else None
+    token = signer.get_token(href, collection) if signer else None
     try:
         return _read(href, indexes, grid, token)
     except ProviderError as error:
-        if token is None or not any(f"HTTP {code}" in str(error) for code in (401, 403, 409)):
+        if signer is None or token is None or not any(f"HTTP {code}" in str(error) for code in (401, 403, 409)):
             raise
-        # refused although the token was still good by its own word
-        return _read(href, indexes, grid, signer.token(href, collection, instead_of=token))
+        # the token was refused before its time of expiry
+        return _read(href, indexes, grid, signer.get_token(href, collection, refused=token))
 
 
 def _read(
@@ -75,30 +79,30 @@ def _read(
     import rasterio
     from rasterio.errors import RasterioError
 
-    _keep_queries_out_of_logs()
-    path = _path(href, token)
+    _filter_logs()
+    path = _gdal_path(href, token)
     suffix = os.path.splitext(urlsplit(href).path)[1]
     only = {"CPL_VSIL_CURL_ALLOWED_EXTENSIONS": f"{suffix},{suffix}#{path.rpartition('#')[2]}"} if suffix else {}
     try:
         with rasterio.Env(**ENVIRONMENT, **only), rasterio.open(path) as dataset:
             if dataset.crs is None:
                 raise ProviderError(f"raster {href} has no CRS; allowed: georeferenced rasters on a map grid")
-            return raster_io.pixels(dataset, indexes, grid)
+            return raster_io.read_dataset(dataset, indexes, grid)
     except (RasterioError, OSError, IndexError) as error:
         with _lock:
             _failures[href] = _failures.get(href, 0) + 1
-        raise _explained(href, token, error) from None
+        raise _translate_error(href, token, error) from None
 
 
-def _keep_queries_out_of_logs() -> None:
+def _filter_logs() -> None:
     for name in [n for n in list(logging.root.manager.loggerDict) if n.startswith("rasterio")]:
         log = logging.getLogger(name)
-        if not any(isinstance(f, _NoQueries) for f in log.filters):
-            log.addFilter(_NoQueries())
+        if not any(isinstance(f, _QueryFilter) for f in log.filters):
+            log.addFilter(_QueryFilter())
 
 
-def _path(href: str, token: str | None) -> str:
-    """How GDAL calls the file."""
+def _gdal_path(href: str, token: str | None) -> str:
+    """GDAL's name of the file."""
     parts = urlsplit(href)
     if parts.scheme == "s3":
         return f"/vsis3/{parts.netloc}{parts.path}"
@@ -106,27 +110,29 @@ def _path(href: str, token: str | None) -> str:
     return f"/vsicurl/{href}{'?' + token if token else ''}{f'#{failed}' if failed else ''}"
 
 
-def _explained(href: str, token: str | None, error: BaseException) -> ProviderError:
-    """What a failure means. GDAL says the status of a file that it could not open, and only that something is missing of one
-    that it could; so one byte is asked for to see."""
-    said, seen = [], error
-    while seen is not None:
-        said.append(_QUERY.sub("", " ".join(str(seen).split())))
-        seen = seen.__cause__ or seen.__context__
-    status = re.search(r"HTTP response code: (\d+)", " ".join(said))
+def _translate_error(href: str, token: str | None, error: BaseException) -> ProviderError:
+    """The error of a failed read. GDAL reports the HTTP status only for a file that it could not
+    open; for failures after that, one byte is requested to get the status."""
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(_QUERY.sub("", " ".join(str(cause).split())))
+        cause = cause.__cause__ or cause.__context__
+    status = re.search(r"HTTP response code: (\d+)", " ".join(messages))
     if isinstance(error, IndexError):
-        return ProviderError(f"raster {href} has fewer bands than its catalogue says")
-    silent = not status and "CURL error" not in " ".join(said)
-    code = int(status.group(1)) if status else _status(href, token) if silent else None
-    if code is not None and code >= 400 and code not in PASSING:
-        why = {403: "no permission", 404: "there is no such file", 410: "there is no such file"}.get(code, "refused")
-        return ProviderError(f"raster {href} cannot be read: HTTP {code} ({why})")
-    what = f"HTTP {code}" if code is not None and code >= 400 else said[-1][:200]
-    return ProviderError(f"raster {href} cannot be read: {what}", retryable=True)
+        return ProviderError(f"raster {href} has fewer bands than its catalogue lists")
+    no_reason = not status and "CURL error" not in " ".join(messages)
+    code = int(status.group(1)) if status else _request_status(href, token) if no_reason else None
+    if code is not None and code >= 400 and code not in RETRYABLE_STATUSES:
+        missing = "the file does not exist"
+        reason = {403: "no permission", 404: missing, 410: missing}.get(code, "refused")
+        return ProviderError(f"raster {href} cannot be read: HTTP {code} ({reason})")
+    reason = f"HTTP {code}" if code is not None and code >= 400 else messages[-1][:200]
+    return ProviderError(f"raster {href} cannot be read: {reason}", retryable=True)
 
 
-def _status(href: str, token: str | None) -> int | None:
-    """HTTP status of the first byte of a file, or None where there is no answer."""
+def _request_status(href: str, token: str | None) -> int | None:
+    """HTTP status of a request for the first byte of a file, or None without an answer."""
     import requests
 
     if not href.startswith("http"):

@@ -1,4 +1,5 @@
-"""Rows that are the same: two ROIs with equal pixels or vectors are a sign of a mistake, one ROI twice is not."""
+"""Equal rows: different ROIs with equal pixels or vectors are a sign of a mistake, a repeated ROI
+is not."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def equal_arrays(digests: array, ids: Sequence[str]) -> list[list[int]]:
-    """Groups of rows with equal arrays, of at least two different ROIs, in the order of their first rows.
+def find_equal_arrays(digests: array, ids: Sequence[str]) -> list[list[int]]:
+    """Groups of rows with equal arrays, of at least two different ROIs, in the order of their
+    first rows.
 
     Args:
         digests: of each row the first 8 bytes of its array's SHA-256, 0 where it has none.
-        ids: the ROI of each row; a ROI that was asked for twice alone is no group.
+        ids: the ROI of each row; rows of one repeated ROI alone are no group.
     """
     import numpy as np
 
@@ -23,8 +25,8 @@ def equal_arrays(digests: array, ids: Sequence[str]) -> list[list[int]]:
     return sorted(group for group in found if len({ids[i] for i in group}) > 1)
 
 
-def repeated(ids: Sequence[str]) -> list[list[int]]:
-    """Groups of rows that ask for the same ROI: the same place and window."""
+def find_repeated_rois(ids: Sequence[str]) -> list[list[int]]:
+    """Groups of rows with the same ROI: the same geometry and window."""
     import numpy as np
 
     numbers = np.fromiter((int(i[:16], 16) for i in ids), np.uint64, len(ids))

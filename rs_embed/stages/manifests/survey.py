@@ -1,7 +1,8 @@
-"""One pass over the records of a run: which arrays there are, of which shapes, what failed, and every ROI's record.
+"""One pass over the records of a run: its arrays and their shapes, failures, and every ROI's
+metadata.
 
-What is kept in memory is some bytes per ROI and array; the records go through temporary files. What an image says (grid,
-dates, scenes) is kept once for its source, and again for a unit only where it says something else.
+Memory is some bytes per ROI and array; metadata goes through temporary files. The metadata of an
+image (grid, dates, scenes) is kept once for its source, and for a unit only where it differs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..shared import chunk_records
 from .spool import Rows, Scenes, Spool
 
 KINDS = ("input", "embedding")
-#: What a record says of the image, whichever model reads it.
+#: Metadata of the image, whichever model reads it.
 OF_IMAGE = ("crs", "affine", "shape", "roi", "dates", "fetched", "provenance")
 
 
@@ -25,10 +26,12 @@ class Arrays:
     """The inputs, or the embeddings, of one unit over the whole run.
 
     Attributes:
-        have: a byte per ROI, 1 where there is an array.
-        digests: the first 8 bytes of each array's SHA-256 as a number, 0 where there is none or another unit's stands for it.
+        have: a byte per ROI, 1 where it has an array.
+        digests: the first 8 bytes of each array's SHA-256 as a number, 0 where there is none or it
+            is saved for another unit.
         shapes, dtypes: those that occur.
-        same_as: keys of the units whose equal arrays stand for these; None among them where they are their own.
+        same_as: keys of the units for which equal arrays are saved; contains None where some are
+            saved for this unit.
     """
 
     have: bytearray
@@ -37,6 +40,13 @@ class Arrays:
     dtypes: set[str] = field(default_factory=set)
     same_as: set[str | None] = field(default_factory=set)
 
+    def add(self, index: int, entry: dict) -> None:
+        """Add the array of a ROI, from its entry in a record."""
+        self.have[index] = 1
+        self.shapes.add(tuple(entry["shape"]))
+        self.dtypes.add(entry["dtype"])
+        self.same_as.add(entry.get("same_as"))
+
     @property
     def indices(self) -> Iterator[int]:
         """ROI indices that have an array."""
@@ -44,22 +54,24 @@ class Arrays:
 
     @property
     def missing(self) -> Iterator[int]:
-        """ROI indices that have none."""
+        """ROI indices that have no array."""
         return (i for i, has in enumerate(self.have) if not has)
 
     @property
     def own(self) -> bool:
-        """There are arrays, and no other unit's stand for them."""
+        """Whether arrays are saved for this unit, and not for another one with equal arrays."""
         return any(self.have) and None in self.same_as
 
     @property
     def stackable(self) -> bool:
-        """There are arrays, and all are of one shape: one array with a row for every ROI holds them."""
+        """Whether all arrays have one shape, so that one array with a row for every ROI can
+        contain them."""
         return any(self.have) and len(self.shapes) == 1
 
     @property
     def dtype(self) -> str:
-        """The dtype that holds all of them exactly: a median of two images is a float, one image may be integers."""
+        """The dtype that represents all of them exactly: a median of two images is a float, one
+        image may be integers."""
         import numpy as np
 
         return np.result_type(*self.dtypes).name
@@ -67,11 +79,13 @@ class Arrays:
 
 @dataclass
 class Outcome:
-    """What became of one unit.
+    """The results of one unit.
 
     Attributes:
-        ok: number of ROIs with a result. no_data, failed: indices of the others. first_error: of the failures.
-        failures: [index, error, stage, retryable] of each. weights: in use. rows: a record per ROI, None where it failed.
+        ok: number of ROIs with a result. no_data, failed: indices of the others. first_error: of
+            the failures.
+        failures: [index, error, stage, retryable] of each. weights: in use. rows: a record per
+            ROI, None where it failed.
     """
 
     ok: int = 0
@@ -80,19 +94,20 @@ class Outcome:
     first_error: str = ""
     weights: dict | None = None
     failures: Spool = field(default_factory=Spool)
-    rows: Rows = field(default_factory=lambda: Rows(OF_IMAGE))  # a row without them says what its image says
+    rows: Rows = field(default_factory=lambda: Rows(OF_IMAGE))  # a row without them has those of its image
 
 
 @dataclass
 class Imagery:
-    """The images of one source: a record per ROI, None where there is none, and the scenes they are made of."""
+    """The images of one source: a record per ROI, None where there is none, and their scenes."""
 
     rows: Rows = field(default_factory=Rows)
     scenes: Scenes = field(default_factory=Scenes)
 
 
 class Survey:
-    """The pass. ``arrays`` by (unit key, kind), ``outcomes`` by unit key, ``imagery`` by source id, ``statuses`` counts ROIs."""
+    """The pass. ``arrays`` by (unit key, kind), ``outcomes`` by unit key, ``imagery`` by source
+    id, ``statuses`` counts ROIs."""
 
     def __init__(self, run: Run) -> None:
         n = self._n = len(run.plan.roi_ids)
@@ -103,45 +118,46 @@ class Survey:
         self.imagery = {s.id: Imagery() for s in run.plan.sources}
         self.statuses: dict[str, int] = {}
         readers = {s.id: [u.key for u in run.plan.units if u.source == s.id] for s in run.plan.sources}
-        for row in chunk_records.read(run):
+        for row in chunk_records.read_records(run):
             self.statuses[row["status"]] = self.statuses.get(row["status"], 0) + 1
             for source, keys in readers.items():
-                self._image(source, keys, row)
+                self._separate_image(source, keys, row)
             for key, record in row["units"].items():
-                self._see(key, row["index"], record)
+                self._add_arrays(key, row["index"], record)
+                self._add_outcome(key, row["index"], record)
 
-    def _image(self, source: str, keys: list[str], row: dict) -> None:
-        """Keep what the first unit with an image says of it, and take it from the records of all that say the same."""
+    def _separate_image(self, source: str, keys: list[str], row: dict) -> None:
+        """Keep the image's metadata of the first unit with an image, and remove it from the
+        metadata of units where it is equal."""
         imagery = self.imagery[source]
         shared: dict | None = None
         for key in keys:
-            said = said_of(row["units"][key])
-            if said is None:
+            metadata = collect_metadata(row["units"][key])
+            if metadata is None:
                 continue
-            said = record_defaults.clean(said)
-            image = record_defaults.refer({k: said.pop(k) for k in OF_IMAGE if k in said}, imagery.scenes.at)
+            metadata = record_defaults.drop_nulls(metadata)
+            image = {k: metadata.pop(k) for k in OF_IMAGE if k in metadata}
+            image = record_defaults.index_scenes(image, imagery.scenes.index_of)
             shared = image if shared is None else shared
-            row["units"][key]["said"] = said | {k: v for k, v in image.items() if shared.get(k) != v}
-            row["units"][key]["lacks"] = [k for k in shared if k not in image]
+            row["units"][key]["metadata"] = metadata | {k: v for k, v in image.items() if shared.get(k) != v}
+            row["units"][key]["nulls"] = [k for k in shared if k not in image]
         imagery.rows.add(shared)
 
-    def _see(self, key: str, index: int, record: dict) -> None:
+    def _add_arrays(self, key: str, index: int, record: dict) -> None:
         for kind in KINDS:
             part = record.get(kind, {})
             if "shape" in part:
                 arrays = self.arrays[key, kind]
-                arrays.have[index] = 1
-                arrays.shapes.add(tuple(part["shape"]))
-                arrays.dtypes.add(part["dtype"])
-                arrays.same_as.add(part.get("same_as"))
+                arrays.add(index, part)
                 if part.get("same_as") is None:
                     arrays.digests[index] = int(part["sha256"][:16], 16) or 1
         for name, part in record.get("model_inputs", {}).get("tensors", {}).items():
-            arrays = self.arrays.setdefault((key, f"model_input:{name}"), Arrays(bytearray(self._n), array("Q")))
-            arrays.have[index] = 1
-            arrays.shapes.add(tuple(part["shape"]))
-            arrays.dtypes.add(part["dtype"])
-            arrays.same_as.add(None)
+            no_digests = array("Q")
+            self.arrays.setdefault((key, f"model_input:{name}"), Arrays(bytearray(self._n), no_digests)).add(
+                index, part
+            )
+
+    def _add_outcome(self, key: str, index: int, record: dict) -> None:
         outcome = self.outcomes[key]
         outcome.weights = outcome.weights or record.get("embedding", {}).get("meta", {}).get("weights")
         if record["status"] == "failed":
@@ -153,14 +169,14 @@ class Survey:
             outcome.no_data.append(index)
         else:
             outcome.ok += 1
-        outcome.rows.add(record.get("said"), record.get("lacks", ()))
+        outcome.rows.add(record.get("metadata"), record.get("nulls", ()))
 
     def tensors(self, key: str) -> list[str]:
         """Kinds of the tensors of a unit's network that were saved."""
         return [kind for unit, kind in self.arrays if unit == key and kind not in KINDS]
 
     def close(self) -> None:
-        """Give the temporary files back."""
+        """Delete the temporary files."""
         for outcome in self.outcomes.values():
             outcome.failures.close()
             outcome.rows.close()
@@ -169,19 +185,25 @@ class Survey:
             imagery.scenes.rows.close()
 
 
-#: Said once for the model, elsewhere in the entry, or under another name.
+#: Elsewhere in a model's entry, or under another name.
 _NOT_REPEATED = ("weights", "same_as", "sha256", "dtype", "meta")
 
 
-def said_of(record: dict) -> dict | None:
-    """What a manifest says of a ROI and a unit: metadata and digests, without what is said elsewhere; None where it failed."""
-    made, taken = record.get("embedding", {}), record.get("input", {})
-    if not any(part and part["status"] != "failed" for part in (made, taken)) or made.get("status") == "failed":
+def collect_metadata(record: dict) -> dict | None:
+    """Metadata and digests of a ROI and a unit for a manifest, without what is elsewhere in it;
+    None where it failed."""
+    embedding, chip = record.get("embedding", {}), record.get("input", {})
+    if (
+        not any(part and part["status"] != "failed" for part in (embedding, chip))
+        or embedding.get("status") == "failed"
+    ):
         return None
-    taken = {} if taken.get("status") == "failed" else taken  # why is said elsewhere
-    shape = {"shape": taken["shape"][-2:]} if "shape" in taken else {}
-    said = {k: v for k, v in (taken | shape | made.get("meta", {})).items() if k not in _NOT_REPEATED}
+    chip = {} if chip.get("status") == "failed" else chip  # its error is elsewhere
+    shape = {"shape": chip["shape"][-2:]} if "shape" in chip else {}
+    metadata = {k: v for k, v in (chip | shape | embedding.get("meta", {})).items() if k not in _NOT_REPEATED}
     digests = {
-        f"{kind}_sha256": part["sha256"] for kind, part in (("embedding", made), ("input", taken)) if "sha256" in part
+        f"{kind}_sha256": part["sha256"]
+        for kind, part in (("embedding", embedding), ("input", chip))
+        if "sha256" in part
     }
-    return {**said, "status": record["status"], **digests}
+    return {**metadata, "status": record["status"], **digests}

@@ -1,4 +1,4 @@
-"""What a run cost, from the receipts of the jobs that its results are made of."""
+"""What a run has cost, from the receipts of the jobs that computed its results."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from collections.abc import Iterable
 from ...runs.run import Run
 from ...store import receipts
 
-#: What is added up: seconds, and what the jobs counted.
+#: What is summed: seconds, and the jobs' counts.
 _SUMS = ("seconds", "cpu_seconds", "load_seconds", "fetched", "restored", "embedded", "reused", "failed")
 
 
-def timing(run: Run) -> tuple[dict, dict[str, dict]]:
-    """What each stage took, and what embedding with each model took.
+def sum_timings(run: Run) -> tuple[dict, dict[str, dict]]:
+    """The cost of each stage, and of embedding with each model.
 
     Returns:
-        ({stage: sums}, {unit key: sums}). Sums are ``jobs``, ``seconds`` (added up over jobs, which may have run side by
-        side), ``cpu_seconds``, and the jobs' counts. A job that found everything in the store took the time to look.
+        ({stage: sums}, {unit key: sums}). Sums are ``jobs``, ``seconds`` (over jobs, which may
+        have run at the same time), ``cpu_seconds``, and the jobs' counts. A job that found
+        everything in the store has the time of looking it up.
     """
     plan = run.plan
     keys = plan.receipts()
-    of = {u.key: _sums(keys, (f"embed/{u.id}/{c.name}.json" for c in plan.chunks)) for u in plan.embedded}
+    of = {u.key: _sum_receipts(keys, (f"embed/{u.id}/{c.name}.json" for c in plan.chunks)) for u in plan.embedded_units}
     stages = {
-        "fetch": _sums(keys, (k for k in keys if k.startswith("fetch/"))),
-        "embed": _added(of.values()),
-        "write": _sums(keys, plan.items_receipts()),
+        "fetch": _sum_receipts(keys, (k for k in keys if k.startswith("fetch/"))),
+        "embed": _add_up(of.values()),
+        "write": _sum_receipts(keys, plan.items_receipts()),
     }
     return {k: v for k, v in stages.items() if v}, of
 
 
-def _sums(keys: dict[str, str], paths: Iterable[str]) -> dict:
-    found = (receipts.examine(path, keys[path])[1] for path in paths)
-    return _added({"jobs": 1, **r} for r in found if r is not None)
+def _sum_receipts(keys: dict[str, str], paths: Iterable[str]) -> dict:
+    found = (receipts.read_state(path, keys[path])[1] for path in paths)
+    return _add_up({"jobs": 1, **r} for r in found if r is not None)
 
 
-def _added(parts: Iterable[dict]) -> dict:
+def _add_up(parts: Iterable[dict]) -> dict:
     out: dict[str, float] = {}
     for part in parts:
         for key in ("jobs", *_SUMS):

@@ -1,4 +1,5 @@
-"""A ROI as a model sees it: the image that its adapter takes, and (``save_inputs="model"``) the tensors that enter its network."""
+"""A ROI's input of a model: the image that its adapter reads, and (``save_inputs="model"``) the
+tensors that enter its network."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from ...planning.units import Source, Unit
 from ...providers import Roi
 from ...request.specs import PointBuffer
 from ...runs.run import Run
-from .common import read_chip
-from .quality import inspect
+from .quality import inspect_pixels
+from .stored_objects import read_chip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,42 +21,44 @@ if TYPE_CHECKING:
 
 
 class NoData(Exception):
-    """There is no imagery: an answer, not a failure."""
+    """The ROI has no imagery: a result, not a failure."""
 
 
-def bad_input(run: Run, quality: dict) -> ModelError | None:
-    """The error of an image with warnings, where the request wants one; also for an embedding that is there already."""
+def find_bad_input(run: Run, quality: dict) -> ModelError | None:
+    """The error of an image with warnings, with ``fail_on_bad_input``; also for an embedding that
+    is stored already."""
     if quality.get("warnings") and run.request.config.fail_on_bad_input:
         return ModelError(f"bad input: {'; '.join(quality['warnings'])}")
     return None
 
 
-def image_of(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
-    """The image of a ROI as the adapter takes it; the metadata of its embedding go into ``metas``.
+def make_image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
+    """The image of a ROI as the adapter reads it. Adds the metadata of its embedding to ``metas``,
+    by the ROI's index.
 
     Raises:
-        NoData: there is no imagery. ModelError: bad input, where that is to be an error.
+        NoData: the ROI has no imagery. ModelError: bad input, with ``fail_on_bad_input``.
     """
     from ...models.base import Image
-    from ...request.geometry import Grid, centre_of_request
+    from ...request.geometry import Grid, model_location
 
-    pixels, chip = read_chip(run, unit.source, unit.sensor.bands, run.plan.objects(unit.source)[roi.index])
+    pixels, chip = read_chip(run, unit.source, unit.sensor.bands, run.plan.object_names(unit.source)[roi.index])
     meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "provenance", "roi") if k in chip}
     if pixels is None:
         known = {"warnings": chip["warnings"]} if chip["warnings"] else {}
         metas[roi.index] = meta | {"quality": {"valid": 0.0} | known}
         raise NoData
-    quality = inspect(pixels, unit.sensor.bands, chip["valid"], chip["warnings"])
-    bad = bad_input(run, quality)
+    quality = inspect_pixels(pixels, unit.sensor.bands, chip["valid"], chip["warnings"])
+    bad = find_bad_input(run, quality)
     if bad:
         raise bad
     height, width = pixels.shape[-2:]
     metas[roi.index] = meta | {"quality": quality, "shape": [height, width]}
     grid = Grid(chip["crs"], tuple(chip["affine"]), width, height)
-    lon, lat = centre_of_request(roi.spatial, run.request.config.projection, grid)
-    # rs-embed 0.3.1 tells all tiles of a point the point's place
+    lon, lat = model_location(roi.spatial, run.request.config.projection, grid)
+    # rs-embed 0.3.1 gives all tiles of a point the point's coordinates
     tiles_alike = unit.options.preset == "rs-embed" and isinstance(roi.spatial, PointBuffer)
-    frames = _emptied(pixels if pixels.ndim == 4 else pixels[None], run.plan.source[unit.source], unit)
+    frames = _zero_fill(pixels if pixels.ndim == 4 else pixels[None], run.plan.source[unit.source], unit)
     return Image(
         unit.modality,
         frames,
@@ -70,8 +73,9 @@ def image_of(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     )
 
 
-def _emptied(frames: np.ndarray, source: Source, unit: Unit) -> np.ndarray:
-    """Pixels without data as 0, whatever the request fills them with: what models that know their bands take for no data."""
+def _zero_fill(frames: np.ndarray, source: Source, unit: Unit) -> np.ndarray:
+    """Pixels without data as 0, whatever the fill value of the request: models with known bands
+    treat 0 as no data."""
     import numpy as np
 
     fill = source.identity["fill_value"]
@@ -80,19 +84,27 @@ def _emptied(frames: np.ndarray, source: Source, unit: Unit) -> np.ndarray:
     return np.where(frames == fill, frames.dtype.type(0), frames)
 
 
-def tensors_of(run: Run, unit: Unit, index: int) -> dict[str, np.ndarray]:
-    """What enters the network for a ROI, by the adapter's names, as it was when the embedding was made: preprocessing is a
-    function of the chip. float32; with an axis of tiles in front where the ROI was cut into several.
+def make_tensors(run: Run, unit: Unit, index: int) -> dict[str, np.ndarray]:
+    """The tensors that enter the network for a ROI, by the adapter's names. They are the ones that
+    its embedding was computed from, because preprocessing is a function of the chip. float32,
+    C-contiguous; with a leading axis of tiles where the ROI was cut into several.
 
     Raises:
-        NoData, ModelError: as :func:`image_of` and the adapter do. StoreError: the chip is damaged or gone.
+        NoData, ModelError: from :func:`make_image` and the adapter. StoreError: the chip is
+            damaged or missing.
     """
     import numpy as np
 
-    from ...engine.tiled_image import pieces_of
+    from ...engine.tiled_image import tile_image
 
     adapter = get_adapter(unit.model)
-    image = image_of(run, unit, run.roi(index), {})
-    pieces = pieces_of(adapter, unit.options, unit.prep, run.request.output, index, image)
-    made = [adapter.preprocess(pieces.image(number), unit.options) for number in range(pieces.count)]
-    return {name: made[0][name] if len(made) == 1 else np.stack([m[name] for m in made]) for name in sorted(made[0])}
+    image = make_image(run, unit, run.roi(index), {})
+    tiled = tile_image(adapter, unit.options, unit.prep, run.request.output, index, image)
+    tiles = [adapter.preprocess(tiled.tile(number), unit.options) for number in range(tiled.count)]
+    tensors = {}
+    for name in sorted(tiles[0]):
+        tensor = tiles[0][name] if len(tiles) == 1 else np.stack([tile[name] for tile in tiles])
+        # adapters may return transposed views, and np.stack keeps the order of their axes in
+        # memory
+        tensors[name] = np.asarray(tensor, order="C")
+    return tensors

@@ -1,4 +1,5 @@
-"""Pack the objects of a job that has ended: one file per part or chunk and group instead of one per object (``packs.py``)."""
+"""Packing the objects of a finished job: one file per part or chunk and group instead of one per
+object (``packs.py``)."""
 
 from __future__ import annotations
 
@@ -10,42 +11,47 @@ from ...planning.plan import Chunk, Part
 from ...planning.units import Source, Unit
 from ...runs.run import Run
 from ...store import locks
-from ...store.store import Group, Packed
+from ...store.store import Group, PackingResult
 
 
-def groups_of(run: Run, chunk: Chunk) -> Iterator[tuple[Group, Sequence[str]]]:
-    """Where the objects of a chunk lie, and their names: its embeddings, and its chips in every band set."""
+def list_chunk_groups(run: Run, chunk: Chunk) -> Iterator[tuple[Group, Sequence[str]]]:
+    """The groups with objects of a chunk, and their names: its embeddings, and its chips in every
+    band set."""
     plan, store = run.plan, run.store
-    for unit in plan.embedded:
-        yield store.embeddings(unit.id), plan.objects(unit.source)[chunk.start : chunk.stop]
+    for unit in plan.embedded_units:
+        yield store.embedding_group(unit.id), plan.object_names(unit.source)[chunk.start : chunk.stop]
     for source in plan.sources:
-        for bands in store.band_sets(source.id, source.bands):
-            yield store.chips(source.id, bands), plan.objects(source.id)[chunk.start : chunk.stop]
+        for bands in store.list_band_sets(source.id, source.bands):
+            yield store.chip_group(source.id, bands), plan.object_names(source.id)[chunk.start : chunk.stop]
 
 
-def pack_chunk(run: Run, chunk: Chunk) -> Packed:
-    """What ``pack: true`` does at the end of a write job: what lies loose of a chunk still, made by earlier starts."""
-    return _packed(run, groups_of(run, chunk), "write")
+def pack_chunk(run: Run, chunk: Chunk) -> PackingResult:
+    """Pack what is still loose of a chunk, from earlier starts; for ``pack: true`` at the end of a
+    write job."""
+    return _packed(run, list_chunk_groups(run, chunk), "write")
 
 
-def pack_part(run: Run, source: Source, part: Part) -> Packed:
-    """What ``pack: true`` does at the end of a fetch job, so that never more chips lie loose than are being fetched."""
-    names = run.plan.objects(source.id)[part.start : part.stop]
-    groups = (run.store.chips(source.id, bands) for bands in run.store.band_sets(source.id, source.bands))
+def pack_part(run: Run, source: Source, part: Part) -> PackingResult:
+    """Pack a part's chips; for ``pack: true`` at the end of a fetch job, so that only chips being
+    fetched are loose."""
+    names = run.plan.object_names(source.id)[part.start : part.stop]
+    groups = (run.store.chip_group(source.id, bands) for bands in run.store.list_band_sets(source.id, source.bands))
     return _packed(run, ((group, names) for group in groups), "fetch")
 
 
-def pack_embeddings(run: Run, unit: Unit, chunk: Chunk) -> Packed:
-    """What ``pack: true`` does at the end of an embed job."""
-    names = run.plan.objects(unit.source)[chunk.start : chunk.stop]
-    return _packed(run, [(run.store.embeddings(unit.id), names)], "embed")
+def pack_embeddings(run: Run, unit: Unit, chunk: Chunk) -> PackingResult:
+    """Pack a chunk's embeddings; for ``pack: true`` at the end of an embed job."""
+    names = run.plan.object_names(unit.source)[chunk.start : chunk.stop]
+    return _packed(run, [(run.store.embedding_group(unit.id), names)], "embed")
 
 
-def _packed(run: Run, groups: Iterable[tuple[Group, Sequence[str]]], stage: str) -> Packed:
-    """A job does not fail for it: its objects are as good where they are."""
-    packed = Packed()
+def _packed(run: Run, groups: Iterable[tuple[Group, Sequence[str]]], stage: str) -> PackingResult:
+    """Pack groups; errors are printed and do not fail the job, because loose objects are as good
+    as packed ones."""
+    packed = PackingResult()
     try:
-        with locks.share(run.store.root):  # nobody unpacks or prunes, even where this job has outlived its run
+        # keeps the store from being unpacked or pruned, even if this job outlives its run
+        with locks.acquire_shared_store_lock(run.store.root):
             for group, names in groups:
                 packed += group.pack(names)
     except (RSEmbedError, OSError) as error:

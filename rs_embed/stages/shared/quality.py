@@ -1,4 +1,4 @@
-"""What the pixels of an image say about themselves before a model sees them."""
+"""The quality of an image's pixels, before a model reads them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def inspect(pixels: np.ndarray, bands: Sequence[str], valid: float, known: Sequence[str] = ()) -> dict:
+def inspect_pixels(pixels: np.ndarray, bands: Sequence[str], valid: float, known: Sequence[str] = ()) -> dict:
     """Quality record of one image.
 
     Args:
         pixels: (C, H, W) or (T, C, H, W) as fetched.
         bands: names of the C bands.
         valid: share of pixels with data, 0..1.
-        known: what the provider said of them.
+        known: warnings of the provider.
 
     Returns:
-        ``valid`` and, where something is wrong, ``constant_bands`` and ``warnings``: sentences about frames without imagery, partly filled
-        images, non-finite values and constant bands (an image of one pixel has no spread to judge).
+        ``valid`` and, where something is wrong, ``constant_bands`` and ``warnings``: sentences
+        about frames without imagery, partly filled images, non-finite values and constant bands
+        (not for an image of one pixel).
     """
     import numpy as np
 

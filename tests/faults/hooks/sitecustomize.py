@@ -1,4 +1,4 @@
-"""Faults inside the processes of a run. With this folder on PYTHONPATH, RS_EMBED_FAULTS (JSON) says which:
+"""Faults inside the processes of a run. With this folder on PYTHONPATH, RS_EMBED_FAULTS (JSON) lists which:
 
 slow      {step or "*": seconds}: every rename of that step's jobs takes so long, so that a kill can meet it in the middle
 provider  {"names": [...] or null for all, "kind": "passing" | "final" | "bug", "times": n or null for ever, "state": folder}
@@ -43,7 +43,7 @@ def _provider(names, kind, times, state):
                     continue
                 if kind == "bug":
                     raise KeyError("a bug of the provider")
-                raise ProviderError("the service says no", retryable=kind == "passing")
+                raise ProviderError("the service refuses", retryable=kind == "passing")
         return fetch(self, source, bands, roi, grid)
 
     sample.SampleProvider.fetch = failing

@@ -1,4 +1,5 @@
-"""What goes wrong between a fetch job and Earth Engine, over the wire: what is asked again, what is not, and what is said."""
+"""Faults between a fetch job and Earth Engine, over HTTP: which requests are repeated, which are
+not, and the messages."""
 
 from __future__ import annotations
 
@@ -14,12 +15,15 @@ import pytest
 
 from rs_embed import ExportConfig, ModelError, ProviderError, SensorSpec
 from rs_embed.providers.gee import client as gee_client
-from rs_embed.providers.retries import attempts
+from rs_embed.providers.retries import retrying
 from rs_embed.request.config import ExportModelRequest
-from rs_embed.request.gee_settings import HIGH_VOLUME, GeeSettings, gee_share, settle
-from rs_embed.runs.run import load_run, open_run
+from rs_embed.request.gee_backend import gee_share, resolve_gee_settings
+from rs_embed.request.gee_settings import HIGH_VOLUME, GeeSettings
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
+from rs_embed.runs.open_run import open_run
 from rs_embed.stages.fetch import fetch
-from rs_embed.stages.shared.common import StageError
+from rs_embed.stages.shared.stage_error import StageError
 from rs_embed.store.store import read_object
 
 from ...support.earth_engine import TOO_MANY, UNAVAILABLE, EarthEngine, Fault
@@ -39,21 +43,21 @@ def archive(tmp_path) -> Archive:
     return made
 
 
-def job(archive: Archive, service: EarthEngine, monkeypatch, places=None, *, gee=None, models=None, **options):
+def job(archive: Archive, service: EarthEngine, monkeypatch, spatials=None, *, gee=None, models=None, **options):
     """A planned run and the run of its jobs, in its folder."""
     options = {"max_retries": 3, "retry_backoff_s": 0.0, "num_workers": 4} | options
     made = run(
         archive.folder,
-        places or [at(30, 30)],
+        spatials or [at(30, 30)],
         backend="gee",
         gee=gee or settings(service),
         collection=S2,
         config=ExportConfig(**options),
         **({"models": models} if models else {}),
     )
-    made.freeze()
+    freeze_run(made)
     monkeypatch.chdir(made.dir)
-    service.forget()
+    service.reset_counts()
     return load_run(made.dir)
 
 
@@ -62,12 +66,15 @@ def fetch_all(made) -> list[dict]:
 
 
 def chips_of(made) -> list[np.ndarray]:
-    """Stored pixels of all places."""
+    """Stored pixels of all ROIs."""
     source = made.plan.sources[0]
-    return [read_object(made.store.chip(source.id, source.bands, name)).array for name in made.plan.objects(source.id)]
+    return [
+        read_object(made.store.chip_path(source.id, source.bands, name)).array
+        for name in made.plan.object_names(source.id)
+    ]
 
 
-# what can pass -----------------------------------------------------------------------------------------------------------
+# retryable failures ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,7 +93,7 @@ def chips_of(made) -> list[np.ndarray]:
     ids=lambda f: f"{f.status}{'cut' * f.cut}{'drop' * f.drop}{'slow' * bool(f.slow)}",
 )
 @pytest.mark.parametrize("kind", ["pixels", "value"])
-def test_what_can_pass_is_asked_again_once(archive, monkeypatch, fault, kind):
+def test_a_retryable_failure_is_retried_once(archive, monkeypatch, fault, kind):
     if fault.slow:
         monkeypatch.setattr(gee_client, "TIMEOUT_S", (3.0, 0.5))
     with archive.served() as service:
@@ -99,7 +106,7 @@ def test_what_can_pass_is_asked_again_once(archive, monkeypatch, fault, kind):
         assert np.array_equal(chips_of(made)[0], noise(0)[:, 20:40, 20:40])
 
 
-def test_a_burst_is_outlived_and_retries_are_counted(archive, monkeypatch):
+def test_a_burst_of_failures_is_retried_and_retries_are_counted(archive, monkeypatch):
     with archive.served() as service:
         made = job(archive, service, monkeypatch, max_retries=5)
         service.faults += [TOO_MANY, UNAVAILABLE, TOO_MANY, Fault(drop=True), TOO_MANY]
@@ -111,10 +118,10 @@ def test_a_burst_is_outlived_and_retries_are_counted(archive, monkeypatch):
             fetch_all(again)
         assert service.counts()["pixels"] == 3
         fetch_all(again)
-        assert service.counts()["pixels"] == 4, "and it goes on from there"
+        assert service.counts()["pixels"] == 4, "the next job continues from there"
 
 
-def test_connecting_is_tried_again_too(archive, monkeypatch):
+def test_connecting_is_retried_too(archive, monkeypatch):
     with archive.served() as service:
         made = job(archive, service, monkeypatch)
         monkeypatch.setattr(gee_client, "_connected", None)
@@ -127,39 +134,39 @@ def test_connecting_is_tried_again_too(archive, monkeypatch):
 def test_retry_after_is_honoured(archive, monkeypatch, form):
     with archive.served() as service:
         made = job(archive, service, monkeypatch)
-        told = "1" if form == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
-        service.faults += [Fault(429, "Slow down", told)]
+        retry_after = "1" if form == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
+        service.faults += [Fault(429, "Slow down", retry_after)]
         fetch_all(made)
-        first, second = [t for t, b in zip(service.began, service.kinds) if b == "pixels"]
+        first, second = [t for t, b in zip(service.start_times, service.kinds) if b == "pixels"]
         assert second - first >= (0.95 if form == "seconds" else 0.5)
 
 
-def test_a_pause_is_jitter_and_what_was_told(monkeypatch):
+def test_a_pause_is_jitter_and_retry_after(monkeypatch):
     naps: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", naps.append)
 
-    def fail(told=None):
-        raise ProviderError("busy", retryable=True, retry_after=told)
+    def fail(retry_after=None):
+        raise ProviderError("busy", retryable=True, retry_after=retry_after)
 
     with pytest.raises(ProviderError):
-        attempts(40, 1.0)(fail)
+        retrying(40, 1.0)(fail)
     assert len(naps) == 40
     assert max(naps) <= 60 and naps[0] <= 1 and len(set(naps)) == 40
     assert sum(naps[10:]) / 30 == pytest.approx(30, rel=0.5), "full jitter: any pause up to the cap"
     naps.clear()
     with pytest.raises(ProviderError):
-        attempts(2, 1.0)(fail, 7.0)
+        retrying(2, 1.0)(fail, 7.0)
     assert all(7 <= nap <= 9 for nap in naps)
     naps.clear()
     with pytest.raises(ProviderError):
-        attempts(9, 1.0)(fail, 3600.0)
-    assert naps == [], "nobody waits an hour in a job"
-    assert gee_client._seconds("soon") is None
-    assert gee_client._seconds("2.5") == 2.5
-    assert gee_client._seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+        retrying(9, 1.0)(fail, 3600.0)
+    assert naps == [], "no job waits for an hour"
+    assert gee_client._parse_retry_after("soon") is None
+    assert gee_client._parse_retry_after("2.5") == 2.5
+    assert gee_client._parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
 
 
-# what cannot -------------------------------------------------------------------------------------------------------------
+# permanent failures ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,7 +184,7 @@ def test_a_pause_is_jitter_and_what_was_told(monkeypatch):
     ids=lambda f: f.message[:20] if isinstance(f, Fault) else "",
 )
 @pytest.mark.parametrize("kind", ["pixels", "value"])
-def test_what_cannot_pass_is_asked_once(archive, monkeypatch, fault, words, kind):
+def test_a_permanent_failure_is_not_retried(archive, monkeypatch, fault, words, kind):
     with archive.served() as service:
         made = job(archive, service, monkeypatch)
         (service.faults if kind == "pixels" else service.value_faults).append(fault)
@@ -200,10 +207,10 @@ def test_a_deterministic_failure_is_a_final_row_where_errors_are_tolerated(archi
         assert [r["retryable"] for r in failed] == [False]
 
 
-def test_a_look_up_that_is_too_much_is_halved_and_a_refused_one_is_not(archive, monkeypatch):
-    places = [at(20 + i, 30) for i in range(8)]
+def test_a_look_up_that_is_too_large_is_halved_and_a_refused_one_is_not(archive, monkeypatch):
+    spatials = [at(20 + i, 30) for i in range(8)]
     with archive.served() as service:
-        made = job(archive, service, monkeypatch, places)
+        made = job(archive, service, monkeypatch, spatials)
         service.value_faults += [MEMORY, None, MEMORY, None, None]
         assert fetch_all(made)[0]["fetched"] == 8
         assert service.counts() == {"pixels": 8, "value": 5, "start": 0}
@@ -230,29 +237,29 @@ def test_a_wrong_collection_or_band_is_refused_at_the_start(archive):
         assert service.counts()["pixels"] == 0
 
 
-def test_a_start_asks_one_thing_once_and_a_finished_one_nothing(archive):
+def test_a_start_makes_one_request_and_a_second_start_none(archive):
     with archive.served() as service:
-        asked = request(archive.folder, [at(30, 30)], backend="gee", gee=settings(service), collection=S2)
-        made = open_run(asked, "/")
+        first_request = request(archive.folder, [at(30, 30)], backend="gee", gee=settings(service), collection=S2)
+        made = open_run(first_request, "/")
         assert service.counts() == {"pixels": 0, "value": 1, "start": 3}
-        made.freeze()
-        service.forget()
-        again = open_run(asked, "/")
+        freeze_run(made)
+        service.reset_counts()
+        again = open_run(first_request, "/")
         job_run = load_run(made.dir)
         assert service.counts() == {"pixels": 0, "value": 0, "start": 0}
         assert again.plan.receipts() == made.plan.receipts() == job_run.plan.receipts()
         assert job_run.provider.settings == made.provider.settings
 
 
-# quota (its parts: test_quota.py, test_pace.py) --------------------------------------------------------------------------
+# quota (see also tests/providers/limits) ---------------------------------------------------------
 
 
 def test_two_processes_never_have_more_in_flight_than_the_run_may(archive, monkeypatch):
-    places = [at(15 + i, 30, 50) for i in range(24)]
+    spatials = [at(15 + i, 30, 50) for i in range(24)]
     models = ["mosaiks", ExportModelRequest("mosaiks", label="m", sensor=SensorSpec(S2, ("B2",), composite="mosaic"))]
     with archive.served(latency=0.05, chances={TOO_MANY: 0.1}) as service:
         gee = settings(service, concurrency=3)
-        made = job(archive, service, monkeypatch, places, gee=gee, models=models, num_workers=4, retry_backoff_s=0.05)
+        made = job(archive, service, monkeypatch, spatials, gee=gee, models=models, num_workers=4, retry_backoff_s=0.05)
         command = [sys.executable, "-m", "rs_embed", "fetch", "--part"]
         part = next(iter(made.plan.parts))
         jobs = [
@@ -260,21 +267,21 @@ def test_two_processes_never_have_more_in_flight_than_the_run_may(archive, monke
             for s in made.plan.sources
         ]
         assert [j.wait(60) for j in jobs] == [0, 0]
-        assert len(service.done) == 48
-        assert service.most == 3
+        assert len(service.answered) == 48
+        assert service.max_in_flight == 3
         assert service.repeats == 0
 
 
-def test_snakemake_lets_in_two_jobs_more_than_the_concurrency_feeds():
+def test_snakemake_starts_two_jobs_more_than_the_concurrency_supports():
     for workers, concurrency, jobs in ((8, 40, 7), (2, 4, 4), (40, 40, 3), (64, 40, 2), (1, 40, 50)):
-        asked = settle(
+        config = resolve_gee_settings(
             read_config(_config() | {"gee": {"concurrency": concurrency}, "export": {"num_workers": workers}}), "/", {}
         )
-        assert 100 // gee_share(asked) == jobs
+        assert 100 // gee_share(config) == jobs
     assert gee_share(read_config(_config() | {"backend": "sample"})) == 0
 
 
-# settings and credentials ------------------------------------------------------------------------------------------------
+# settings and credentials ------------------------------------------------------------------------
 
 
 def _config() -> dict:
@@ -297,7 +304,7 @@ def test_settings_come_from_the_backend_the_config_and_the_environment():
     own = {"project": "own", "url": "https://gee.example", "service_account": "b.json", "concurrency": 3}
 
     def settled(backend="auto", gee=None, environment=everywhere):
-        made = settle(read_config(_config() | {"backend": backend, "gee": gee}), "/base", environment)
+        made = resolve_gee_settings(read_config(_config() | {"backend": backend, "gee": gee}), "/base", environment)
         assert made.backend == "gee"
         return made.gee
 
@@ -307,12 +314,12 @@ def test_settings_come_from_the_backend_the_config_and_the_environment():
     assert settled(environment={"GOOGLE_CLOUD_PROJECT": "of-cloud"}) == GeeSettings("of-cloud")
     assert settled(environment={}).endpoint == HIGH_VOLUME
     other = read_config(_config() | {"backend": "sample", "gee": own})
-    assert settle(other, "/", everywhere) == other
+    assert resolve_gee_settings(other, "/", everywhere) == other
     again = read_config(other.to_config(_config()["rois"]))
     assert again.gee == other.gee
 
 
-def test_who_asks_is_no_part_of_an_identity_and_another_endpoint_is():
+def test_the_endpoint_is_part_of_the_identity_and_the_account_is_not():
     from rs_embed.providers.gee.provider import GeeProvider
 
     def identity(**given):
@@ -339,7 +346,7 @@ def test_who_asks_is_no_part_of_an_identity_and_another_endpoint_is():
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_used_are_refused_and_no_secret_is_repeated(given, words):
+def test_invalid_settings_are_refused_without_repeating_secrets(given, words):
     with pytest.raises(ModelError) as found:
         read_config(_config() | {"gee": given})
     assert_refusal(found.value, *words)
@@ -347,8 +354,8 @@ def test_settings_that_cannot_be_used_are_refused_and_no_secret_is_repeated(give
 
 
 @pytest.fixture
-def nobody(tmp_path, monkeypatch):
-    """No credentials anywhere."""
+def no_credentials(tmp_path, monkeypatch):
+    """An environment without credentials."""
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "EE_PROJECT", "GOOGLE_CLOUD_PROJECT", "EE_SERVICE_ACCOUNT_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("RS_EMBED_GEE_URL", raising=False)
@@ -357,7 +364,7 @@ def nobody(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
-def test_missing_credentials_are_answered_with_the_commands_that_make_them(tmp_path, nobody):
+def test_missing_credentials_are_refused_with_the_commands_that_create_them(tmp_path, no_credentials):
     with pytest.raises(ProviderError) as found:
         run(tmp_path, [at(30, 30)], backend="gee:my-project", collection=S2)
     for words in ("earthengine authenticate", "earthengine set_project <project>", "EE_PROJECT=<project>"):
@@ -367,7 +374,7 @@ def test_missing_credentials_are_answered_with_the_commands_that_make_them(tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_project_likewise(archive, nobody):
+def test_a_missing_project_is_refused_with_the_command_that_sets_it(archive, no_credentials):
     with archive.served() as service:
         with pytest.raises(ProviderError, match=r"no project is set; .*earthengine set_project <project>"):
             run(archive.folder, [at(30, 30)], backend="auto", gee={"url": service.url}, collection=S2)
@@ -375,7 +382,7 @@ def test_a_missing_project_likewise(archive, nobody):
 
 
 def _key(path):
-    """A service account's key file, with a key that is nobody's."""
+    """A service account's key file, with a new key."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -394,7 +401,7 @@ def _key(path):
     return path
 
 
-def test_a_service_account_is_used_where_one_is_named(tmp_path, nobody, monkeypatch):
+def test_a_service_account_is_used_where_one_is_named(tmp_path, no_credentials, monkeypatch):
     import ee
 
     path = _key(tmp_path / "key.json")
@@ -403,15 +410,15 @@ def test_a_service_account_is_used_where_one_is_named(tmp_path, nobody, monkeypa
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
     assert gee_client.Client(GeeSettings())._credentials(ee).project_id == "of-the-account"
     (tmp_path / "bad.json").write_text('{"private_key": "hunter2"}')
-    for name, words in (("bad.json", "no key of a service account"), ("gone.json", "No such file")):
+    for name, words in (("bad.json", "not the key of a service account"), ("missing.json", "No such file")):
         with pytest.raises(ProviderError, match=words) as found:
             gee_client.Client(GeeSettings(service_account=str(tmp_path / name)))._credentials(ee)
         assert "hunter2" not in str(found.value)
     anonymous = gee_client.Client(GeeSettings(url="http://127.0.0.1:9", service_account=str(path)))._credentials(ee)
-    assert type(anonymous).__name__ == "AnonymousCredentials", "no token ever goes to a test's server"
+    assert type(anonymous).__name__ == "AnonymousCredentials", "no token is sent to a test server"
 
 
-def test_without_the_client_library_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_the_client_library_the_error_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ee", None)
     with pytest.raises(ProviderError, match="pip install earthengine-api"):
         run(tmp_path, [at(30, 30)], backend="gee", collection=S2)

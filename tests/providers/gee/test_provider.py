@@ -1,4 +1,5 @@
-"""Pixels of Earth Engine, over the wire with its own client: the same as those of the same files read from a folder."""
+"""Pixels of Earth Engine, over HTTP with its client: the same as those of the same files read from
+a folder."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import pytest
 from rs_embed import BBox, ExportConfig, PointBuffer, TemporalSpec
 from rs_embed.planning.model_info import Frames
 from rs_embed.providers.gee import images, provider
+from rs_embed.runs.freeze_run import freeze_run
 
-from ...support.gee_runs import DECIBEL, IW, LINEAR, S2, Archive, assert_same, chips, settings
+from ...support.gee_runs import DECIBEL, IW, LINEAR, S2, Archive, assert_same_chip, chips, settings
 from ...support.rasters import ORIGIN, at, chip, noise, run
 from ..rasters.test_local import PLACES, S2_BANDS, SHARED, real
 
@@ -24,14 +26,14 @@ def test_real_sentinel_2_is_the_same_as_from_its_file(tmp_path, name, box, proje
     archive = Archive(tmp_path)
     archive.add(SHARED / "s2_l2a" / f"{name}.tif", "2022-07-01", S2_BANDS, cloud=5.0)
     lon, lat = PLACES[name]
-    place = BBox(lon - 0.004, lat - 0.003, lon + 0.005, lat + 0.002) if box else PointBuffer(lon, lat, 700)
+    spatial = BBox(lon - 0.004, lat - 0.003, lon + 0.005, lat + 0.002) if box else PointBuffer(lon, lat, 700)
     with archive.served() as service:
         for how in ("median", "mosaic"):
-            there, here, _ = chips(
-                archive, service, place, bands=S2_BANDS, composite=how, config=ExportConfig(projection=projection)
+            from_gee, from_files, _ = chips(
+                archive, service, spatial, bands=S2_BANDS, composite=how, config=ExportConfig(projection=projection)
             )
-            assert_same(there, here)
-            assert (there.pixels.dtype, there.valid) == (np.int16, 1.0)
+            assert_same_chip(from_gee, from_files)
+            assert (from_gee.pixels.dtype, from_gee.valid) == (np.int16, 1.0)
         assert service.counts() == {"start": 3, "value": 4, "pixels": 2}
 
 
@@ -41,15 +43,15 @@ def test_real_sentinel_1_in_decibel_and_linear_power(tmp_path, name):
     archive = Archive(tmp_path)
     archive.add(SHARED / "s1_rtc" / f"{name}.tif", "2022-07-01", ("VV", "VH"), DECIBEL, None, **IW)
     with archive.served() as service:
-        place = PointBuffer(*PLACES[name], 700)
+        spatial = PointBuffer(*PLACES[name], 700)
         for collection in (DECIBEL, LINEAR):
-            there, here, _ = chips(archive, service, place, collection=collection, bands=("VV", "VH"))
-            assert there.pixels.dtype == here.pixels.dtype == np.float64
-            assert np.array_equal(there.pixels, here.pixels)
-            assert there.provenance["scenes"][0]["units"] == {DECIBEL: "dB", LINEAR: "linear power"}[collection]
+            from_gee, from_files, _ = chips(archive, service, spatial, collection=collection, bands=("VV", "VH"))
+            assert from_gee.pixels.dtype == from_files.pixels.dtype == np.float64
+            assert np.array_equal(from_gee.pixels, from_files.pixels)
+            assert from_gee.provenance["scenes"][0]["units"] == {DECIBEL: "dB", LINEAR: "linear power"}[collection]
 
 
-def several(tmp_path, days=("2022-07-03", "2022-07-01", "2022-07-02"), **more) -> Archive:
+def archive_with_holes(tmp_path, days=("2022-07-03", "2022-07-01", "2022-07-02"), **more) -> Archive:
     """Images with holes, not in order."""
     archive = Archive(tmp_path)
     for i, day in enumerate(days):
@@ -63,14 +65,14 @@ def several(tmp_path, days=("2022-07-03", "2022-07-01", "2022-07-02"), **more) -
 @pytest.mark.parametrize("how", ["median", "mosaic"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_composites_of_masked_images(tmp_path, count, how, fill):
-    archive = several(tmp_path, ("2022-07-03", "2022-07-01", "2022-07-02")[:count])
+    archive = archive_with_holes(tmp_path, ("2022-07-03", "2022-07-01", "2022-07-02")[:count])
     with archive.served() as service:
-        there, here, _ = chips(archive, service, at(28, 30, 300), composite=how, fill_value=fill)
-        assert 0.4 < there.valid < 0.99
-        assert_same(there, here)
+        from_gee, from_files, _ = chips(archive, service, at(28, 30, 300), composite=how, fill_value=fill)
+        assert 0.4 < from_gee.valid < 0.99
+        assert_same_chip(from_gee, from_files)
 
 
-def test_each_band_has_a_validity_of_its_own(tmp_path):
+def test_validity_is_stored_for_each_band(tmp_path):
     """40 bands: two bands of bits."""
     bands, archive = tuple(f"b{i}" for i in range(40)), Archive(tmp_path)
     pixels = noise(0, (40, 30, 30))
@@ -78,9 +80,9 @@ def test_each_band_has_a_validity_of_its_own(tmp_path):
         pixels[i].ravel()[: 20 * i] = 0
     archive.make(pixels, "2022-07-01", bands=bands, collection="X", cloud=None, profile={"nodata": 0})
     with archive.served() as service:
-        there, here, _ = chips(archive, service, at(15, 15, 150), collection="X", bands=bands)
-        assert_same(there, here)
-        assert len(set(there.coverage)) == 40
+        from_gee, from_files, _ = chips(archive, service, at(15, 15, 150), collection="X", bands=bands)
+        assert_same_chip(from_gee, from_files)
+        assert len(set(from_gee.coverage)) == 40
 
 
 def test_the_window_is_half_open_the_cloud_limit_inclusive_and_years_are_windows(tmp_path):
@@ -89,57 +91,57 @@ def test_the_window_is_half_open_the_cloud_limit_inclusive_and_years_are_windows
                        ("2022-07-01", 30.5)):  # fmt: skip
         archive.make(noise(len(archive.rows)), day, cloud=cloud)
     with archive.served() as service:
-        there, here, _ = chips(archive, service, at(30, 30), temporal=TemporalSpec.year(2022))
-        assert_same(there, here)
-        assert [s["scene"] for s in there.provenance["scenes"]] == ["1", "2"]
-        assert list(there.provenance["counts"].values()) == [3, 2]
+        from_gee, from_files, _ = chips(archive, service, at(30, 30), temporal=TemporalSpec.year(2022))
+        assert_same_chip(from_gee, from_files)
+        assert [s["scene"] for s in from_gee.provenance["scenes"]] == ["1", "2"]
+        assert list(from_gee.provenance["counts"].values()) == [3, 2]
         all_of_them, _, _ = chips(archive, service, at(30, 30), temporal=None, cloudy_pct=100)
         assert (len(all_of_them.provenance["scenes"]), all_of_them.dates) == (5, ())
 
 
 def test_frames_and_a_bin_without_imagery(tmp_path):
-    archive = several(tmp_path, ("2022-06-01", "2022-06-20", "2022-08-31"))
+    archive = archive_with_holes(tmp_path, ("2022-06-01", "2022-06-20", "2022-08-31"))
     with archive.served() as service:
         for how in ("median", "mosaic"):
-            there, here, _ = chips(archive, service, at(30, 30, 300), Frames("equal", 3), composite=how)
-            assert_same(there, here)
-            assert there.pixels.shape == (3, 2, 60, 60)
-            assert [f.get("empty") for f in there.provenance["frames"]] == [None, True, None]
+            from_gee, from_files, _ = chips(archive, service, at(30, 30, 300), Frames("equal", 3), composite=how)
+            assert_same_chip(from_gee, from_files)
+            assert from_gee.pixels.shape == (3, 2, 60, 60)
+            assert [f.get("empty") for f in from_gee.provenance["frames"]] == [None, True, None]
         assert service.counts()["pixels"] == 2, "all frames in one request"
 
 
-def test_a_bin_whose_images_have_no_pixel_of_a_band_takes_that_band_from_the_whole_window(tmp_path):
+def test_a_band_without_pixels_in_a_bin_comes_from_the_whole_window(tmp_path):
     archive = Archive(tmp_path)
     for i, day in enumerate(("2022-06-01", "2022-07-20")):
         pixels = noise(i)
         pixels[i:] = pixels[i:] if i == 0 else 0
         archive.make(pixels, day, profile={"nodata": 0})
     with archive.served() as service:
-        there, here, _ = chips(archive, service, at(30, 30, 300), Frames("equal", 2))
-        assert_same(there, here)
-        assert "empty" not in there.provenance["frames"][1]
-        assert len(there.said[1]) == 1 and not there.said[0]
+        from_gee, from_files, _ = chips(archive, service, at(30, 30, 300), Frames("equal", 2))
+        assert_same_chip(from_gee, from_files)
+        assert "empty" not in from_gee.provenance["frames"][1]
+        assert len(from_gee.band_warnings[1]) == 1 and not from_gee.band_warnings[0]
         assert service.counts()["pixels"] == 2
 
 
-def test_a_failed_request_is_no_empty_bin(tmp_path):
+def test_a_failed_request_is_not_an_empty_bin(tmp_path):
     from rs_embed import ProviderError
 
     from ...support.earth_engine import UNAVAILABLE
 
-    archive = several(tmp_path, ("2022-06-01", "2022-08-31"))
+    archive = archive_with_holes(tmp_path, ("2022-06-01", "2022-08-31"))
     with archive.served(faults=[UNAVAILABLE]) as service, pytest.raises(ProviderError, match="answers 503") as found:
         chips(archive, service, at(30, 30), Frames("equal", 3))
     assert found.value.retryable
 
 
-def test_a_place_without_imagery_says_how_far_the_search_got(tmp_path):
+def test_a_roi_without_imagery_lists_the_images_after_each_filter(tmp_path):
     archive = Archive(tmp_path)
     archive.make(noise(0), "2022-07-01", cloud=80.0)
     archive.make(noise(1), "2022-07-02", cloud=90.0)
     with archive.served() as service:
-        for place, counts in ((at(30, 30), [2, 0]), (PointBuffer(3, 3, 100), [0, 0])):
-            got, _ = chip(tmp_path, place, backend="gee", gee=settings(service), collection=S2)
+        for spatial, counts in ((at(30, 30), [2, 0]), (PointBuffer(3, 3, 100), [0, 0])):
+            got, _ = chip(tmp_path, spatial, backend="gee", gee=settings(service), collection=S2)
             assert (got.valid, got.pixels.shape) == (0.0, (2, 0, 0))
             assert list(got.provenance["counts"].values()) == counts
             assert got.warnings == (
@@ -149,7 +151,7 @@ def test_a_place_without_imagery_says_how_far_the_search_got(tmp_path):
         assert service.counts()["pixels"] == 0
 
 
-def test_cloud_properties_are_those_of_the_collection(tmp_path):
+def test_cloud_properties_depend_on_the_collection(tmp_path):
     for collection, name in {
         S2: "CLOUDY_PIXEL_PERCENTAGE",
         "COPERNICUS/S2_SR": "CLOUDY_PIXEL_PERCENTAGE",
@@ -165,8 +167,8 @@ def test_cloud_properties_are_those_of_the_collection(tmp_path):
     archive.make(noise(0), "2022-07-01", collection="MODIS/061/MOD09GA", cloud=None)
     archive.make(noise(1), "2022-07-01", collection="LANDSAT/LC08/C02/T1_L2", cloud=None, CLOUD_COVER=31)
     with archive.served() as service:
-        there, here, _ = chips(archive, service, at(30, 30), collection="MODIS/061/MOD09GA")
-        assert_same(there, here)
+        from_gee, from_files, _ = chips(archive, service, at(30, 30), collection="MODIS/061/MOD09GA")
+        assert_same_chip(from_gee, from_files)
         none, _ = chip(tmp_path, at(30, 30), backend="gee", gee=settings(service), collection="LANDSAT/LC08/C02/T1_L2")
         assert list(none.provenance["counts"].values()) == [1, 0]
 
@@ -180,15 +182,15 @@ def test_bands_by_common_names(tmp_path):
         named, _ = chip(tmp_path, at(30, 30), bands=("RED", "nir_narrow", "Blue", "B4"), **about)
         assert np.array_equal(named.pixels[:3], plain.pixels)
         assert np.array_equal(named.pixels[3], plain.pixels[0])
-    assert images.alias("LANDSAT/LC09/C02/T1_L2", "SWIR2") == "SR_B7"
-    assert images.alias("LANDSAT/LT05/C02/T1_L2", "RED") == "SR_B3"
-    assert images.alias("MODIS/061/MOD09GA", "RED") == "RED"
+    assert images.resolve_alias("LANDSAT/LC09/C02/T1_L2", "SWIR2") == "SR_B7"
+    assert images.resolve_alias("LANDSAT/LT05/C02/T1_L2", "RED") == "SR_B3"
+    assert images.resolve_alias("MODIS/061/MOD09GA", "RED") == "RED"
 
 
-# Sentinel-1 --------------------------------------------------------------------------------------------------------------
+# Sentinel-1 --------------------------------------------------------------------------------------
 
 
-def radar(tmp_path, *scenes: dict) -> Archive:
+def radar_archive(tmp_path, *scenes: dict) -> Archive:
     archive = Archive(tmp_path)
     for i, about in enumerate(scenes):
         bands = ("VV", "VH") if "VH" in (IW | about)["transmitterReceiverPolarisation"] else ("VV",)
@@ -212,70 +214,70 @@ def s1_scenes(archive: Archive, service, **changes) -> tuple[list, dict]:
 
 def test_sentinel_1_has_both_polarisations_and_prefers_iw(tmp_path):
     single, wide = {"transmitterReceiverPolarisation": ["VV"]}, {"instrumentMode": "EW"}
-    archive = radar(tmp_path, single, wide, {}, {"orbitProperties_pass": "DESCENDING"})
+    archive = radar_archive(tmp_path, single, wide, {}, {"orbitProperties_pass": "DESCENDING"})
     with archive.served() as service:
-        scenes, said = s1_scenes(archive, service)
+        scenes, answer = s1_scenes(archive, service)
         assert scenes == ["2", "3"]
-        assert list(said["counts"].values()) == [4, 3, 2]
-        assert "relaxed" not in said
+        assert list(answer["counts"].values()) == [4, 3, 2]
+        assert "relaxed" not in answer
         assert s1_scenes(archive, service, orbit="ASCENDING")[0] == ["2"]
         assert s1_scenes(archive, service, s1_require_iw=False)[0] == ["1", "2", "3"]
-        there, here, _ = chips(
+        from_gee, from_files, _ = chips(
             archive, service, at(30, 30), collection=DECIBEL, bands=("VV", "VH"),
             temporal=TemporalSpec.range("2022-07-03", "2022-08-01"),
         )  # fmt: skip
-        assert_same(there, here)
+        assert_same_chip(from_gee, from_files)
 
 
-def test_where_there_is_no_iw_image_others_are_used_and_that_is_said(tmp_path):
-    archive = radar(tmp_path, {"instrumentMode": "EW"}, {"instrumentMode": "SM"})
+def test_other_modes_are_used_without_iw_images_and_recorded(tmp_path):
+    archive = radar_archive(tmp_path, {"instrumentMode": "EW"}, {"instrumentMode": "SM"})
     with archive.served() as service:
-        scenes, said = s1_scenes(archive, service)
+        scenes, answer = s1_scenes(archive, service)
         assert scenes == ["0", "1"]
-        assert "not" not in said["counts"] and "no image in IW mode" in said["relaxed"]
-        assert [s["mode"] for s in said["scenes"]] == ["EW", "SM"]
-        strict, said = s1_scenes(archive, service, s1_relax_iw_on_empty=False)
-        assert (strict, said["counts"]["in IW mode"], said["pixels"].size) == ([], 0, 0)
+        assert "not" not in answer["counts"] and "no image in IW mode" in answer["relaxed"]
+        assert [s["mode"] for s in answer["scenes"]] == ["EW", "SM"]
+        strict, answer = s1_scenes(archive, service, s1_relax_iw_on_empty=False)
+        assert (strict, answer["counts"]["in IW mode"], answer["pixels"].size) == ([], 0, 0)
 
 
-# the wire ----------------------------------------------------------------------------------------------------------------
+# requests ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [30_000, 5_000, 300])
 def test_requests_above_the_limit_are_split_and_joined_exactly(tmp_path, monkeypatch, limit):
-    archive = several(tmp_path)
+    archive = archive_with_holes(tmp_path)
     with archive.served(limit=limit) as service:
         monkeypatch.setattr(provider, "MAX_BYTES", limit)
-        there, here, grid = chips(archive, service, at(30, 30, 300))
-        assert_same(there, here)
-        sizes = [b["grid"]["dimensions"] for b in service.asked["pixels"]]
+        from_gee, from_files, grid = chips(archive, service, at(30, 30, 300))
+        assert_same_chip(from_gee, from_files)
+        sizes = [b["grid"]["dimensions"] for b in service.requests["pixels"]]
         assert sum(s["width"] * s["height"] for s in sizes) == grid.width * grid.height == 3600
         assert len(sizes) >= 3600 * 9 / limit
 
 
-def test_more_bands_than_one_request_may_have_are_several(tmp_path, monkeypatch):
-    archive = several(tmp_path, ("2022-06-01", "2022-07-15", "2022-08-31"))
+def test_more_bands_than_one_request_may_have_are_archive_with_holes(tmp_path, monkeypatch):
+    archive = archive_with_holes(tmp_path, ("2022-06-01", "2022-07-15", "2022-08-31"))
     monkeypatch.setattr(images, "MAX_PLANES", 4)
     with archive.served() as service:
-        there, here, _ = chips(archive, service, at(30, 30), Frames("equal", 3))
-        assert_same(there, here)
+        from_gee, from_files, _ = chips(archive, service, at(30, 30), Frames("equal", 3))
+        assert_same_chip(from_gee, from_files)
         assert service.counts()["pixels"] == 2
 
 
-def test_pieces_cover_an_image_once():
+def test_parts_cover_an_image_once():
     for height, width, area in ((1, 1, 1), (7, 5, 6), (100, 3, 10), (3, 100, 1), (64, 64, 4096)):
         seen = np.zeros((height, width), int)
-        for rows, columns in provider.pieces(height, width, area):
+        for rows, columns in provider.split_area(height, width, area):
             seen[rows, columns] += 1
             assert seen[rows, columns].size <= area
         assert (seen == 1).all()
 
 
 def test_a_request_has_the_exact_grid_nothing_secret_and_one_composite(tmp_path):
-    archive = several(tmp_path)
+    archive = archive_with_holes(tmp_path)
     with archive.served() as service:
         chips(archive, service, at(30.2, 30.7, 155))
-        (body,) = service.asked["pixels"]
+        (body,) = service.requests["pixels"]
         grid = body["grid"]
         assert grid["crsCode"] == "EPSG:32632"
         assert grid["dimensions"] == {"width": 31, "height": 31}
@@ -284,21 +286,21 @@ def test_a_request_has_the_exact_grid_nothing_secret_and_one_composite(tmp_path)
             grid["affineTransform"] | {"scaleX": 10, "scaleY": -10, "shearX": 0, "shearY": 0} == grid["affineTransform"]
         )
         assert body["fileFormat"] == "NPY"
-        assert "reproject" not in json.dumps(body), "the request's grid is the grid"
+        assert "reproject" not in json.dumps(body), "pixels are computed on the request's grid"
         assert all("Authorization" not in h and "authorization" not in h for h in service.headers)
         assert all(
             h["X-Goog-User-Project"] == "test-project" for h in service.headers[1:] if "X-Goog-User-Project" in h
         )
 
 
-def test_types_of_bands_are_numpys():
+def test_types_of_bands_become_numpy_dtypes():
     kinds = {"a": ("uint8", 0, 255), "b": ("int8", -1, 5), "c": ("uint16", 0, 10000), "d": ("int16", -100, 16000),
              "e": ("uint32", 0, 2**32 - 1), "f": ("int32", -5, 70000)}  # fmt: skip
-    said = {
+    answer = {
         k: {"type": "PixelType", "precision": "int", "min": low, "max": high} for k, (_, low, high) in kinds.items()
     }
-    said |= {"g": {"precision": "float"}, "h": {"precision": "double"}, "i": {"precision": "int"}}
-    assert images.dtypes(said) == {k: v[0] for k, v in kinds.items()} | {
+    answer |= {"g": {"precision": "float"}, "h": {"precision": "double"}, "i": {"precision": "int"}}
+    assert images.parse_band_types(answer) == {k: v[0] for k, v in kinds.items()} | {
         "g": "float32",
         "h": "float64",
         "i": "int32",
@@ -306,7 +308,7 @@ def test_types_of_bands_are_numpys():
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     [
         {"provider": [1]},
         {"provider": {"types": [1]}},
@@ -317,28 +319,28 @@ def test_types_of_bands_are_numpys():
     ],
     ids=["list", "types", "null", "dtype", "deep", "folder"],
 )
-def test_what_other_runs_have_found_out_is_checked(tmp_path, said):
-    from rs_embed.runs.run import _sealed
+def test_stored_types_of_other_runs_are_checked(tmp_path, answer):
+    from rs_embed.runs.run_files import seal
 
-    archive = several(tmp_path)
+    archive = archive_with_holes(tmp_path)
     with archive.served() as service:
         about = {"backend": "gee", "gee": settings(service), "collection": S2}
         first = run(tmp_path, [at(28, 30, 300)], **about)
-        first.freeze()
+        freeze_run(first)
         (path,) = (first.store.root / "providers").glob("*.json")
         (first.dir / "imagery.json").unlink()
-        if said is None:
+        if answer is None:
             path.unlink()
             path.mkdir()
         else:
-            path.write_text(said if isinstance(said, str) else _sealed(said))
-        asked = service.counts()["value"]
+            path.write_text(answer if isinstance(answer, str) else seal(answer))
+        before = service.counts()["value"]
         again = run(tmp_path, [at(28, 30, 300)], **about)
-        assert service.counts()["value"] == asked + 1, "it is asked for again"
+        assert service.counts()["value"] == before + 1, "it is requested again"
         assert again.plan.sources[0].id == first.plan.sources[0].id
-        if said is not None:
-            again.freeze()
+        if answer is not None:
+            freeze_run(again)
             assert set(json.loads(path.read_text())["provider"]["types"]) == {S2}
             (first.dir / "imagery.json").unlink()
             run(tmp_path, [at(28, 30, 300)], **about)
-            assert service.counts()["value"] == asked + 1, "now it is known"
+            assert service.counts()["value"] == before + 1, "now it is known"

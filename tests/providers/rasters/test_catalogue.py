@@ -1,4 +1,4 @@
-"""Catalogues: what is read, what is refused, and the draft that a command writes from a folder."""
+"""Catalogues: reading, refusals, and the draft that the command writes for a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rs_embed import ProviderError
 from rs_embed.cli import main
-from rs_embed.providers.rasters.catalogue import ORBITS, Row, read, write
+from rs_embed.providers.rasters.catalogue import ORBITS, Row, read_catalogue, write_catalogue
 
 from ...support.factories import PROPERTY
 from ...support.rasters import at, chip, noise
@@ -45,8 +45,8 @@ def test_a_written_catalogue_reads_back(tmp_path_factory, rows):
 
     path = tmp_path_factory.mktemp("c") / "catalogue.csv"
     rows = [replace(r, scene=r.path) for r in rows]
-    write(str(path), rows)
-    assert [replace(r, line=0) for r in read(str(path))] == rows
+    write_catalogue(str(path), rows)
+    assert [replace(r, line=0) for r in read_catalogue(str(path))] == rows
 
 
 def text(tmp_path, content: str | bytes):
@@ -58,7 +58,7 @@ def text(tmp_path, content: str | bytes):
 def test_times_of_any_form_become_utc_of_one_form(tmp_path):
     times = ["2022-07-01", "2022-07-01 10:00", "2022-07-01T10:00:00+02:00", "2022-07-01T10:00:00.5Z"]
     rows = "\n".join(f"{i}.tif,S2,{t}" for i, t in enumerate(times))
-    found = read(text(tmp_path, f"\ufeffpath, collection, datetime\n\n{rows}\n"))
+    found = read_catalogue(text(tmp_path, f"\ufeffpath, collection, datetime\n\n{rows}\n"))
     hours = ["00", "10", "08", "10"]
     assert [r.datetime for r in found] == [f"2022-07-01T{h}:00:00Z" for h in hours]
     assert found[0].line == 3
@@ -75,16 +75,16 @@ HEAD = "path,collection,datetime,bands,scene,cloud_cover,scale,nodata,orbit\n"
         ("path,collection\na,b\n", ("the column 'datetime' is missing", "required: path")),
         (HEAD, ("is empty; allowed: at least one row",)),
         ("path,colection,datetime\n", ("unknown column 'colection' (did you mean 'collection'?)",)),
-        ("path,path,collection,datetime\n", ("'path' is there twice",)),
+        ("path,path,collection,datetime\n", ("'path' occurs twice",)),
         (HEAD + "a.tif,,2022-07-01\n", ("line 2: collection is missing",)),
         (HEAD + "a.tif,S2,July\n", ("line 2: datetime: 'July' is not valid; allowed: a date YYYY-MM-DD",)),
-        (HEAD + "a.tif,S2,2022-07-01,B2 B2\n", ("names one twice",)),
+        (HEAD + "a.tif,S2,2022-07-01,B2 B2\n", ("names a band twice",)),
         (HEAD + "a.tif,S2,2022-07-01,,,101\n", ("cloud_cover: 101 is not valid; allowed: 0 to 100",)),
         (HEAD + "a.tif,S2,2022-07-01,,,some\n", ("cloud_cover: 'some'",)),
         (HEAD + "a.tif,S2,2022-07-01,,,,0\n", ("scale: 0 is not valid",)),
         (HEAD + "a.tif,S2,2022-07-01,,,,,x\n", ("nodata: 'x'",)),
         (HEAD + "a.tif,S2,2022-07-01,,,,,,UP\n", ("orbit: 'UP' is not valid",)),
-        (HEAD + "a.tif,S2,2022-07-01,,,,,,,,\n", ("more cells than columns",)),
+        (HEAD + "a.tif,S2,2022-07-01,,,,,,,,\n", ("beyond the last column",)),
         (HEAD + "a.tif,S2,2022-07-01\n./a.tif,S2,2022-07-02\n", ("lines 2 and 3 are the same file",)),
         (HEAD + "a,S2,2022-07-01,,s\nb,S2,2022-07-02,,s\n", ("with different date",)),
         (HEAD + "a,S2,2022-07-01,,s,3\nb,S2,2022-07-01,,s,4\n", ("with different cloud_cover",)),
@@ -92,16 +92,16 @@ HEAD = "path,collection,datetime,bands,scene,cloud_cover,scale,nodata,orbit\n"
         (b'path,collection,datetime\n"a\x00,b,c\n', ()),
     ],
 )
-def test_what_is_no_catalogue_is_one_sentence(tmp_path, content, words):
+def test_an_invalid_catalogue_is_refused_in_one_sentence(tmp_path, content, words):
     with pytest.raises(ProviderError) as error:
-        read(text(tmp_path, content))
+        read_catalogue(text(tmp_path, content))
     assert "\n" not in str(error.value)
     assert "catalogue.csv" in str(error.value)
     for word in words:
         assert word in str(error.value)
 
 
-# the command -------------------------------------------------------------------------------------------------------
+# the command -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -112,25 +112,25 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_only_what_the_files_do_not_say_is_asked(folder, monkeypatch, capsys):
-    asked = []
+def test_only_what_is_missing_in_the_files_is_asked(folder, monkeypatch, capsys):
+    prompts = []
     answers = {"collection of 1 file like named": "S2", "collection of 2 files like s2": "S2", "bands of 2": "B2 B3"}
 
     def answer(prompt=""):
-        asked.append(prompt)
+        prompts.append(prompt)
         return next(v for k, v in answers.items() if prompt.startswith(k))
 
     monkeypatch.setattr("builtins.input", answer)
     monkeypatch.setattr(sys, "stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
     assert main(["catalogue", str(folder)]) == 0
-    assert len(asked) == 3, asked
-    said = capsys.readouterr().out
-    assert "3 files, 2022-07-01 to 2022-08-01" in said
-    assert "dates from file name: 2 files" in said
-    rows = {r.path: r for r in read(str(folder / "catalogue.csv"))}
+    assert len(prompts) == 3, prompts
+    out = capsys.readouterr().out
+    assert "3 files, 2022-07-01 to 2022-08-01" in out
+    assert "dates from file name: 2 files" in out
+    rows = {r.path: r for r in read_catalogue(str(folder / "catalogue.csv"))}
     assert rows["s2/a_20220701.tif"].bands == ("B2", "B3")
     assert rows["s2/b.tif"].datetime == "2022-07-05T10:00:00Z"
-    assert rows["named/c_2022-08-01.tif"].bands == (), "its file names them"
+    assert rows["named/c_2022-08-01.tif"].bands == (), "the file names them"
     assert chip(folder, at(30, 30))[0].pixels.shape == (2, 20, 20)
 
 
@@ -139,22 +139,22 @@ def test_answers_as_options_for_all_files_or_those_of_a_folder(folder, capsys, m
     raster(folder / "s1" / "d.tif", noise(3))
     raster(folder / "s1" / "no_place.tif", noise(3), crs=None)
     assert main(["catalogue", str(folder)]) == 1
-    said = capsys.readouterr()
-    assert "error: catalogue: --collection is missing for 1 file like named/c_2022-08-01.tif" in said.err
+    output = capsys.readouterr()
+    assert "error: catalogue: --collection is missing for 1 file like named/c_2022-08-01.tif" in output.err
     assert not (folder / "catalogue.csv").exists()
     options = ["--collection", "s1=S1", "--collection", "S2", "--bands", "s1/*=VV VH", "--bands", "B2 B3"]
     assert main(["catalogue", str(folder), *options, "--datetime", "2022-01-01"]) == 0
     assert "left out: raster" in capsys.readouterr().err
-    rows = {r.path: r for r in read(str(folder / "catalogue.csv"))}
+    rows = {r.path: r for r in read_catalogue(str(folder / "catalogue.csv"))}
     assert (rows["s1/d.tif"].collection, rows["s1/d.tif"].bands, rows["s1/d.tif"].date) == (
         "S1",
         ("VV", "VH"),
         "2022-01-01",
     )
-    assert rows["s2/a_20220701.tif"].date == "2022-07-01", "an answer does not replace what a file says"
+    assert rows["s2/a_20220701.tif"].date == "2022-07-01", "an answer does not replace the metadata of a file"
     assert len(rows) == 4
     assert main(["catalogue", str(folder), *options]) == 1
-    assert "is there already; allowed: --replace" in capsys.readouterr().err
+    assert "exists already; allowed: --replace" in capsys.readouterr().err
     assert main(["catalogue", str(folder), *options, "--datetime", "2022-01-02", "--replace"]) == 0
 
 
@@ -170,9 +170,9 @@ def test_a_product_of_a_file_per_band_is_one_scene_of_its_finest_files(tmp_path,
     assert [s["scene"] for s in got.provenance["scenes"]] == ["T32VNJ_20220701T104031"]
 
 
-def test_a_folder_without_rasters_says_so(tmp_path, capsys):
+def test_a_folder_without_rasters_is_refused(tmp_path, capsys):
     assert main(["catalogue", str(tmp_path)]) == 1
-    assert "has no raster that can be used (looked for .tif" in capsys.readouterr().err
+    assert "has no usable raster (looked for .tif" in capsys.readouterr().err
     assert main(["catalogue", str(tmp_path / "x")]) == 1
     assert "is not a folder" in capsys.readouterr().err
 
@@ -185,7 +185,7 @@ def test_a_folder_per_date_with_a_file_per_band_is_a_scene_per_date(tmp_path, mo
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "linked").symlink_to(tmp_path / "real")
     assert main(["catalogue", str(tmp_path / "folder"), "--collection", "S2"]) == 0
-    rows = read(str(tmp_path / "folder" / "catalogue.csv"))
+    rows = read_catalogue(str(tmp_path / "folder" / "catalogue.csv"))
     assert [(r.scene, r.bands, r.date) for r in rows] == [
         (f"linked/2022{d}", (b,), f"2022-{d[:2]}-{d[2:]}") for d in ("0701", "0711") for b in ("B2", "B3")
     ]
@@ -201,7 +201,7 @@ def test_answers_are_matched_file_by_file(tmp_path, monkeypatch, capsys):
     assert main(["catalogue", str(tmp_path), *answers]) == 1
     assert "--datetime is missing for 1 file like b_1.tif" in capsys.readouterr().err
     assert main(["catalogue", str(tmp_path), *answers, "--datetime", "2022-08-01"]) == 0
-    rows = {r.path: (r.collection, r.date) for r in read(str(tmp_path / "catalogue.csv"))}
+    rows = {r.path: (r.collection, r.date) for r in read_catalogue(str(tmp_path / "catalogue.csv"))}
     assert rows == {
         "a_1.tif": ("A", "2022-07-01"),
         "a_2.tif": ("A", "2022-07-01"),
@@ -209,7 +209,7 @@ def test_answers_are_matched_file_by_file(tmp_path, monkeypatch, capsys):
     }
 
 
-def test_a_person_who_gives_no_answer_gets_a_sentence(tmp_path, monkeypatch, capsys):
+def test_an_empty_answer_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
     def nothing(prompt=""):
         raise EOFError
 

@@ -1,4 +1,5 @@
-"""The provider of the user's own rasters: pixels against rasterio's own warp, composites and frames against numpy."""
+"""The provider of the user's rasters: pixels compared with rasterio's warp, composites and frames
+with numpy."""
 
 from __future__ import annotations
 
@@ -12,14 +13,15 @@ import rasterio
 
 from rs_embed import BBox, ModelError, PointBuffer, ProviderError, SensorSpec, SpecError, TemporalSpec, load_export
 from rs_embed.providers.rasters import raster_io, scenes
-from rs_embed.runs.run import load_run
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
 
 from ...support.exports import CHECKOUT, combined, export
 from ...support.factories import assert_refusal
 from ...support.rasters import ORIGIN, WINDOW, at, catalogue, chip, noise, run, warped, write
 
 SHARED = CHECKOUT.parent / "shared" / "data"
-real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real chips are not here")
+real = pytest.mark.skipif(not SHARED.is_dir(), reason="the real chips are not available")
 S2_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 PLACES = {"38D_378R_2_3": (34.0660, -3.4014), "637U_59R_1_3": (9.8449, 57.2269)}
 
@@ -29,11 +31,11 @@ PLACES = {"38D_378R_2_3": (34.0660, -3.4014), "637U_59R_1_3": (9.8449, 57.2269)}
 @pytest.mark.parametrize("box", [False, True], ids=["point", "box"])
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("sensor", ["s2_l2a", "s1_rtc"])
-def test_real_pixels_are_those_of_rasterios_own_warp(name, box, projection, sensor):
+def test_real_pixels_are_those_of_rasterios_warp(name, box, projection, sensor):
     lon, lat = PLACES[name]
-    place = BBox(lon - 0.004, lat - 0.003, lon + 0.005, lat + 0.002) if box else PointBuffer(lon, lat, 700)
+    spatial = BBox(lon - 0.004, lat - 0.003, lon + 0.005, lat + 0.002) if box else PointBuffer(lon, lat, 700)
     collection, bands = ("S2_SR_HARMONIZED", S2_BANDS) if sensor == "s2_l2a" else ("S1_GRD", ("VV", "VH"))
-    got, grid = chip(SHARED, place, collection=f"COPERNICUS/{collection}", bands=bands, config=_config(projection))
+    got, grid = chip(SHARED, spatial, collection=f"COPERNICUS/{collection}", bands=bands, config=_config(projection))
     assert grid.crs == {"web_mercator": "EPSG:3857"}.get(projection, "EPSG:32736" if lat < 0 else "EPSG:32632")
     expected = warped(SHARED / sensor / f"{name}.tif", grid)
     assert got.pixels.dtype == expected.dtype
@@ -77,21 +79,21 @@ def _config(projection: str, **options):
 def test_files_of_any_crs_and_scale_are_warped_onto_the_grid(tmp_path, crs, corner, scale, projection):
     path = write(tmp_path / "a.tif", noise(1, (2, 300, 400)), crs=crs, corner=corner, scale=scale)
     catalogue(tmp_path, {"path": "a.tif"})
-    place = at(150, 120, 400, crs, corner, scale)
+    spatial = at(150, 120, 400, crs, corner, scale)
     for scale_m in (10.0, 30.0):
-        got, grid = chip(tmp_path, place, scale_m=scale_m, config=_config(projection))
+        got, grid = chip(tmp_path, spatial, scale_m=scale_m, config=_config(projection))
         assert np.array_equal(got.pixels, warped(path, grid))
         assert (got.valid, got.pixels.min() > 0) == (1.0, True)
 
 
-def test_a_chip_made_in_strips_is_the_same(tmp_path, monkeypatch):
+def test_a_chip_in_strips_is_the_same(tmp_path, monkeypatch):
     for i in range(3):
         write(tmp_path / f"{i}.tif", noise(i, (2, 700, 600)), crs="EPSG:3035", corner=(4290000, 3800000))
     catalogue(tmp_path, *({"path": f"{i}.tif", "datetime": f"2022-07-0{i + 1}"} for i in range(3)))
-    place = at(300, 350, 2500, "EPSG:3035", (4290000, 3800000))
-    whole, _ = chip(tmp_path, place)
+    spatial = at(300, 350, 2500, "EPSG:3035", (4290000, 3800000))
+    whole, _ = chip(tmp_path, spatial)
     monkeypatch.setattr(scenes, "STRIP_BYTES", 40_000)
-    strips, _ = chip(tmp_path, place)
+    strips, _ = chip(tmp_path, spatial)
     assert whole.pixels.shape == (2, 500, 500)
     assert np.array_equal(whole.pixels, strips.pixels)
 
@@ -121,10 +123,10 @@ def test_overviews_do_not_change_a_coarse_grid(tmp_path):
     assert np.array_equal(before.pixels, after.pixels)
 
 
-# what is no data --------------------------------------------------------------------------------------------------
+# what is no data ---------------------------------------------------------------------------------
 
 
-def test_no_data_by_the_file_the_catalogue_a_mask_nan_or_the_edge(tmp_path):
+def test_no_data_by_file_catalogue_mask_nan_or_edge(tmp_path):
     pixels = noise(0, dtype="int16", high=500)
     pixels[0, :, :30], pixels[1, :30] = -99, -99
     write(tmp_path / "tag.tif", pixels, nodata=-99)
@@ -183,53 +185,53 @@ def test_a_fill_value_that_does_not_fit_makes_floats(tmp_path, fill, kind):
     assert (got.pixels[:, :, :10] == fill).all()
 
 
-# identity ------------------------------------------------------------------------------------------------------------
+# identity ----------------------------------------------------------------------------------------
 
 
-def objects(folder: Path, places: list, **changes) -> tuple[str, ...]:
-    made = run(folder, places, **changes)
-    return made.plan.objects(made.plan.sources[0].id)
+def objects(folder: Path, spatials: list, **changes) -> tuple[str, ...]:
+    made = run(folder, spatials, **changes)
+    return made.plan.object_names(made.plan.sources[0].id)
 
 
-def test_what_a_chip_is_filed_under_follows_the_files_it_is_made_of(tmp_path):
+def test_the_name_of_a_chip_depends_on_its_files(tmp_path):
     write(tmp_path / "a.tif", noise(0))
     write(tmp_path / "b.tif", noise(1), corner=(ORIGIN[0] + 5000, ORIGIN[1]))
     rows = [{"path": "a.tif", "cloud_cover": 3}, {"path": "b.tif", "cloud_cover": 3}]
-    places = [at(30, 30), at(530, 30)]
+    spatials = [at(30, 30), at(530, 30)]
     catalogue(tmp_path, *rows)
-    first = objects(tmp_path, places)
+    first = objects(tmp_path, spatials)
     catalogue(tmp_path, *rows[::-1])
-    assert objects(tmp_path, places) == first, "the order of the table means nothing"
+    assert objects(tmp_path, spatials) == first, "the order of the table has no effect"
     catalogue(tmp_path, *[r | {"cloud_cover": 4} for r in rows])
-    assert objects(tmp_path, places) == first
+    assert objects(tmp_path, spatials) == first
     write(tmp_path / "c.tif", noise(2))
     catalogue(tmp_path, *rows, {"path": "c.tif"})
-    more = objects(tmp_path, places)
-    assert (more[0] != first[0], more[1] == first[1]) == (True, True), "a new scene changes the places it touches"
-    assert objects(tmp_path, places, temporal=TemporalSpec.range("2022-07-01", "2022-07-02"))[1] != first[1]
+    more = objects(tmp_path, spatials)
+    assert (more[0] != first[0], more[1] == first[1]) == (True, True), "a new scene changes the ROIs that it overlaps"
+    assert objects(tmp_path, spatials, temporal=TemporalSpec.range("2022-07-01", "2022-07-02"))[1] != first[1]
     catalogue(tmp_path, rows[0], rows[1] | {"scale": 2})
-    assert objects(tmp_path, places)[0] == first[0]
-    assert objects(tmp_path, places)[1] != first[1]
+    assert objects(tmp_path, spatials)[0] == first[0]
+    assert objects(tmp_path, spatials)[1] != first[1]
     catalogue(tmp_path, *rows)
     os.utime(tmp_path / "a.tif", ns=(1, 1))
-    assert objects(tmp_path, places)[0] != first[0]
-    assert objects(tmp_path, places)[1] == first[1]
+    assert objects(tmp_path, spatials)[0] != first[0]
+    assert objects(tmp_path, spatials)[1] == first[1]
 
 
 def test_a_job_plans_what_the_start_planned_and_opens_no_file_for_it(tmp_path, monkeypatch):
     write(tmp_path / "a.tif", noise(0, dtype="float32"), nodata=float("nan"), names=("B2", "B3"))
     catalogue(tmp_path, {"path": "a.tif", "bands": ""})
     made = run(tmp_path, [at(30, 30), at(35, 35)])
-    made.freeze()
-    monkeypatch.setattr(raster_io, "header", lambda path: pytest.fail("a job read a header"))
+    freeze_run(made)
+    monkeypatch.setattr(raster_io, "read_header", lambda path: pytest.fail("a job read a header"))
     job = load_run(made.dir)
     assert job.plan.receipts() == made.plan.receipts()
     assert job.plan.merge_key == made.plan.merge_key
     source, roi = job.plan.sources[0], job.roi(1)
     got = job.provider.fetch(source, source.bands, roi, job.grid(source, roi))
     assert got.pixels.shape == (2, 20, 20)
-    again = run(tmp_path, [at(30, 30)])  # the next start remembers the headers, too
-    assert again.plan.objects(source.id)[0] == made.plan.objects(source.id)[0]
+    again = run(tmp_path, [at(30, 30)])  # the next start reuses the headers, too
+    assert again.plan.object_names(source.id)[0] == made.plan.object_names(source.id)[0]
     write(tmp_path / "a.tif", noise(1), names=("B2", "B3"))
     with pytest.raises(ProviderError, match="has changed since this run was started; start it again"):
         job.provider.fetch(source, source.bands, roi, job.grid(source, roi))
@@ -237,30 +239,32 @@ def test_a_job_plans_what_the_start_planned_and_opens_no_file_for_it(tmp_path, m
 
 @pytest.mark.heavy
 def test_an_export_of_local_rasters_grows_with_its_catalogue_and_moves(tmp_path):
-    home = tmp_path / "home"
+    base = tmp_path / "base"
     for i, corner in enumerate(((0, 0), (5000, 0))):
-        write(home / "rasters" / f"{i}.tif", noise(i), corner=(ORIGIN[0] + corner[0], ORIGIN[1]))
-    catalogue(home / "rasters", {"path": "0.tif"}, {"path": "1.tif"})
-    places, sensor = [at(20, 20), at(40, 40), at(520, 20)], SensorSpec("S2", ("B2", "B3"))
+        write(base / "rasters" / f"{i}.tif", noise(i), corner=(ORIGIN[0] + corner[0], ORIGIN[1]))
+    catalogue(base / "rasters", {"path": "0.tif"}, {"path": "1.tif"})
+    spatials, sensor = [at(20, 20), at(40, 40), at(520, 20)], SensorSpec("S2", ("B2", "B3"))
 
-    def again(home: Path) -> dict:
-        return export(combined(home / "out" / "run"), places, backend=f"local:{home / 'rasters'}", sensor=sensor)
+    def again(base: Path) -> dict:
+        return export(combined(base / "out" / "run"), spatials, backend=f"local:{base / 'rasters'}", sensor=sensor)
 
-    def stored(home: Path) -> set:
-        return {p.name for p in (home / "out" / ".rs_embed" / "store").rglob("*.npy")}
+    def stored(base: Path) -> set:
+        return {p.name for p in (base / "out" / ".rs_embed" / "store").rglob("*.npy")}
 
-    manifest = again(home)
+    manifest = again(base)
     assert manifest["backend"] == "local:../rasters/catalogue.csv"
-    before = stored(home)
-    write(home / "rasters" / "2.tif", noise(2), corner=(ORIGIN[0] + 5000, ORIGIN[1]))
-    catalogue(home / "rasters", {"path": "0.tif"}, {"path": "1.tif"}, {"path": "2.tif", "datetime": "2022-08-01"})
-    again(home)
-    assert len(stored(home) - before) == 1, "one chip and one embedding of the place the new scene touches, of one name"
-    result = load_export(home / "out" / "run.npz")
+    before = stored(base)
+    write(base / "rasters" / "2.tif", noise(2), corner=(ORIGIN[0] + 5000, ORIGIN[1]))
+    catalogue(base / "rasters", {"path": "0.tif"}, {"path": "1.tif"}, {"path": "2.tif", "datetime": "2022-08-01"})
+    again(base)
+    assert len(stored(base) - before) == 1, (
+        "one chip and one embedding of the ROI that the new scene overlaps, with one name"
+    )
+    result = load_export(base / "out" / "run.npz")
     assert result.models["mosaiks"].raw_inputs().dtype == np.float32, (
         "a median of two, with one of one scene, in one array"
     )
-    moved = Path(shutil.move(home, tmp_path / "elsewhere"))
+    moved = Path(shutil.move(base, tmp_path / "elsewhere"))
     after = stored(moved)
     manifest = again(moved)
     assert stored(moved) == after
@@ -271,17 +275,17 @@ def test_an_export_of_local_rasters_grows_with_its_catalogue_and_moves(tmp_path)
     assert manifest["status"] == "ok"
 
 
-# refusals ----------------------------------------------------------------------------------------------------------
+# refusals ----------------------------------------------------------------------------------------
 
 
-def refused(folder: Path, *words: str, error=ProviderError, place=None, **changes) -> None:
+def refused(folder: Path, *words: str, error=ProviderError, spatial=None, **changes) -> None:
     with pytest.raises(error) as found:
-        run(folder, [place or at(30, 30)], **changes)
+        run(folder, [spatial or at(30, 30)], **changes)
     assert_refusal(found.value, *words)
     assert not (folder / "out").exists()
 
 
-def test_requests_that_the_catalogue_cannot_meet_are_refused_before_anything_runs(tmp_path):
+def test_requests_beyond_the_catalogue_are_refused_before_anything_runs(tmp_path):
     write(tmp_path / "a.tif", noise(0))
     catalogue(tmp_path, {"path": "a.tif", "cloud_cover": 50})
     wide = {"cloudy_pct": 60}
@@ -289,7 +293,7 @@ def test_requests_that_the_catalogue_cannot_meet_are_refused_before_anything_run
     refused(tmp_path, "'B9' is not in the scene 'a.tif'", "B2, B3", bands=("B2", "B9"), **wide)
     refused(tmp_path, "ROI 'p00000'", "0 of those with at most 30 % cloud", error=SpecError)
     far = PointBuffer(3, 3, 100)
-    refused(tmp_path, "ROI 'p00000'", "lon 9.8", "has no imagery", place=far, error=SpecError, **wide)
+    refused(tmp_path, "ROI 'p00000'", "lon 9.8", "has no imagery", spatial=far, error=SpecError, **wide)
     early = TemporalSpec.range("2021-01-01", "2022-01-01")
     refused(tmp_path, "0 of them in 2021-01-01..2022-01-01", error=SpecError, temporal=early, **wide)
     run(tmp_path, [far], config=_config("utm", continue_on_error=True), **wide)
@@ -342,7 +346,7 @@ def test_an_orbit_is_chosen_or_refused(tmp_path):
         blind.provider.resolve(radar, [roi], [grid], strict=True)
 
 
-def test_a_place_outside_all_imagery_is_no_data_where_errors_are_tolerated(tmp_path):
+def test_a_roi_outside_all_imagery_is_no_data_where_errors_are_tolerated(tmp_path):
     write(tmp_path / "a.tif", noise(0))
     catalogue(tmp_path, {"path": "a.tif"})
     sensor = SensorSpec("S2", ("B2", "B3"))
@@ -366,11 +370,11 @@ def test_many_windows_find_their_files_and_open_no_others(tmp_path, monkeypatch)
     catalogue(tmp_path, *({"path": f"{i}.tif", "datetime": day} for i, day in enumerate(days)))
     windows = [("2022-01-10", "2022-02-02"), ("2022-01-01", "2022-01-16"), ("2022-12-15", "2023-01-01")]
     windows = [TemporalSpec.range(*w) for w in windows] + [None]
-    opened, header = [], raster_io.header
-    monkeypatch.setattr(raster_io, "header", lambda path: opened.append(Path(path).stem) or header(path))
-    places = [at(10 + 20 * i, 10, 50) for i in range(3)] + [at(10, 10, 40)]
+    opened, header = [], raster_io.read_header
+    monkeypatch.setattr(raster_io, "read_header", lambda path: opened.append(Path(path).stem) or header(path))
+    spatials = [at(10 + 20 * i, 10, 50) for i in range(3)] + [at(10, 10, 40)]
     late = TemporalSpec.range("2022-03-14", "2022-04-20")
-    made = run(tmp_path, places, windows=windows, temporal=late, config=_config("utm", continue_on_error=True))
+    made = run(tmp_path, spatials, windows=windows, temporal=late, config=_config("utm", continue_on_error=True))
     source = made.plan.sources[0]
     chosen = [
         made.provider.fetch(source, source.bands, r, made.grid(source, r)).provenance for r in map(made.roi, range(4))

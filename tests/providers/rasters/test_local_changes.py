@@ -1,4 +1,5 @@
-"""Local rasters that change, and requests that grow: what was read before must never decide what is read now."""
+"""Local rasters that change, and requests that grow: earlier results must never decide what is
+read."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 import rasterio
 
 from rs_embed import ExportConfig, ExportModelRequest, SensorSpec, StoreError, TemporalSpec, load_export
-from rs_embed.runs.run import load_run
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
 
 from ...support.exports import combined, export
 from ...support.rasters import ORIGIN, at, catalogue, chip, noise, run, write
@@ -23,15 +25,15 @@ def level(folder, name: str, value: int, **keywords):
     return write(folder / name, np.full((2, 60, 60), value, "uint16"), **keywords)
 
 
-def pixels(folder, target, places=None, **options):
+def pixels(folder, target, spatials=None, **options):
     """Saved pixels of an export with the catalogue of a folder."""
     given = {"backend": f"local:{folder}", "sensor": S2} | options
-    export(combined(target / "run"), places or [at(30, 30)], **given)
+    export(combined(target / "run"), spatials or [at(30, 30)], **given)
     return load_export(target / "run.npz").models["mosaiks"].inputs
 
 
 @pytest.mark.heavy
-def test_a_row_that_left_the_catalogue_or_the_window_is_not_read_any_more(tmp_path):
+def test_a_row_that_was_removed_from_catalogue_or_window_is_no_longer_read(tmp_path):
     rasters, out = tmp_path / "rasters", tmp_path / "out"
     rows = []
     for i, value in enumerate((100, 300, 900)):
@@ -46,23 +48,25 @@ def test_a_row_that_left_the_catalogue_or_the_window_is_not_read_any_more(tmp_pa
     assert (pixels(rasters, out) == 100).all()
 
 
-def test_the_files_behind_a_vrt_and_sidecars_count(tmp_path):
+def test_sources_of_a_vrt_and_sidecars_change_the_name(tmp_path):
     level(tmp_path, "u.tif", 100)
     sources = '<SimpleSource><SourceFilename relativeToVRT="1">u.tif</SourceFilename><SourceBand>{}</SourceBand></SimpleSource>'
     bands = "".join(f'<VRTRasterBand dataType="UInt16" band="{b}">{sources.format(b)}</VRTRasterBand>' for b in (1, 2))
-    place = f"{ORIGIN[0]}, 10, 0, {ORIGIN[1]}, 0, -10"
-    head = f'<VRTDataset rasterXSize="60" rasterYSize="60"><SRS>EPSG:32632</SRS><GeoTransform>{place}</GeoTransform>'
+    transform = f"{ORIGIN[0]}, 10, 0, {ORIGIN[1]}, 0, -10"
+    head = (
+        f'<VRTDataset rasterXSize="60" rasterYSize="60"><SRS>EPSG:32632</SRS><GeoTransform>{transform}</GeoTransform>'
+    )
     (tmp_path / "v.vrt").write_text(f"{head}{bands}</VRTDataset>")
     catalogue(tmp_path, {"path": "v.vrt"})
 
     def key():
         made = run(tmp_path, [at(30, 30)])
-        return made.plan.objects(made.plan.sources[0].id)
+        return made.plan.object_names(made.plan.sources[0].id)
 
     first = key()
     assert (chip(tmp_path, at(30, 30))[0].pixels == 100).all()
     made = run(tmp_path, [at(30, 30)])
-    made.freeze()
+    freeze_run(made)
     level(tmp_path, "u.tif", 900)
     assert key() != first
     second = key()
@@ -82,22 +86,22 @@ def test_folders_of_equal_names_sizes_and_times_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", "[]", "null", "box"])
-def test_a_damaged_note_of_what_was_found_is_looked_up_again(tmp_path, damage):
+def test_a_damaged_frozen_file_is_looked_up_again(tmp_path, damage):
     level(tmp_path, "x.tif", 100)
     catalogue(tmp_path, {"path": "x.tif"})
     made = run(tmp_path, [at(30, 30)])
-    made.freeze()
-    note = made.dir / "imagery.json"
-    said = json.loads(note.read_text())
-    said["provider"]["files"][0]["header"]["box"] = [0, 0, 1, 1]
-    note.write_text(json.dumps(said) if damage == "box" else damage)
+    freeze_run(made)
+    frozen = made.dir / "imagery.json"
+    fields = json.loads(frozen.read_text())
+    fields["provider"]["files"][0]["header"]["box"] = [0, 0, 1, 1]
+    frozen.write_text(json.dumps(fields) if damage == "box" else damage)
     with pytest.raises(StoreError, match=r"imagery\.json is damaged; start the run again"):
         load_run(made.dir)
     again = run(tmp_path, [at(30, 30)])
-    assert again.plan.keys == made.plan.keys
-    again.freeze()
-    assert load_run(made.dir).plan.keys == made.plan.keys
-    note.unlink()
+    assert again.plan.names_by_source == made.plan.names_by_source
+    freeze_run(again)
+    assert load_run(made.dir).plan.names_by_source == made.plan.names_by_source
+    frozen.unlink()
     with pytest.raises(StoreError, match=r"imagery\.json is missing"):
         load_run(made.dir)
 
@@ -112,7 +116,7 @@ def test_a_window_without_any_image_is_no_data_where_errors_are_tolerated(tmp_pa
 
 
 @pytest.mark.heavy
-def test_quality_and_no_data_are_about_the_bands_of_the_model_whatever_was_fetched_with_them(tmp_path):
+def test_quality_and_no_data_concern_the_bands_of_the_model_only(tmp_path):
     image = noise(0, dtype="int16")
     image[1] = -1
     write(tmp_path / "r" / "x.tif", image, nodata=-1)
@@ -134,18 +138,18 @@ def test_quality_and_no_data_are_about_the_bands_of_the_model_whatever_was_fetch
     assert one["two"].meta[0]["quality"]["valid"] == 0.5
 
 
-def test_a_frame_is_filled_by_band_whatever_was_fetched_with_it(tmp_path):
+def test_a_frame_is_filled_band_by_band(tmp_path):
     from rs_embed.planning.model_info import Frames
 
     first, second = noise(0, dtype="int16"), noise(1, dtype="int16")
-    second[1] = -1  # B3 is not there in the second bin
+    second[1] = -1  # B3 has no data in the second bin
     for i, image in enumerate((first, second)):
         write(tmp_path / f"{i}.tif", image, nodata=-1)
     catalogue(tmp_path, {"path": "0.tif", "datetime": "2022-06-05"}, {"path": "1.tif", "datetime": "2022-08-20"})
     both, _ = chip(tmp_path, at(30, 30, 300), Frames("equal", 2))
     alone, _ = chip(tmp_path, at(30, 30, 300), Frames("equal", 2), bands=("B3",))
     assert np.array_equal(both.pixels[:, 1:], alone.pixels)
-    assert both.said[0] == () and both.said[1] == alone.said[0] != ()
+    assert both.band_warnings[0] == () and both.band_warnings[1] == alone.band_warnings[0] != ()
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(1, 1), (-1, -1), (-1, 1)])
@@ -162,9 +166,9 @@ def test_files_that_are_south_up_or_mirrored_are_found(tmp_path, dx, dy):
     got, grid = chip(tmp_path, PointBuffer(9.834, 57.284, 60))
     assert got.valid == 1.0
     x, y = np.meshgrid(*grid.centres())
-    from rs_embed.request.geometry import transformer
+    from rs_embed.request.geometry import get_transformer
 
-    lon, lat = transformer(grid.crs, "EPSG:4326").transform(x, y)
+    lon, lat = get_transformer(grid.crs, "EPSG:4326").transform(x, y)
     columns, rows = ~transform @ (lon, lat)
     expected = data[:, np.floor(rows).astype(int), np.floor(columns).astype(int)]
     assert (got.pixels == expected).mean() > 0.99
@@ -181,7 +185,7 @@ def test_a_linked_catalogue_and_two_collections_of_one_file(tmp_path):
     assert (pixels(tmp_path / "r", tmp_path / "out", sensor=SensorSpec("other", ("B2", "B3"))) == 100).all()
 
 
-def test_the_other_form_of_a_product_is_used_where_the_wanted_one_does_not_reach(tmp_path):
+def test_the_other_form_of_a_product_is_used_where_the_requested_one_has_no_files(tmp_path):
     bands = {"bands": "VV VH"}
     write(tmp_path / "db.tif", np.full((2, 60, 60), 10.0, "float32"))
     write(tmp_path / "linear.tif", np.full((2, 60, 60), 4.0, "float32"), corner=(ORIGIN[0] + 5000, ORIGIN[1]))
@@ -191,5 +195,5 @@ def test_the_other_form_of_a_product_is_used_where_the_wanted_one_does_not_reach
     ]
     catalogue(tmp_path, *(r | bands for r in rows))
     want = {"collection": "COPERNICUS/S1_GRD_FLOAT", "bands": ("VV", "VH"), "config": ExportConfig()}
-    here, there = chip(tmp_path, at(30, 30), **want)[0], chip(tmp_path, at(530, 30), **want)[0]
-    assert np.allclose(here.pixels, 10.0) and (there.pixels == 4.0).all()
+    near, far = chip(tmp_path, at(30, 30), **want)[0], chip(tmp_path, at(530, 30), **want)[0]
+    assert np.allclose(near.pixels, 10.0) and (far.pixels == 4.0).all()

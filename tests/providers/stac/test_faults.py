@@ -1,4 +1,5 @@
-"""STAC services that fail, and what a run asks of them: retries, tokens, bytes, nothing twice, nothing secret."""
+"""STAC services that fail, and the requests of a run: retries, tokens, bytes, no duplicates, no
+secrets."""
 
 from __future__ import annotations
 
@@ -11,204 +12,208 @@ import pytest
 
 from rs_embed import ProviderError, SensorSpec, load_export
 from rs_embed.providers.stac import remote_rasters, search, signing
-from rs_embed.runs.run import load_run
+from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.load_run import load_run
 from rs_embed.stages.fetch import fetch
 
 from ...support.exports import combined, export, log_of, run_folder, steps
 from ...support.rasters import WINDOW, at, noise
 from ...support.stac_server import Fault
-from ...support.stac_world import SETTINGS, a_world
+from ...support.stac_world import SETTINGS, serve_scenes
 from .test_provider import at_loopback, planned
 
-PLACE = at(30, 30)
+SPATIAL = at(30, 30)
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
+def scenes(tmp_path, monkeypatch):
     quick = {"GDAL_HTTP_RETRY_DELAY": "0.05", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "1"}
     monkeypatch.setattr(remote_rasters, "ENVIRONMENT", remote_rasters.ENVIRONMENT | quick)
-    with a_world(tmp_path) as made:
+    with serve_scenes(tmp_path) as made:
         yield made
 
 
-def ready(world, place=PLACE, **changes):
+def prepare_fetch(scenes, spatial=SPATIAL, **changes):
     """(provider, fetch of the only ROI) of a planned run."""
-    made = planned(world, [place], **changes)
+    made = planned(scenes, [spatial], **changes)
     source, roi = made.plan.sources[0], made.roi(0)
     return made.provider, lambda: made.provider.fetch(source, source.bands, roi, made.grid(source, roi))
 
 
-# files -----------------------------------------------------------------------------------------------------------------
+# files -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "502", "503", "504"])
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_a_file_that_fails_once_is_asked_again(world, kind, after):
+def test_a_read_that_fails_once_is_repeated(scenes, kind, after):
     pixels = noise(0, (1, 300, 300))
-    world.scene("a", pixels, bands=("B2",))
-    _, chip = ready(world, bands=("B2",))
-    world.stac.faults = [Fault(kind, times=1, after=after)]
+    scenes.add_scene("a", pixels, bands=("B2",))
+    _, chip = prepare_fetch(scenes, bands=("B2",))
+    scenes.stac.faults = [Fault(kind, times=1, after=after)]
     assert np.array_equal(chip().pixels, pixels[:, 20:40, 20:40])
-    assert world.stac.faults[0].times == 0
+    assert scenes.stac.faults[0].times == 0
 
 
 @pytest.mark.parametrize(
     ("kind", "after"), [(k, a) for k in ("429", "503", "drop", "cut") for a in range(3)] + [("slow", 1)]
 )
-def test_a_file_that_keeps_failing_can_be_had_later(world, kind, after):
+def test_a_read_that_keeps_failing_is_retryable(scenes, kind, after):
     pixels = noise(0, (1, 300, 300))
-    world.scene("a", pixels, bands=("B2",))
-    _, chip = ready(world, bands=("B2",))
-    world.stac.faults = [Fault(kind, after=after)]
+    scenes.add_scene("a", pixels, bands=("B2",))
+    _, chip = prepare_fetch(scenes, bands=("B2",))
+    scenes.stac.faults = [Fault(kind, after=after)]
     if kind == "cut" and after == 0:
-        world.stac.faults[0].ranged = True  # a HEAD has no body
+        scenes.stac.faults[0].ranged = True  # a HEAD has no body
     try:
         got = chip()
     except ProviderError as error:
         assert error.retryable
         assert "\n" not in str(error)
-        assert f"{world.stac.files}/a_B2.tif cannot be read" in str(error)
+        assert f"{scenes.stac.files}/a_B2.tif cannot be read" in str(error)
         if kind.isdigit():
             assert f"HTTP {kind}" in str(error)
-        world.stac.faults.clear()
+        scenes.stac.faults.clear()
         got = chip()
     else:
-        assert kind == "cut", "half of the header was enough, or GDAL asked for the rest"
-    assert np.array_equal(got.pixels, pixels[:, 20:40, 20:40]), "never made of half an answer"
+        assert kind == "cut", "half of the header was enough, or GDAL requested the remaining bytes"
+    assert np.array_equal(got.pixels, pixels[:, 20:40, 20:40]), "never from half an answer"
 
 
 @pytest.mark.parametrize("profile", [{"compress": "none"}, {"compress": "lzw", "blocksize": 256}])
-def test_blocks_that_are_cut_off_are_never_pixels(world, profile):
+def test_blocks_that_are_cut_off_are_never_pixels(scenes, profile):
     pixels = noise(0, (1, 300, 300))
-    world.scene("a", pixels, bands=("B2",), profile=profile)
-    _, chip = ready(world, at(118, 118), bands=("B2",))  # the lower end of a block
-    world.stac.faults = [Fault("cut", ranged=True, after=1)]
+    scenes.add_scene("a", pixels, bands=("B2",), profile=profile)
+    _, chip = prepare_fetch(scenes, at(118, 118), bands=("B2",))  # the lower end of a block
+    scenes.stac.faults = [Fault("cut", ranged=True, after=1)]
     try:
         got = chip()
     except ProviderError as error:
         assert error.retryable
-        world.stac.faults.clear()
+        scenes.stac.faults.clear()
         got = chip()
     assert np.array_equal(got.pixels, pixels[:, 108:128, 108:128])
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("404", "there is no such file"), ("403", "no permission"), ("410", "no such")]
+    ("kind", "message"),
+    [("404", "the file does not exist"), ("403", "no permission"), ("410", "the file does not exist")],
 )
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_file_that_is_not_there_is_not_asked_for_again(world, kind, said, after):
-    world.scene("a", noise(0), bands=("B2",))
-    _, chip = ready(world, bands=("B2",))
-    world.stac.faults = [Fault(kind, after=after)]
+def test_a_missing_file_is_not_requested_again(scenes, kind, message, after):
+    scenes.add_scene("a", noise(0), bands=("B2",))
+    _, chip = prepare_fetch(scenes, bands=("B2",))
+    scenes.stac.faults = [Fault(kind, after=after)]
     with pytest.raises(ProviderError) as found:
         chip()
     assert not found.value.retryable
     assert f"HTTP {kind}" in str(found.value)
-    assert said in str(found.value)
-    assert world.stac.count("/files/") <= after + 2
+    assert message in str(found.value)
+    assert scenes.stac.count("/files/") <= after + 2
 
 
 @pytest.mark.filterwarnings("ignore:.*:rasterio.errors.NotGeoreferencedWarning")
-def test_a_file_that_is_no_raster_or_on_no_grid_says_so(world):
+def test_a_file_without_a_grid_is_refused(scenes):
     import rasterio
 
-    world.scene("a", noise(0), bands=("B2",))
-    with rasterio.open(world.root / "a_B2.tif", "w", driver="GTiff", count=1, height=9, width=9, dtype="uint8") as file:
+    scenes.add_scene("a", noise(0), bands=("B2",))
+    with rasterio.open(
+        scenes.root / "a_B2.tif", "w", driver="GTiff", count=1, height=9, width=9, dtype="uint8"
+    ) as file:
         file.gcps = ([rasterio.control.GroundControlPoint(0, 0, 9, 57)], "EPSG:4326")
         file.write(np.ones((1, 9, 9), "uint8"))
-    _, chip = ready(world, bands=("B2",))
+    _, chip = prepare_fetch(scenes, bands=("B2",))
     with pytest.raises(ProviderError, match="has no CRS"):
         chip()
 
 
-# searches --------------------------------------------------------------------------------------------------------------
+# searches ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def hasty(monkeypatch):
+def no_backoff(monkeypatch):
     from urllib3 import Retry
 
     monkeypatch.setattr(Retry, "get_backoff_time", lambda self: 0)
-    monkeypatch.setattr(search, "TIMEOUT", (1, 1))
+    monkeypatch.setattr(search, "TIMEOUT_S", (1, 1))
 
 
 @pytest.mark.parametrize("path", ["/search", ""])
 @pytest.mark.parametrize(
     "fault", [Fault("429", headers={"Retry_After": 1}), Fault("503"), Fault("drop"), Fault("slow")]
 )
-def test_a_search_that_fails_is_repeated(world, hasty, fault, path):
-    world.scene("a", noise(0))
-    world.stac.faults = [Fault(fault.kind, path, times=2, headers=fault.headers)]
-    _, chip = ready(world)
+def test_a_search_that_fails_is_repeated(scenes, no_backoff, fault, path):
+    scenes.add_scene("a", noise(0))
+    scenes.stac.faults = [Fault(fault.kind, path, times=2, headers=fault.headers)]
+    _, chip = prepare_fetch(scenes)
     assert chip().valid == 1
 
 
-def test_a_search_that_keeps_failing_says_so(world, hasty):
-    world.scene("a", noise(0))
+def test_a_search_that_keeps_failing_is_an_error(scenes, no_backoff):
+    scenes.add_scene("a", noise(0))
     for kind, retryable in (("503", True), ("drop", True), ("cut", True), ("400", False), ("404", False)):
-        world.stac.faults = [Fault(kind, "/search")]
-        world.stac.asked.clear()
+        scenes.stac.faults = [Fault(kind, "/search")]
+        scenes.stac.requests.clear()
         with pytest.raises(ProviderError) as found:
-            planned(world, [PLACE])
+            planned(scenes, [SPATIAL])
         assert found.value.retryable == retryable
-        assert world.stac.address in str(found.value)
+        assert scenes.stac.address in str(found.value)
         assert "\n" not in str(found.value)
-        assert (world.stac.count("/search") == 1) == (not retryable or kind == "cut")
+        assert (scenes.stac.count("/search") == 1) == (not retryable or kind == "cut")
     with pytest.raises(ProviderError) as found:
-        planned(world, [PLACE], backend="stac:http://127.0.0.1:9/stac")
+        planned(scenes, [SPATIAL], backend="stac:http://127.0.0.1:9/stac")
     assert found.value.retryable
 
 
-# tokens ----------------------------------------------------------------------------------------------------------------
+# tokens ------------------------------------------------------------------------------------------
 
 
-def sentinel_2(world, count: int = 1) -> dict:
+def sentinel_2(scenes, count: int = 1) -> dict:
     kind = ("COPERNICUS/S2_SR_HARMONIZED", "sentinel-2-l2a")
     for i in range(count):
-        item = world.scene(
+        item = scenes.add_scene(
             f"s{i}", noise(i), day=f"2022-07-0{i + 1}", collection=kind, **{"s2:processing_baseline": "03.00"}
         )
         item["assets"] = {{"blue": "B02", "green": "B03"}[n]: a for n, a in item["assets"].items()}
     return {"collection": kind[0], "stac": None}
 
 
-def test_a_token_is_asked_for_once_and_renewed_before_it_expires(world, monkeypatch):
-    asked = sentinel_2(world, 4)
-    world.stac.signed = True
-    backend = at_loopback(monkeypatch, world, "planetary-computer")
-    provider, chip = ready(world, backend=backend, **asked)
-    assert world.stac.tokens == 0, "a start needs none"
+def test_a_token_is_requested_once_and_renewed_before_it_expires(scenes, monkeypatch):
+    options = sentinel_2(scenes, 4)
+    scenes.stac.signed = True
+    backend = at_loopback(monkeypatch, scenes, "planetary-computer")
+    provider, chip = prepare_fetch(scenes, backend=backend, **options)
+    assert scenes.stac.tokens == 0, "a start needs none"
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: chip(), range(4)))
-    assert world.stac.tokens == 1, "one for all files and threads"
-    assert [a.path for a in world.stac.asked if "token" in a.path] == ["/token/sentinel-2-l2a"]
-    world.stac.lifetime = signing.EARLY - 5
+    assert scenes.stac.tokens == 1, "one for all files and threads"
+    assert [a.path for a in scenes.stac.requests if "token" in a.path] == ["/token/sentinel-2-l2a"]
+    scenes.stac.lifetime = signing.RENEW_EARLY_S - 5
     provider._signer._tokens.clear()
-    before = world.stac.tokens
-    href = f"{world.stac.files}/s0_B2.tif"
-    first = provider._signer.token(href, "sentinel-2-l2a")
-    world.stac.lifetime = 3600
-    second = provider._signer.token(href, "sentinel-2-l2a")
-    assert (world.stac.tokens - before, first != second) == (2, True), "it was about to expire"
-    assert provider._signer.token(href, "sentinel-2-l2a") == second
-    assert provider._signer.token("https://elsewhere.org/a.tif", "sentinel-2-l2a") is None
+    before = scenes.stac.tokens
+    href = f"{scenes.stac.files}/s0_B2.tif"
+    first = provider._signer.get_token(href, "sentinel-2-l2a")
+    scenes.stac.lifetime = 3600
+    second = provider._signer.get_token(href, "sentinel-2-l2a")
+    assert (scenes.stac.tokens - before, first != second) == (2, True), "it was about to expire"
+    assert provider._signer.get_token(href, "sentinel-2-l2a") == second
+    assert provider._signer.get_token("https://elsewhere.org/a.tif", "sentinel-2-l2a") is None
 
 
-def test_a_token_that_is_refused_early_is_replaced_once(world, monkeypatch):
-    asked = sentinel_2(world)
-    world.stac.signed = True
-    _, chip = ready(world, backend=at_loopback(monkeypatch, world, "planetary-computer"), **asked)
+def test_a_token_that_is_refused_early_is_replaced_once(scenes, monkeypatch):
+    options = sentinel_2(scenes)
+    scenes.stac.signed = True
+    _, chip = prepare_fetch(scenes, backend=at_loopback(monkeypatch, scenes, "planetary-computer"), **options)
     assert chip().valid == 1
-    world.stac.good.clear()  # expired, whatever it said
-    world.scene("more", noise(5))
-    remote_reads = world.stac.tokens
-    provider, chip = ready(world, backend="stac:planetary-computer", **asked)
-    monkeypatch.setattr(remote_rasters, "_failures", {f"{world.stac.files}/s0_{b}.tif": 7 for b in ("B2", "B3")})
+    scenes.stac.good.clear()  # expired early
+    scenes.add_scene("more", noise(5))
+    remote_reads = scenes.stac.tokens
+    provider, chip = prepare_fetch(scenes, backend="stac:planetary-computer", **options)
+    monkeypatch.setattr(remote_rasters, "_failures", {f"{scenes.stac.files}/s0_{b}.tif": 7 for b in ("B2", "B3")})
     provider._signer._tokens["sentinel-2-l2a"] = ("sig=OLD", signing.dt.datetime.max.replace(tzinfo=signing.dt.UTC))
     assert chip().valid == 1
-    assert world.stac.tokens == remote_reads + 1
-    world.stac.faults = [Fault("403")]
-    monkeypatch.setattr(remote_rasters, "_failures", {f"{world.stac.files}/s0_{b}.tif": 70 for b in ("B2", "B3")})
+    assert scenes.stac.tokens == remote_reads + 1
+    scenes.stac.faults = [Fault("403")]
+    monkeypatch.setattr(remote_rasters, "_failures", {f"{scenes.stac.files}/s0_{b}.tif": 70 for b in ("B2", "B3")})
     with pytest.raises(ProviderError) as found:
         chip()
     assert not found.value.retryable
@@ -216,70 +221,70 @@ def test_a_token_that_is_refused_early_is_replaced_once(world, monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "retryable"), [("429", True), ("503", True), ("drop", True), ("401", False)])
-def test_a_token_that_is_not_to_be_had(world, monkeypatch, kind, retryable):
-    asked = sentinel_2(world)
-    world.stac.signed = True
-    monkeypatch.setenv(signing.KEY, "MYKEY")
-    _, chip = ready(world, backend=at_loopback(monkeypatch, world, "planetary-computer"), **asked)
-    world.stac.faults = [Fault(kind, "/token/")]
+def test_a_token_that_is_not_available(scenes, monkeypatch, kind, retryable):
+    options = sentinel_2(scenes)
+    scenes.stac.signed = True
+    monkeypatch.setenv(signing.KEY_VARIABLE, "MYKEY")
+    _, chip = prepare_fetch(scenes, backend=at_loopback(monkeypatch, scenes, "planetary-computer"), **options)
+    scenes.stac.faults = [Fault(kind, "/token/")]
     with pytest.raises(ProviderError) as found:
         chip()
     assert found.value.retryable == retryable
     assert "MYKEY" not in str(found.value)
-    assert retryable or signing.KEY in str(found.value)
-    world.stac.faults.clear()
+    assert retryable or signing.KEY_VARIABLE in str(found.value)
+    scenes.stac.faults.clear()
     assert chip().valid == 1
 
 
-def test_nothing_secret_is_written_or_said(world, monkeypatch, caplog):
-    asked = sentinel_2(world)
-    world.stac.items[0]["assets"]["B02"]["href"] += "?st=1&sig=ITEMSECRET"
-    world.stac.signed = True
-    made = planned(world, [PLACE], backend=at_loopback(monkeypatch, world, "planetary-computer"), **asked)
-    made.freeze()
+def test_no_secret_is_written_or_logged(scenes, monkeypatch, caplog):
+    options = sentinel_2(scenes)
+    scenes.stac.items[0]["assets"]["B02"]["href"] += "?st=1&sig=ITEMSECRET"
+    scenes.stac.signed = True
+    made = planned(scenes, [SPATIAL], backend=at_loopback(monkeypatch, scenes, "planetary-computer"), **options)
+    freeze_run(made)
     run = load_run(made.dir)
     source = run.plan.sources[0]
-    world.stac.faults = [Fault("503", times=1)]
+    scenes.stac.faults = [Fault("503", times=1)]
     with caplog.at_level(logging.DEBUG, logger="rasterio"):
         monkeypatch.chdir(run.dir)
         fetch(run, source.id, next(iter(run.plan.parts)))
-    assert world.stac.tokens == 1
+    assert scenes.stac.tokens == 1
     assert "SECRET" not in caplog.text
-    for path in (world.root / "out").rglob("*"):
+    for path in (scenes.root / "out").rglob("*"):
         if path.is_file():
             assert b"SECRET" not in path.read_bytes(), path
 
 
-# bytes and requests ------------------------------------------------------------------------------------------------------
+# bytes and requests ------------------------------------------------------------------------------
 
 
-def test_only_the_blocks_of_a_place_are_read(world):
+def test_only_the_blocks_of_a_roi_are_read(scenes):
     size = {"blocksize": 256, "compress": "none"}
-    world.scene("a", noise(0, (1, 2048, 2048)), bands=("B2",), profile=size)
-    _, chip = ready(world, bands=("B2",))
-    world.stac.asked.clear()
+    scenes.add_scene("a", noise(0, (1, 2048, 2048)), bands=("B2",), profile=size)
+    _, chip = prepare_fetch(scenes, bands=("B2",))
+    scenes.stac.requests.clear()
     assert chip().valid == 1
-    whole, block = (world.root / "a_B2.tif").stat().st_size, 256 * 256 * 2
-    assert world.stac.sent() <= block + 32768 + 16384 < whole / 40
-    assert world.stac.count("/files/") == 3, "its size, its header, one block"
+    whole, block = (scenes.root / "a_B2.tif").stat().st_size, 256 * 256 * 2
+    assert scenes.stac.sent() <= block + 32768 + 16384 < whole / 40
+    assert scenes.stac.count("/files/") == 3, "its size, its header, one block"
     assert chip().valid == 1
-    assert world.stac.count("/files/") == 3, "remembered"
+    assert scenes.stac.count("/files/") == 3, "cached"
 
 
-def test_jobs_ask_for_nothing_that_is_there(world):
+def test_jobs_request_nothing_that_is_stored(scenes):
     for i in range(3):
-        world.scene(f"s{i}", noise(i, (2, 300, 300)), day=f"2022-07-0{i + 1}")
-    places = [at(25, 25), at(150, 150), at(275, 275)]
-    made = planned(world, places)
-    made.freeze()
+        scenes.add_scene(f"s{i}", noise(i, (2, 300, 300)), day=f"2022-07-0{i + 1}")
+    spatials = [at(25, 25), at(150, 150), at(275, 275)]
+    made = planned(scenes, spatials)
+    freeze_run(made)
     run = load_run(made.dir)
     source, part = run.plan.sources[0], next(iter(run.plan.parts))
-    world.stac.asked.clear()
+    scenes.stac.requests.clear()
     assert fetch_in(run, source.id, part)["fetched"] == 3
-    assert set(world.stac.kinds) == {"files"}, "a job searches nothing"
-    first = world.stac.count("/files/")
-    assert first <= 3 * 6 * 3, "for each place and file at most its size, its header and the blocks"
-    world.stac.asked.clear()
+    assert set(scenes.stac.kinds) == {"files"}, "a job searches nothing"
+    first = scenes.stac.count("/files/")
+    assert first <= 3 * 6 * 3, "for each ROI and file at most its size, its header and the blocks"
+    scenes.stac.requests.clear()
     assert fetch_in(load_run(made.dir), source.id, part) | {"seconds": 0} == {
         "fetched": 0,
         "restored": 0,
@@ -287,12 +292,12 @@ def test_jobs_ask_for_nothing_that_is_there(world):
         "failed": 0,
         "seconds": 0,
     }
-    assert world.stac.asked == []
-    planned(world, places)
-    assert world.stac.kinds == {"landing": 1, "search": 1}
-    world.scene("new", noise(7, (2, 100, 100)), day="2022-07-09")  # of the upper left corner
-    again = planned(world, places).plan.objects(source.id)
-    assert [a != b for a, b in zip(again, made.plan.objects(source.id))] == [True, False, False]
+    assert scenes.stac.requests == []
+    planned(scenes, spatials)
+    assert scenes.stac.kinds == {"landing": 1, "search": 1}
+    scenes.add_scene("new", noise(7, (2, 100, 100)), day="2022-07-09")  # of the upper left corner
+    again = planned(scenes, spatials).plan.object_names(source.id)
+    assert [a != b for a, b in zip(again, made.plan.object_names(source.id))] == [True, False, False]
 
 
 def fetch_in(run, source: str, part: str) -> dict:
@@ -307,42 +312,42 @@ def fetch_in(run, source: str, part: str) -> dict:
 
 
 @pytest.mark.heavy
-def test_an_export_through_snakemake_grows_with_the_catalogue_and_asks_for_nothing_twice(world):
+def test_an_export_through_snakemake_grows_with_the_catalogue_without_duplicate_requests(scenes):
     for i, corner in enumerate(((0, 0), (5000, 0))):
-        world.scene(f"s{i}", noise(i), corner=(550000 + corner[0], 6350000))
-    places = [at(20, 20), at(40, 40), at(520, 20)]
-    given = {"backend": f"stac:{world.stac.address}", "stac": SETTINGS, "sensor": SensorSpec("S2", ("B2", "B3"))}
-    target = world.root / "out" / "run"
+        scenes.add_scene(f"s{i}", noise(i), corner=(550000 + corner[0], 6350000))
+    spatials = [at(20, 20), at(40, 40), at(520, 20)]
+    given = {"backend": f"stac:{scenes.stac.address}", "stac": SETTINGS, "sensor": SensorSpec("S2", ("B2", "B3"))}
+    target = scenes.root / "out" / "run"
 
     def again() -> dict:
-        world.stac.asked.clear()
-        return export(combined(target), places, temporal=WINDOW, keep_work="all", **given)
+        scenes.stac.requests.clear()
+        return export(combined(target), spatials, temporal=WINDOW, keep_work="all", **given)
 
-    world.stac.faults = [Fault("503", times=2), Fault("429", "/search", times=1)]
+    scenes.stac.faults = [Fault("503", times=2), Fault("429", "/search", times=1)]
     manifest = again()
     assert manifest["status"] == "ok"
-    assert manifest["backend"] == f"stac:{world.stac.address}"
+    assert manifest["backend"] == f"stac:{scenes.stac.address}"
     first = load_export(target.with_suffix(".npz")).models["mosaiks"].raw_inputs()
     assert np.array_equal(first[0], noise(0)[:, 10:30, 10:30])
     again()
-    assert set(world.stac.kinds) == {"landing", "search"}, "everything is there"
-    world.scene("new", noise(5), day="2022-07-05", corner=(555000, 6350000))
+    assert set(scenes.stac.kinds) == {"landing", "search"}, "everything is stored"
+    scenes.add_scene("new", noise(5), day="2022-07-05", corner=(555000, 6350000))
     again()
-    assert {a.path.rsplit("/", 1)[1] for a in world.stac.asked if "/files/" in a.path} == {
+    assert {a.path.rsplit("/", 1)[1] for a in scenes.stac.requests if "/files/" in a.path} == {
         f"{s}_{b}.tif" for s in ("s1", "new") for b in ("B2", "B3")
     }
-    (world.root / "out" / "run.npz").unlink()
-    world.stac.faults = [Fault("503", "/files/")]
+    (scenes.root / "out" / "run.npz").unlink()
+    scenes.stac.faults = [Fault("503", "/files/")]
     assert again()["status"] == "ok"
     local = export(
-        combined(world.root / "other" / "run"),
-        places,
+        combined(scenes.root / "other" / "run"),
+        spatials,
         temporal=WINDOW,
-        backend=f"local:{world.root}",
+        backend=f"local:{scenes.root}",
         sensor=given["sensor"],
     )
     assert local["status"] == "ok"
-    both = [load_export(p.with_suffix(".npz")) for p in (target, world.root / "other" / "run")]
+    both = [load_export(p.with_suffix(".npz")) for p in (target, scenes.root / "other" / "run")]
     assert np.array_equal(*(b.embedding("mosaiks") for b in both))
     assert np.array_equal(*(b.models["mosaiks"].raw_inputs() for b in both))
     assert not re.search(r"[?]sig|token=", log_of(run_folder(target)))
