@@ -176,9 +176,8 @@ def measure_forward(folder: Path, n: int, precision: str) -> None:
     from rs_embed.machine.cores import CoreShare
     from rs_embed.models import get_adapter
     from rs_embed.request.request import Request
-    from rs_embed.runs.freeze_run import freeze_run
-    from rs_embed.runs.load_run import load_run
     from rs_embed.runs.open_run import open_run
+    from rs_embed.runs.run_files import freeze_run, load_run
     from rs_embed.stages.fetch import fetch
     from rs_embed.stages.shared.model_images import make_image
 

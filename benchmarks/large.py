@@ -27,7 +27,7 @@ from pathlib import Path
 from common import cpu_name, run_snakemake, write_rois, write_table
 
 from rs_embed.planning.chunk_sizes import CHUNK_SIZES
-from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.run_files import freeze_run
 
 LARGE = 50_000
 SIZES, MEMORY = (1_000, 10_000, 100_000), (100, 1_000, 10_000)

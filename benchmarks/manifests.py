@@ -25,10 +25,9 @@ from rs_embed.formats.arrays import ArrayMetadata, Row
 from rs_embed.formats.npz import NpzWriter
 from rs_embed.planning.units import Source
 from rs_embed.request.request import Request
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
 from rs_embed.runs.open_run import open_run
 from rs_embed.runs.run import Run
+from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.store import receipts
 from rs_embed.store.store import write_object
 
@@ -36,7 +35,7 @@ MODELS = 5
 #: Runs a step of a simulated run; prints its seconds and peak MB.
 STEP = """
 import resource, sys, time
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import load_run
 from rs_embed.stages import merge, write
 run, begin = load_run("."), time.monotonic()
 if sys.argv[1] == "merge":

@@ -79,9 +79,8 @@ def prepare_run(folder: Path, n: int, case: tuple, precision: str, device: str, 
     """A run of one model over the ROIs, with fetched chips."""
     from rs_embed import ExportConfig, ExportModelRequest, ExportTarget, FetchSpec, TemporalSpec
     from rs_embed.request.request import Request
-    from rs_embed.runs.freeze_run import freeze_run
-    from rs_embed.runs.load_run import load_run
     from rs_embed.runs.open_run import open_run
+    from rs_embed.runs.run_files import freeze_run, load_run
     from rs_embed.stages.fetch import fetch
 
     model, modality, options = case
@@ -292,7 +291,7 @@ def measure_peak(folder: str, n: int) -> float:
         sys.exit("fetching failed")
     import resource
 
-    from rs_embed.runs.load_run import load_run
+    from rs_embed.runs.run_files import load_run
     from rs_embed.stages.embed import embed
 
     (config,) = Path(folder).glob("work/runs/*/config.yaml")

@@ -131,8 +131,7 @@ def _add_helpers(commands: Any) -> None:
         catalogue.add_argument(flag, action="append", default=[], help=f"{flag[2:]} {text}")
     catalogue.add_argument("--replace", action="store_true", help="overwrite an existing catalogue")
     catalogue.set_defaults(call=lambda options: _with_permission_errors(_catalogue, options))
-    schema = commands.add_parser("schema", help="print the JSON schema of the config file")
-    schema.set_defaults(call=_schema)
+    commands.add_parser("schema", help="print the JSON schema of the config file").set_defaults(call=_schema)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -169,18 +168,15 @@ def _gigabytes(text: str) -> float:
 def _run_step(options: argparse.Namespace) -> int:
     from .machine.cores import share_cores
     from .machine.devices import gpus_wanted
-    from .runs.load_run import load_run
+    from .runs.run_files import load_run
 
     started = time.monotonic()
     os.chdir(options.run)
     run = load_run(".")
     own = {"embed": max(1, getattr(options, "threads", 1)), "fetch": run.provider.cores}.get(options.command, 1)
-    more = {
-        "embed": not gpus_wanted(run.request.device),
-        "write": run.plan.layout == "combined",
-        "merge": True,
-    }.get(options.command, False)
-    with share_cores(run.dir, own, can_use_more=more) as cores:
+    is_combined = run.plan.layout == "combined"
+    more = {"embed": not gpus_wanted(run.request.device), "write": is_combined, "merge": True}
+    with share_cores(run.dir, own, can_use_more=more.get(options.command, False)) as cores:
         counts = _call_stage(run, options, cores)
     print(f"{options.command}: {json.dumps(counts)} in {time.monotonic() - started:.2f} s")
     return 0
@@ -261,9 +257,8 @@ def _pack(options: argparse.Namespace) -> int:
 
     work = open_work_folder(options.folder)
     done = (unpack if options.undo else pack)(work, partial(summaries.progress_bar, what="pack", unit=""))
-    return _print_result(
-        options, summaries.pack_json(work, done, undo=options.undo), summaries.pack_lines(work, done, undo=options.undo)
-    )
+    result = summaries.pack_json(work, done, undo=options.undo)
+    return _print_result(options, result, summaries.pack_lines(work, done, undo=options.undo))
 
 
 def _stop(options: argparse.Namespace) -> int:

@@ -14,8 +14,8 @@ from .support.exports import combined, export, places
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """A finished combined export of nine places with two models on one source, and a store that keeps everything; tests copy it,
-    never change it."""
+    """A finished combined export of nine places with two models on one source, and a store that
+    keeps everything; tests copy it, never change it."""
     folder = tmp_path_factory.mktemp("finished")
     rgb = rs_embed.SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B4", "B3", "B2"))
     models = [

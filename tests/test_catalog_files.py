@@ -1,4 +1,5 @@
-"""The files that make the project findable and citable: the Snakemake workflow catalogue, CITATION.cff, the metadata."""
+"""The files that make the project findable and citable: the Snakemake workflow catalogue,
+CITATION.cff, the metadata."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def test_the_root_snakefile_is_the_same_workflow():
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_a_module_from_a_repository_plans_the_jobs(tmp_path):
-    """What ``snakedeploy deploy-workflow`` writes, with a local repository in place of one on a hosting service."""
+    """What ``snakedeploy deploy-workflow`` writes, with a local repository in place of one on a
+    hosting service."""
     repository, folder = tmp_path / "repository", tmp_path / "folder"
     for name in ("workflow", "envs", "config"):
         shutil.copytree(CHECKOUT / name, repository / name)

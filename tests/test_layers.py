@@ -1,4 +1,5 @@
-"""The layers of docs/architecture.md: imports between packages point down only, and no modules import each other in a circle."""
+"""The layers of docs/architecture.md: imports between packages point down only, and no modules
+import each other in a circle."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "rs_embed"
 
-#: Top to bottom. A package imports from itself and from lower lines; packages of one line do not import each other.
+#: Top to bottom. A package imports from itself and from lower lines; packages of one line do not
+#: import each other.
 LAYERS = (
     ("rs_embed", "__main__"),
     ("api", "cli"),
@@ -26,8 +28,8 @@ LAYERS = (
     ("request",),
     ("errors", "version"),
 )
-#: The same inside packages that have sub-packages; modules of the package that are not named are on no line, and may be
-#: imported by all of them.
+#: The same inside packages that have sub-packages; modules of the package that are not named are
+#: on no line, and may be imported by all of them.
 SUBPACKAGES = {
     "providers": (("gee", "stac"), ("rasters",), ("limits",)),
     "stages": (("repair", "prepare"), ("fetch", "embed", "write", "merge"), ("manifests",), ("shared",)),
@@ -51,7 +53,8 @@ MODULES = modules()
 
 
 def imports(name: str) -> set[str]:
-    """Modules of the package that a module imports, those inside functions and for types alone included."""
+    """Modules of the package that a module imports, those inside functions and for types alone
+    included."""
     path, found = MODULES[name], set()
     parents = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -91,7 +94,8 @@ def test_imports_point_down_only(name):
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    # a package's __init__ is imported before its modules anyway; what counts is what it imports itself
+    # a package's __init__ is imported before its modules anyway; what counts is what it imports
+    # itself
     try:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from ..engine.image_cost import compute_image_cost, max_frames
 from ..planning.plan import Chunk
 from ..planning.units import Source, Unit
-from ..request.geometry import grid_shape
 from ..runs.run import Run
 from ..stages.shared.state import Jobs
 from .costs import ModelCost, SourceCost
+from .missing import image_shape
 
 #: Bytes of an object in addition to its values: the npy header (128), the footer (48), and its
 #: metadata; each scene of a composite adds about 150.
@@ -31,15 +31,13 @@ def count_bytes(run: Run, todo: Jobs, sources: Sequence[SourceCost], models: Seq
     added = {"pixels": sum(s.bytes for s in sources), "embeddings": sum(m.bytes for m in models)}
     to_write = set(todo.write)
     written = [c for c in plan.chunks if f"items/{c.name}.json" in to_write]
-    exported: Sequence[Chunk] = written
-    if plan.layout == "combined":
-        exported = plan.chunks if todo.merge else []
+    merged = plan.chunks if todo.merge else ()
+    exported: Sequence[Chunk] = merged if plan.layout == "combined" else written
     rois = sum(c.stop - c.start for c in exported)
     added["final"] = _count_array_bytes(run, exported) + (rois * ROW_OVERHEAD * len(plan.units) if rois else 0)
     if config.format == "netcdf":
         added["final"] += NETCDF_OVERHEAD * (1 + len(plan.units)) * (rois if plan.layout == "per_item" else bool(rois))
-    each = MANIFEST_ENTRY if plan.layout == "combined" else ROI_MANIFEST
-    added["manifests"] = rois * len(plan.units) * each
+    added["manifests"] = rois * len(plan.units) * (MANIFEST_ENTRY if plan.layout == "combined" else ROI_MANIFEST)
     added["records"] = sum(c.stop - c.start for c in written) * len(plan.units) * RECORD
     return added | {"peak": sum(added.values())}
 
@@ -73,12 +71,7 @@ def _count_roi_bytes(run: Run, source: Source, units: Sequence[Unit], shape: tup
 
 def _count_shapes(run: Run, source: Source, chunks: Sequence[Chunk]) -> Counter[tuple[int, int]]:
     """Number of ROIs by the (height, width) of their images."""
-    identity, spatials = source.identity, run.request.spatials
-    return Counter(
-        grid_shape(spatials[i], identity["projection"], source.scale_m, square=identity["square"])
-        for chunk in chunks
-        for i in range(chunk.start, chunk.stop)
-    )
+    return Counter(image_shape(run, source, i) for chunk in chunks for i in range(chunk.start, chunk.stop))
 
 
 def count_files(run: Run) -> dict[str, int]:

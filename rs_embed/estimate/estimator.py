@@ -15,7 +15,6 @@ from ..errors import ModelError
 from ..machine.devices import count_visible_gpus, gpu_model_name, gpus_wanted
 from ..models import get_model_info
 from ..planning.chunk_sizes import wall_seconds
-from ..planning.plan import Plan
 from ..planning.units import Source, Unit
 from ..providers.base import FetchCost
 from ..runs.run import Run
@@ -66,13 +65,15 @@ def estimate(run: Run, todo: Jobs | None = None, *, gpus: int | None = None, gpu
     wall_hours = None
     if hours is not None:
         wall_hours = _gpu_wall_hours(models, parallel) if device == "cuda" else hours / parallel
+    chunks = len(plan.chunks)
+    all_jobs = len(plan.sources) * len(plan.parts), len(plan.embedded_units) * chunks, chunks, 1, 0
     return Estimate(
         rois=len(plan.roi_ids),
-        chunks=len(plan.chunks),
+        chunks=chunks,
         layout=plan.layout,
         format=plan.request.config.format,
         jobs={rule: len(getattr(todo, rule)) for rule in RULES},
-        jobs_in_all=_count_all_jobs(plan),
+        jobs_in_all=dict(zip(RULES, all_jobs)),
         sources=sources,
         models=models,
         bytes=disk.count_bytes(run, todo, sources, models),
@@ -86,17 +87,6 @@ def estimate(run: Run, todo: Jobs | None = None, *, gpus: int | None = None, gpu
         fetch_hours=_fetch_hours(run, sources),
         must_say_cuda=device == "cuda" and not gpus_wanted(run.request.device),
     )
-
-
-def _count_all_jobs(plan: Plan) -> dict[str, int]:
-    """Jobs of the whole run by rule."""
-    return {
-        "fetch": len(plan.sources) * len(plan.parts),
-        "embed": len(plan.embedded_units) * len(plan.chunks),
-        "write": len(plan.chunks),
-        "merge": 1,
-        "repair": 0,
-    }
 
 
 def _sum_known(values: Sequence[_Number | None]) -> _Number | None:

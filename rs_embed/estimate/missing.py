@@ -59,7 +59,7 @@ def _count_source(
     has_embedding = {u.id: run.store.embedding_group(u.id).has for u in readers}
     find_missing_bands = _missing_bands_finder(run, source)
     objects = run.plan.object_names(source.id)
-    find_shape = functools.lru_cache(1)(functools.partial(_image_shape, run, source))
+    find_shape = functools.lru_cache(1)(functools.partial(image_shape, run, source))
     with _open_records(run, source) as records:
         for index, is_fetched, units in _list_rois(run, source, readers, jobs):
             name = objects[index]
@@ -132,7 +132,7 @@ def _missing_bands_finder(run: Run, source: Source) -> Callable[[str, set[str]],
     return find
 
 
-def _image_shape(run: Run, source: Source, index: int) -> tuple[int, int]:
+def image_shape(run: Run, source: Source, index: int) -> tuple[int, int]:
     """(height, width) of the image of a ROI."""
     identity = source.identity
     return grid_shape(run.request.spatials[index], identity["projection"], source.scale_m, square=identity["square"])

@@ -91,12 +91,8 @@ def _format_table(e: RunCost) -> list[str]:
         counts = (f"{number:,}" for number in (m.jobs, m.images, m.there, m.passes))
         rows.append((m.label, *counts, each, time, known if m.images else ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(w) if i in (0, 7) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    ]
+    padded = ([c.ljust(w) if i in (0, 7) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in rows)
+    return ["  ".join(cells).rstrip() for cells in padded]
 
 
 def _format_hours(e: RunCost) -> str:

@@ -25,20 +25,8 @@ from ..store.locks import DETACHED_VARIABLE, RUN_LOCK_VARIABLE, STORE_LOCK_VARIA
 from .child import FILES
 
 #: Fields of an event that are passed on; the others are only in the log.
-_FIELDS = (
-    "event",
-    "jobid",
-    "job_id",
-    "jobs",
-    "rule_name",
-    "wildcards",
-    "log",
-    "done",
-    "total",
-    "stats",
-    "exception",
-    "rule_msg",
-)
+_JOB_FIELDS = ("event", "jobid", "job_id", "jobs", "rule_name", "wildcards", "log")
+_FIELDS = (*_JOB_FIELDS, "done", "total", "stats", "exception", "rule_msg")
 
 
 def _register_logger_plugin(pipe: IO[str]) -> None:

@@ -41,10 +41,8 @@ def explain_failure(run: Run, failures: list[dict], log: Path, status: int) -> s
     for (event, path), found in sorted(zip(logs, sentences), key=lambda job: not job[1]):
         if sentence := found[0] if found else _describe_silent_job(run, event, path, lines):
             return f"{sentence}{disks} (what was finished is kept: call again to go on; log: {run.dir / path})"
-    errors = _find_errors(
-        [line for event in failures for line in event.get("message", "").splitlines()]
-    ) or _find_errors(lines)
-    if errors:
+    messages = [line for event in failures for line in event.get("message", "").splitlines()]
+    if errors := _find_errors(messages) or _find_errors(lines):
         return f"{errors[0]}{disks} (log: {log})"
     if disks or not lines:  # the log could not be written either
         return f"Snakemake stopped with status {status}{disks} (log: {log})"

@@ -17,10 +17,9 @@ from typing import IO
 
 from ..errors import ExportError
 from ..runs import cluster_queue
-from ..runs.freeze_run import freeze_run
 from ..runs.profiles import Profile, find_profile
 from ..runs.run import Run
-from ..runs.run_files import CONFIG
+from ..runs.run_files import CONFIG, freeze_run
 from ..stages.prepare import check_cluster_folder
 from ..store import locks
 from ..store.store import report_write_errors

@@ -52,12 +52,10 @@ class Progress:
             self._set_totals(event.get("stats") or {})
         elif kind == "job_info" and event.get("rule_name") in STAGES:
             self._jobs[event["jobid"]] = self._describe_job(event["rule_name"], event.get("wildcards") or {})
-        elif kind == "job_finished":
-            job = self._jobs.pop(event.get("job_id", -1), None)
-            if job is not None:
-                stage, size, receipt = job
-                self.reused[stage] += self._count_reused(receipt)
-                self._advance(stage, size)
+        elif kind == "job_finished" and (job := self._jobs.pop(event.get("job_id", -1), None)):
+            stage, size, receipt = job
+            self.reused[stage] += self._count_reused(receipt)
+            self._advance(stage, size)
 
     def _describe_job(self, rule: str, wildcards: Mapping) -> tuple[str, int, str | None]:
         """Stage, number of ROIs and receipt of a job."""
@@ -96,13 +94,9 @@ class Progress:
             return
         from tqdm.auto import tqdm
 
+        total, position = self.totals[stage], len(self._bars)
         self._bars[stage] = tqdm(
-            total=self.totals[stage],
-            desc=f"{stage:5}",
-            unit="ROI",
-            position=len(self._bars),
-            leave=True,
-            file=sys.stderr,
+            total=total, desc=f"{stage:5}", unit="ROI", position=position, leave=True, file=sys.stderr
         )
 
     def _advance(self, stage: str, size: int) -> None:
@@ -115,9 +109,8 @@ class Progress:
             bar.set_postfix_str(note, refresh=False)
             bar.update(size)
         else:
-            self.print_line(
-                f"rs-embed: {stage} {self.done[stage]}/{self.totals[stage]} ROIs{' (' + note + ')' if note else ''}"
-            )
+            counts = f"{self.done[stage]}/{self.totals[stage]} ROIs"
+            self.print_line(f"rs-embed: {stage} {counts}{f' ({note})' if note else ''}")
 
     @staticmethod
     def _has_bars() -> bool:

@@ -12,10 +12,9 @@ import threading
 from typing import Any
 
 from ..machine.cores import CORES_VARIABLE
-from ..runs.load_run import load_run
 from ..runs.open_run import open_config
 from ..runs.run import Run
-from ..runs.run_files import PACKAGE
+from ..runs.run_files import PACKAGE, load_run
 from ..stages.prepare import check_target
 from ..stages.shared.state import Jobs
 
@@ -59,13 +58,10 @@ def skip_exit_delays() -> None:
     objects."""
     gc.freeze()
     for thread in threading.enumerate():
-        # of Snakemake's scheduler, not of a plugin
-        if isinstance(thread, threading.Timer) and _is_of_scheduler(thread):
-            thread.cancel()
-
-
-def _is_of_scheduler(timer: threading.Timer) -> bool:
-    return (getattr(timer.function, "__module__", None) or "").startswith("snakemake.scheduling.")
+        if isinstance(thread, threading.Timer):
+            module = getattr(thread.function, "__module__", None) or ""
+            if module.startswith("snakemake.scheduling."):  # of Snakemake's scheduler, not of a plugin
+                thread.cancel()
 
 
 def import_pandas_in_background() -> None:

@@ -55,10 +55,8 @@ def transformer_flops(tokens: int, dim: int, depth: int, hidden: int) -> int:
     """Blocks of self-attention and an MLP of width ``hidden``: queries, keys and values; the
     logits and the mixing of values, tokens x tokens x dim each; the projection; two layers of the
     MLP."""
-    attention = (
-        matmul_flops(tokens, dim, 3 * dim) + 2 * matmul_flops(tokens, tokens, dim) + matmul_flops(tokens, dim, dim)
-    )
-    return depth * (attention + 2 * matmul_flops(tokens, dim, hidden))
+    attention = matmul_flops(tokens, dim, 3 * dim) + 2 * matmul_flops(tokens, tokens, dim)
+    return depth * (attention + matmul_flops(tokens, dim, dim) + 2 * matmul_flops(tokens, dim, hidden))
 
 
 def convolution_flops(height: int, width: int, channels: int, kernel: int, filters: int) -> int:

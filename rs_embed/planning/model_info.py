@@ -41,11 +41,8 @@ class Frames:
 
     def identity(self) -> dict:
         """The entry for time in the identity of a source."""
-        return (
-            {"mode": self.mode}
-            if self.mode == "composite"
-            else {"mode": self.mode, "count": self.count, "days": self.days}
-        )
+        bins = {} if self.mode == "composite" else {"count": self.count, "days": self.days}
+        return {"mode": self.mode, **bins}
 
 
 @dataclass(frozen=True)
@@ -95,18 +92,6 @@ class Weights:
     revision: str
     file: str
     sha256: str | None = None
-
-
-def _single_composite(options: Any, window: TemporalSpec | None) -> Frames:
-    return Frames()
-
-
-def _any_size(options: Any) -> int | None:
-    return None
-
-
-def _no_weights(options: Any) -> Weights | None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -160,11 +145,11 @@ class ModelInfo:
     dim: Callable[[Any], int]
     aliases: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ("pooled", "grid")
-    size: Callable[[Any], int | None] = _any_size
+    size: Callable[[Any], int | None] = lambda options: None
     square: bool = False
-    frames: Callable[[Any, TemporalSpec | None], Frames] = _single_composite
+    frames: Callable[[Any, TemporalSpec | None], Frames] = lambda options, window: Frames()
     needs_window: bool = True
-    weights: Callable[[Any], Weights | None] = _no_weights
+    weights: Callable[[Any], Weights | None] = lambda options: None
     precisions: tuple[str, ...] = ("fp32", "bf16")
     refuse: Callable[[Any, str, float, Prep], str | None] = lambda options, modality, scale_m, prep: None
     canonical: Callable[[Any, str], Any] = lambda options, modality: options

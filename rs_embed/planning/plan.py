@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..errors import ModelError
@@ -27,7 +27,7 @@ from ..request.identity import digest
 from ..request.request import Request
 from .chunk_sizes import choose_chunk_size
 from .model_info import ModelInfo
-from .units import Generation, ModelSettings, Source, Unit, check_model, make_unit
+from .units import Generation, Source, Unit, check_model, make_unit
 
 #: Most ROIs of a part; in chunks of more than four such parts, a part is a quarter of the chunk.
 PART_SIZE = 64
@@ -152,14 +152,10 @@ class Plan:
     def items_key(self, chunk: Chunk) -> str:
         """Digest of what a write job writes; names and manifest fields count only if it writes the
         final files."""
-        more = None
+        start, stop, more = chunk.start, chunk.stop, None
         if self.layout == "per_item":
-            more = [
-                self.names[chunk.start : chunk.stop],
-                self._manifest_fields,
-                *self._windowed_rois(chunk.start, chunk.stop),
-            ]
-        return digest([self._output_part, chunk.start, self._chip_inputs(chunk.start, chunk.stop), more])
+            more = [self.names[start:stop], self._manifest_fields, *self._windowed_rois(start, stop)]
+        return digest([self._output_part, start, self._chip_inputs(start, stop), more])
 
     @cached_property
     def merge_key(self) -> str:
@@ -270,7 +266,18 @@ def make_plan(
     """
     settings = [check_model(model, request, describe(model.name)) for model in request.models]
     hash_files([each.weights_file for each in settings if each.weights_file is not None])
-    units, sources = _make_units(settings, request, provider, generation, digest_of)
+    units: list[Unit] = []
+    sources: dict[str, Source] = {}  # each with the bands of all its units
+    for model, each in zip(request.models, settings):
+        unit, source = make_unit(each, request, provider, generation, digest_of)
+        if unit.key in {u.key for u in units}:
+            raise ModelError(
+                f"models: {model.name!r} and another request both name their arrays {unit.key!r}; allowed: a different label= for each"
+            )
+        units.append(unit)
+        known = sources.get(source.id, source).bands
+        bands = known + tuple(b for b in source.bands if b not in known)
+        sources[source.id] = replace(source, bands=bands)
     paces = {u.id: pace(u, sources[u.source]) for u in units} if request.config.save_embeddings else {}
     if not (chunk_size := request.config.chunk_size or chunk_size):
         chunk_size = choose_chunk_size(len(roi_ids), gpus=gpus, paces=[*paces.values()] or [1.0])
@@ -286,29 +293,6 @@ def make_plan(
         names_by_source={s.id: tuple(n) for s in sources.values() if (n := object_names(s)) is not None},
         pace=paces,
     )
-
-
-def _make_units(
-    settings: Sequence[ModelSettings],
-    request: Request,
-    provider: dict,
-    generation: Generation,
-    digest_of: Callable[[str], str],
-) -> tuple[list[Unit], dict[str, Source]]:
-    """The units of a run, and its sources by id, each with the bands of all its units."""
-    units: list[Unit] = []
-    sources: dict[str, Source] = {}
-    for model, each in zip(request.models, settings):
-        unit, source = make_unit(each, request, provider, generation, digest_of)
-        if unit.key in {u.key for u in units}:
-            raise ModelError(
-                f"models: {model.name!r} and another request both name their arrays {unit.key!r}; allowed: a different label= for each"
-            )
-        units.append(unit)
-        known = sources.get(source.id)
-        bands = source.bands if known is None else known.bands + tuple(b for b in source.bands if b not in known.bands)
-        sources[source.id] = Source(source.id, source.identity, bands, source.frames)
-    return units, sources
 
 
 def make_chunks(n: int, chunk_size: int) -> tuple[Chunk, ...]:

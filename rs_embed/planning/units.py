@@ -106,15 +106,16 @@ def check_model(model: ExportModelRequest, request: Request, info: ModelInfo) ->
             required window is missing.
     """
     where = f"models.{model.name}"
-    sensor_override, fetch_override = _choose_overrides(model, request)
-    modality = _choose_modality(model, request, info, sensor_override)
+    # those of the run, if the model has neither
+    overrides: Request | ExportModelRequest = request if model.sensor is None and model.fetch is None else model
+    modality = _choose_modality(model, request, info, overrides.sensor)
     if request.output.mode not in info.outputs:
         raise ModelError(
             f"output.mode: {request.output.mode!r} is not supported by {info.id}; allowed: one of {', '.join(map(repr, info.outputs))}"
         )
     _check_window(request, info)
     options: Any = from_mapping(info.options, model.model_config or {}, f"{where}.model_config", ModelError)
-    sensor = _change_sensor(sensor_override or info.modalities[modality].sensor, fetch_override)
+    sensor = _change_sensor(overrides.sensor or info.modalities[modality].sensor, overrides.fetch)
     _check_sentinel_1_fields(sensor, info, modality, where)
     prep = resolve_prep(request.config.input_prep, info.size(options))
     if (reason := info.refuse(options, modality, sensor.scale_m, prep)) is not None:
@@ -139,11 +140,7 @@ def check_model(model: ExportModelRequest, request: Request, info: ModelInfo) ->
 
 
 def make_unit(
-    settings: ModelSettings,
-    request: Request,
-    provider: dict,
-    generation: Generation,
-    digest_of: Callable[[str], str],
+    settings: ModelSettings, request: Request, provider: dict, generation: Generation, digest_of: Callable[[str], str]
 ) -> tuple[Unit, Source]:
     """The unit of a checked model request, and its source.
 
@@ -178,13 +175,6 @@ def make_unit(
         identity=identity,
     )
     return unit, source
-
-
-def _choose_overrides(model: ExportModelRequest, request: Request) -> tuple[SensorSpec | None, FetchSpec | None]:
-    """``sensor`` and ``fetch`` of the model, or those of the run if the model has neither."""
-    if model.sensor is None and model.fetch is None:
-        return request.sensor, request.fetch
-    return model.sensor, model.fetch
 
 
 def _choose_modality(model: ExportModelRequest, request: Request, info: ModelInfo, sensor: SensorSpec | None) -> str:
@@ -224,10 +214,8 @@ def _change_sensor(sensor: SensorSpec, fetch: FetchSpec | None) -> SensorSpec:
 
 def _unit_identity(settings: ModelSettings, request: Request, source: Source) -> dict:
     """Everything that determines the embeddings of a unit, except weights and generation."""
-    info, options = (
-        settings.info,
-        to_mapping(settings.info.canonical(settings.options, settings.modality), defaults=True),
-    )
+    info = settings.info
+    options = to_mapping(info.canonical(settings.options, settings.modality), defaults=True)
     # weights and their seed have their own entry; for a model without weights the seed is an
     # option like the others
     apart = ("weights", "seed") if hasattr(settings.options, "weights") else ()

@@ -100,7 +100,7 @@ def _matches_digests(model: ModelResult) -> bool:
     return all(a is not None and sha256(a.tobytes()).hexdigest() == digests[i] for i, a in arrays.items())
 
 
-# models of a manifest ---------------------------------------------------------------------------------------------
+# models of a manifest ----------------------------------------------------------------------------
 
 
 def _build_model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
@@ -181,7 +181,7 @@ class _UnassignedRows:
         raise ValueError(self._message)
 
 
-# without a manifest -----------------------------------------------------------------------------------------------
+# without a manifest ------------------------------------------------------------------------------
 
 
 @dataclass

@@ -34,7 +34,7 @@ def open_folder(folder: Path, n_items: int | None) -> ExportResult:
     return _open_without_index(folder, n_items)
 
 
-# manifests of ROIs ------------------------------------------------------------------------------------------------
+# manifests of ROIs -------------------------------------------------------------------------------
 
 
 def _read_sidecar(path: Path | None) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _build_failure(entry: Mapping) -> Failure:
     return Failure(entry.get("error"), entry.get("stage"), entry.get("retryable"))
 
 
-# with an index ----------------------------------------------------------------------------------------------------
+# with an index -----------------------------------------------------------------------------------
 
 
 def _open_with_index(folder: Path, index: Path, manifest: dict, n_items: int | None) -> ExportResult:
@@ -156,7 +156,7 @@ def _build_indexed_model(entry: dict, items: _Items, schema_version: int) -> Mod
     return ModelResult(label, entry["status"], error, n, meta, kept, columns, read_failures, read_statuses)
 
 
-# without an index (rs-embed) --------------------------------------------------------------------------------------
+# without an index (rs-embed) ---------------------------------------------------------------------
 
 
 @dataclass

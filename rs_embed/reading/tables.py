@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import xarray
 
 
-# ROIs -------------------------------------------------------------------------------------------------------------
+# ROIs --------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _mercator_to_degrees(x: float, y: float) -> tuple[float, float]:
     return math.degrees(x / EARTH_RADIUS_M), math.degrees(lat)
 
 
-# pandas -----------------------------------------------------------------------------------------------------------
+# pandas ------------------------------------------------------------------------------------------
 
 _ROI_COLUMNS = ("row", "name", "lon", "lat", "west", "south", "east", "north", "start", "end")
 _RESULT_COLUMNS = ("status", "error", "stage", "retryable", "valid", "constant_bands", "warnings", "duplicate_of")
@@ -179,7 +179,7 @@ def _merge_results(results: Sequence[dict]) -> dict:
     }
 
 
-# xarray -----------------------------------------------------------------------------------------------------------
+# xarray ------------------------------------------------------------------------------------------
 
 
 def build_dataset(

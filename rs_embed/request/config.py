@@ -35,12 +35,8 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
             raise SpecError(f"name: {name!r} is reserved for the index of the export; allowed: any other name")
         if name.lower() in seen:
             other = seen[name.lower()]
-            why = (
-                "is given twice"
-                if other == name
-                else f"and {other!r} differ only in case, which some file systems do not keep apart"
-            )
-            raise SpecError(f"name: {name!r} {why}; allowed: unique names")
+            case = f"and {other!r} differ only in case, which some file systems do not keep apart"
+            raise SpecError(f"name: {name!r} {'is given twice' if other == name else case}; allowed: unique names")
         seen[name.lower()] = name
     return tuple(names)
 
@@ -262,10 +258,9 @@ def canonical_modality(word: str | None) -> str | None:
 def refuse_both(sensor: object, fetch: object, where: str) -> None:
     """Raise :class:`ModelError` if both ``sensor`` and ``fetch`` are given, or if one of them is
     not a spec."""
-    if sensor is not None and not isinstance(sensor, SensorSpec):
-        raise ModelError(f"{where}.sensor: {sensor!r} is not valid; allowed: a SensorSpec or null")
-    if fetch is not None and not isinstance(fetch, FetchSpec):
-        raise ModelError(f"{where}.fetch: {fetch!r} is not valid; allowed: a FetchSpec or null")
+    for key, value, kind in (("sensor", sensor, SensorSpec), ("fetch", fetch, FetchSpec)):
+        if value is not None and not isinstance(value, kind):
+            raise ModelError(f"{where}.{key}: {value!r} is not valid; allowed: a {kind.__name__} or null")
     if sensor is not None and fetch is not None:
         raise ModelError(
             f"{where}.fetch: FetchSpec and SensorSpec cannot be given together; allowed: fetch to change the default request, or sensor to replace it"

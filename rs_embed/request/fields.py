@@ -13,11 +13,12 @@ import difflib
 import functools
 import math
 import numbers
+import operator
 import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -63,11 +64,8 @@ def resolve_hints(cls: type) -> dict[str, Any]:
 
 def union_members(hint: Any) -> tuple:
     """The members of a union, or the type alone."""
-    return (
-        typing.get_args(hint)
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        else (hint,)
-    )
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    return typing.get_args(hint) if is_union else (hint,)
 
 
 def describe_allowed(hint: Any, rules: Mapping) -> str:
@@ -84,11 +82,8 @@ def describe_allowed(hint: Any, rules: Mapping) -> str:
         elif kind in (bool, int, float, str):
             name = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}[kind]
             if kind in (int, float):
-                bounds = [
-                    f"{sign} {rules[key]:g}"
-                    for key, sign in (("minimum", ">="), ("above", ">"), ("maximum", "<="))
-                    if rules.get(key) is not None
-                ]
+                signs = {"minimum": ">=", "above": ">", "maximum": "<="}
+                bounds = [f"{sign} {rules[key]:g}" for key, sign in signs.items() if rules.get(key) is not None]
                 name += " " + " and ".join(bounds) if bounds else ""
             kinds.append(name)
         elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -122,11 +117,8 @@ def normalise_value(value: Any, hint: Any, rules: Mapping) -> Any:
             return _check_bounds(value, hint, rules)
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, kind):
             return value
-        if (
-            typing.get_origin(kind) is tuple
-            and isinstance(value, (list, tuple))
-            and all(isinstance(v, str) and v and is_usable_text(v) for v in value)
-        ):
+        is_list = typing.get_origin(kind) is tuple and isinstance(value, (list, tuple))
+        if is_list and all(isinstance(v, str) and v and is_usable_text(v) for v in value):
             return tuple(value)
     raise Refused(f"allowed: {describe_allowed(hint, rules)}")
 
@@ -191,26 +183,17 @@ def _check_bounds(value: Any, hint: Any, rules: Mapping) -> Any:
     within the bounds."""
     if rules.get("choices"):
         for choice in rules["choices"]:
-            same = (
-                value.strip().lower() == choice.lower()
-                if isinstance(value, str) and isinstance(choice, str)
-                else value == choice
-            )
+            are_texts = isinstance(value, str) and isinstance(choice, str)
+            same = value.strip().lower() == choice.lower() if are_texts else value == choice
             if same and isinstance(value, bool) == isinstance(choice, bool):
                 return choice
         raise Refused(f"allowed: {describe_allowed(hint, rules)}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        low, above, high = rules.get("minimum"), rules.get("above"), rules.get("maximum")
-        outside = (
-            low is not None and value < low,
-            above is not None and value <= above,
-            high is not None and value > high,
-        )
-        if any(outside):
-            raise Refused(f"allowed: {describe_allowed(hint, rules)}")
-    return (
-        value + 0.0 if isinstance(value, float) else value
-    )  # -0.0 becomes 0.0, so that equal values have equal identities
+        for key, is_outside in (("minimum", operator.lt), ("above", operator.le), ("maximum", operator.gt)):
+            if rules.get(key) is not None and is_outside(value, rules[key]):
+                raise Refused(f"allowed: {describe_allowed(hint, rules)}")
+    # -0.0 becomes 0.0, so that equal values have equal identities
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def check_fields(obj: Any, where: str, error: type[Exception]) -> None:
@@ -250,9 +233,8 @@ def find_misspelled(word: str, known: Iterable[str]) -> str | None:
         return None
     for candidate in known:
         swapped = len(lower) > 3 and sorted(lower) == sorted(candidate)  # "alt" is not a misspelled "lat"
-        part = candidate != "name" and candidate.split("_")[0] in re.split(
-            r"[^a-z0-9]+", lower
-        )  # "name_en" is another column
+        # "name_en" is another column
+        part = candidate != "name" and candidate.split("_")[0] in re.split(r"[^a-z0-9]+", lower)
         if lower == candidate or swapped or part:
             return candidate
     return next(iter(difflib.get_close_matches(lower, known, n=1, cutoff=0.81)), None)
@@ -265,6 +247,15 @@ def refuse_unknown(given: Mapping, known: Iterable[str], where: str, error: type
     for key in given:
         if key not in known:
             raise error(f"{where}: unknown key {key!r}{suggest_nearest(key, known)}; allowed: {', '.join(known)}")
+
+
+def describe_bad_column(header: Sequence[str], known: Sequence[str], *, suggest: bool = False) -> str:
+    """The first unknown or repeated column of a table, in words; an empty text if there is
+    none."""
+    for column in header:
+        if column not in known:
+            return f"unknown column {column!r}{suggest_nearest(column, known) if suggest else ''}"
+    return next((f"the column {c!r} occurs twice" for c in header if header.count(c) > 1), "")
 
 
 def from_mapping(cls: type[T], given: Any, where: str, error: type[Exception]) -> T:
@@ -287,9 +278,8 @@ def from_mapping(cls: type[T], given: Any, where: str, error: type[Exception]) -
                 same = normalise_value(value, hint, f.metadata) == value
             except Refused:
                 same = False
-            if not same and not isinstance(
-                value, list
-            ):  # in a config file a choice is spelled exactly as in the schema
+            # in a config file a choice is spelled exactly as in the schema
+            if not same and not isinstance(value, list):
                 raise error(f"{where}.{f.name}: {value!r} is not valid; allowed: {describe_allowed(hint, f.metadata)}")
     return cls(**given)
 
@@ -336,10 +326,8 @@ def json_schema(cls: type, overrides: Mapping[str, dict] | None = None) -> dict:
     other dataclasses."""
     properties, required = {}, []
     for f in dataclasses.fields(cls):
-        if overrides and f.name in overrides:
-            properties[f.name] = overrides[f.name]
-        else:
-            properties[f.name] = value_schema(resolve_hints(cls)[f.name], f.metadata)
+        override = (overrides or {}).get(f.name)
+        properties[f.name] = override or value_schema(resolve_hints(cls)[f.name], f.metadata)
         if f.default is dataclasses.MISSING:
             required.append(f.name)
         elif f.default is None or isinstance(f.default, (bool, int, float, str)):

@@ -13,15 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ModelError, SpecError
-from .config import (
-    LAYOUTS,
-    ExportConfig,
-    ExportModelRequest,
-    ExportTarget,
-    canonical_modality,
-    check_names,
-    refuse_both,
-)
+from .config import ExportConfig, ExportModelRequest, ExportTarget, canonical_modality, check_names, refuse_both
 from .fields import from_mapping, is_usable_text, refuse_oversized, refuse_unknown, to_mapping
 from .gee_settings import GeeSettings
 from .rois import RoiTable
@@ -108,35 +100,33 @@ class Request:
         _check_settings(target, config, output)
         refuse_both(sensor, fetch, "export")
         target, names = _choose_names(target, names, len(spatials))
-        device = _normalise_device(device)
-        backend = _normalise_backend(backend)
         return Request(
+            # in this order, because the first error is reported
+            device=_normalise_device(device),
+            backend=_normalise_backend(backend),
             spatials=tuple(spatials),
             names=check_names(names),
             temporal=temporal,
             models=tuple(requests),
             target=target,
             config=config or ExportConfig(),
-            backend=backend,
-            device=device,
             output=output,
             sensor=sensor,
             fetch=fetch,
             modality=canonical_modality(modality),
             windows=tuple(windows) if windows and any(windows) else None,
-            gee=_to_gee_settings(gee),
+            gee=gee if isinstance(gee, GeeSettings | None) else from_mapping(GeeSettings, gee, "gee", ModelError),
             stac=read_stac_settings(stac) or None,
         )
 
     def to_config(self, rois: Any) -> dict:
         """The request as a config mapping of plain values; ``rois`` is the path of the table, or
         inline rows."""
-        target = {"layout": self.target.layout, "path": self.target.path}
         return {
             "rois": rois,
             "temporal": None if self.temporal is None else _window_mapping(self.temporal),
             "models": [_model_mapping(m) for m in self.models],
-            "target": target,
+            "target": {"layout": self.target.layout, "path": self.target.path},
             "backend": self.backend,
             "gee": self.gee and to_mapping(self.gee),
             "device": self.device,
@@ -157,8 +147,7 @@ class Request:
                 allowed.
         """
         check_keys(config)
-        output = config.get("output")
-        temporal = config.get("temporal")
+        output, temporal = config.get("output"), config.get("temporal")
         return Request.build(
             spatials=rois.spatials,
             names=rois.names,
@@ -245,12 +234,6 @@ def _normalise_backend(backend: Any) -> str:
     return kind.lower() + separator + argument
 
 
-def _to_gee_settings(gee: GeeSettings | Mapping | None) -> GeeSettings | None:
-    if gee is None or isinstance(gee, GeeSettings):
-        return gee
-    return from_mapping(GeeSettings, gee, "gee", ModelError)
-
-
 def _to_list(value: Any, where: str, allowed: str) -> list:
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         raise ModelError(f"{where}: {value!r} is not valid; allowed: {allowed}")
@@ -260,21 +243,15 @@ def _to_list(value: Any, where: str, allowed: str) -> list:
     return items
 
 
-def _window_mapping(temporal: TemporalSpec) -> dict:
-    return (
-        {"year": int(temporal.start[:4])} if temporal.mode == "year" else {"start": temporal.start, "end": temporal.end}
-    )
+def _window_mapping(window: TemporalSpec) -> dict:
+    return {"year": int(window.start[:4])} if window.mode == "year" else {"start": window.start, "end": window.end}
 
 
 def _model_mapping(model: ExportModelRequest) -> str | dict:
-    out: dict[str, Any] = {"name": model.name}
-    for key in ("label", "modality", "model_config"):
-        if getattr(model, key) is not None:
-            out[key] = getattr(model, key)
-    for key in ("sensor", "fetch"):
-        if getattr(model, key) is not None:
-            out[key] = to_mapping(getattr(model, key))
-    return out if len(out) > 1 else model.name
+    plain = {k: getattr(model, k) for k in ("label", "modality", "model_config")}
+    specs = {"sensor": model.sensor and to_mapping(model.sensor), "fetch": model.fetch and to_mapping(model.fetch)}
+    given = {k: v for k, v in (plain | specs).items() if v is not None}
+    return {"name": model.name, **given} if given else model.name
 
 
 def _read_model(item: Any) -> ExportModelRequest:
@@ -305,8 +282,7 @@ def _read_target(given: Any) -> ExportTarget:
     if not isinstance(given, Mapping):
         raise ModelError(f"target: {given!r} is not valid; allowed: a mapping with the keys layout, path")
     refuse_unknown(given, ("layout", "path"), "target", ModelError)
-    for key in ("layout", "path"):
+    for key, allowed in (("layout", "one of 'combined', 'per_item'"), ("path", "a path")):
         if key not in given:
-            allowed = f"one of {', '.join(map(repr, LAYOUTS))}" if key == "layout" else "a path"
             raise ModelError(f"target: the key {key!r} is missing; allowed: {allowed}")
     return ExportTarget(given["layout"], given["path"])

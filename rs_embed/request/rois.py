@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SpecError
 from . import dataframes, vector_features
+from .fields import describe_bad_column
 from .identity import digest
 from .specs import BBox, PointBuffer, SpatialSpec, TemporalSpec
 
@@ -43,9 +44,8 @@ class RoiTable(NamedTuple):
 def roi_id(spatial: SpatialSpec, temporal: TemporalSpec | None) -> str:
     """Identity of a geometry and a window: 32 hex characters, independent of name, order and
     spelling of the window."""
-    keys = POINT if isinstance(spatial, PointBuffer) else BOX
     window = None if temporal is None else [temporal.start, temporal.end]
-    return digest({"geometry": {k: getattr(spatial, k) for k in keys}, "window": window})
+    return digest({"geometry": spatial_cells(spatial), "window": window})
 
 
 _ALLOWED = "a .csv, .geojson, .json or .gpkg table, or a list of rows"
@@ -136,19 +136,12 @@ def read_table(path: str) -> Iterable[tuple[int, dict[str, str]]]:
 
 
 def _check_header(path: str, header: list[str]) -> None:
-    unknown = [c for c in header if c not in (*COLUMNS, "id")]
-    twice = [c for c in header if header.count(c) > 1]
-    if unknown:
-        what = f"unknown column {unknown[0]!r}"
-    elif twice:
-        what = f"the column {twice[0]!r} occurs twice"
-    elif not (set(POINT) <= set(header) or set(BOX) <= set(header)):
+    what = describe_bad_column(header, (*COLUMNS, "id"))
+    if not what and not (set(POINT) <= set(header) or set(BOX) <= set(header)):
         what = f"the columns {', '.join(header) or '(none)'} are not enough"
-    else:
-        return
-    raise SpecError(
-        f"rois: {path}: {what}; allowed: name, {', '.join(POINT)} or name, {', '.join(BOX)}, and start, end"
-    )
+    if what:
+        allowed = f"name, {', '.join(POINT)} or name, {', '.join(BOX)}, and start, end"
+        raise SpecError(f"rois: {path}: {what}; allowed: {allowed}")
 
 
 def _cell(row: Mapping, key: str) -> Any:
@@ -222,13 +215,8 @@ def format_rois(
     """A CSV table that :func:`read_rois` reads back exactly; floats in their shortest exact
     form."""
     kinds = {type(s) for s in spatials}
-    columns = [
-        "name",
-        *(POINT if PointBuffer in kinds else ()),
-        *(BOX if BBox in kinds else ()),
-        *(WINDOW if windows else ()),
-        *(["id"] if ids else []),
-    ]
+    columns = ["name", *(POINT if PointBuffer in kinds else ()), *(BOX if BBox in kinds else ())]
+    columns += [*(WINDOW if windows else ()), *(["id"] if ids else ())]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()

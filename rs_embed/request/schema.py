@@ -15,16 +15,18 @@ from .request import DEVICES, REQUIRED
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec
 from .stac_settings import stac_schema
 
+_TEXT = {"type": "string", "minLength": 1}
 _TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}
 _LABEL_OR_NULL = {"type": ["string", "null"], "pattern": f"^{LABEL.pattern}$"}
 #: At most one of sensor and fetch, in the config and in each model.
 _NOT_BOTH = {
-    "not": {
-        "required": ["sensor", "fetch"],
-        "properties": {"sensor": {"type": "object"}, "fetch": {"type": "object"}},
-    }
+    "not": {"required": ["sensor", "fetch"], "properties": {"sensor": {"type": "object"}, "fetch": {"type": "object"}}}
 }
 _DATE = {"description": "ISO date", "type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
+
+
+def _object(required: list[str], properties: dict) -> dict:
+    return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
 
 
 def _nullable(schema: dict) -> dict:
@@ -54,21 +56,13 @@ def config_schema() -> dict[str, Any]:
                 "description": "model ids, or mappings with the settings of one model",
                 "type": "array",
                 "minItems": 1,
-                "items": {"oneOf": [{"type": "string", "minLength": 1}, _model_schema()]},
+                "items": {"oneOf": [_TEXT, _model_schema()]},
             },
             "target": {
                 "description": "combined: one file; per_item: one file per ROI in a folder",
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["layout", "path"],
-                "properties": {"layout": {"enum": list(LAYOUTS)}, "path": {"type": "string", "minLength": 1}},
+                **_object(["layout", "path"], {"layout": {"enum": list(LAYOUTS)}, "path": _TEXT}),
             },
-            "backend": {
-                "description": "source of the pixels",
-                "type": ["string", "null"],
-                "minLength": 1,
-                "default": "auto",
-            },
+            "backend": {"description": "source of the pixels", **_TEXT_OR_NULL, "default": "auto"},
             "gee": _nullable(json_schema(GeeSettings)),
             "device": {"description": "device on which models run", "enum": [*DEVICES, None], "default": "auto"},
             "output": _nullable(json_schema(OutputSpec)),
@@ -89,25 +83,15 @@ def _rois_schema() -> dict:
     return {
         "description": "ROI table (.csv, .geojson, .json or .gpkg), or a few rows inline",
         "oneOf": [
-            {"type": "string", "minLength": 1},
+            _TEXT,
             {"type": "array", "minItems": 1, "items": {"oneOf": [_row_schema(PointBuffer), _row_schema(BBox)]}},
         ],
     }
 
 
 def _temporal_schema() -> dict:
-    year = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["year"],
-        "properties": {"year": {"type": "integer", "minimum": 1, "maximum": 9998}},
-    }
-    window = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["start", "end"],
-        "properties": {"start": _DATE, "end": _DATE},
-    }
+    year = _object(["year"], {"year": {"type": "integer", "minimum": 1, "maximum": 9998}})
+    window = _object(["start", "end"], {"start": _DATE, "end": _DATE})
     return {"description": "window, half-open: the end is excluded", "oneOf": [{"type": "null"}, year, window]}
 
 
@@ -117,19 +101,14 @@ def _model_schema() -> dict:
         "type": ["object", "null"],
         "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
     }
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["name"],
-        "properties": {
-            "name": {"description": "model id or alias", "type": "string", "minLength": 1},
-            "label": {"description": "name of the arrays; default the model id", **_LABEL_OR_NULL},
-            "modality": _TEXT_OR_NULL,
-            "model_config": options,
-            **_imagery_schemas(),
-        },
-        **_NOT_BOTH,
+    properties = {
+        "name": {"description": "model id or alias", **_TEXT},
+        "label": {"description": "name of the arrays; default the model id", **_LABEL_OR_NULL},
+        "modality": _TEXT_OR_NULL,
+        "model_config": options,
+        **_imagery_schemas(),
     }
+    return _object(["name"], properties) | _NOT_BOTH
 
 
 def _export_schema() -> dict:

@@ -20,8 +20,19 @@ WGS84 = "EPSG:4326"
 EARTH_RADIUS_M = 6378137.0
 
 
+class _Validated:
+    """A dataclass that validates its fields on creation."""
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Check every field; raise :class:`SpecError`."""
+        check_fields(self, type(self).__name__, SpecError)
+
+
 @dataclass(frozen=True)
-class PointBuffer:
+class PointBuffer(_Validated):
     """A square around a point.
 
     Attributes:
@@ -40,12 +51,9 @@ class PointBuffer:
     buffer_m: float = option(doc="half the side of the square, metres", above=0)
     crs: str = option(WGS84, doc="CRS of lon and lat", choices=(WGS84,))
 
-    def __post_init__(self) -> None:
-        self.validate()
-
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check_fields(self, "PointBuffer", SpecError)
+        super().validate()
         reach_lat = math.degrees(self.buffer_m / EARTH_RADIUS_M)
         if abs(self.lat) + reach_lat >= 90:
             raise SpecError(
@@ -65,7 +73,7 @@ class PointBuffer:
 
 
 @dataclass(frozen=True)
-class BBox:
+class BBox(_Validated):
     """A box in longitude and latitude.
 
     Attributes:
@@ -83,12 +91,9 @@ class BBox:
     maxlat: float = option(doc="northern bound, degrees north (WGS 84)", minimum=-90, maximum=90)
     crs: str = option(WGS84, doc="CRS of the bounds", choices=(WGS84,))
 
-    def __post_init__(self) -> None:
-        self.validate()
-
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check_fields(self, "BBox", SpecError)
+        super().validate()
         if self.minlon >= self.maxlon:
             raise SpecError(
                 f"BBox.minlon: {self.minlon:g} is not below maxlon={self.maxlon:g}; "
@@ -123,7 +128,7 @@ def _iso_date(value: object, where: str) -> str:
 
 
 @dataclass(frozen=True)
-class TemporalSpec:
+class TemporalSpec(_Validated):
     """A half-open window ``[start, end)`` of dates; created with :meth:`year` or :meth:`range`.
 
     Attributes:
@@ -138,9 +143,6 @@ class TemporalSpec:
     mode: str
     start: str
     end: str
-
-    def __post_init__(self) -> None:
-        self.validate()
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
@@ -205,7 +207,7 @@ class TemporalSpec:
 
 
 @dataclass(frozen=True)
-class SensorSpec:
+class SensorSpec(_Validated):
     """A complete imagery request that replaces the default of a model.
 
     Attributes:
@@ -240,12 +242,9 @@ class SensorSpec:
     check_raise: bool = option(True, doc="not supported; see fail_on_bad_input", not_yet=lambda v: not v)
     check_save_dir: str | None = option(None, doc="not supported", not_yet=bool)
 
-    def __post_init__(self) -> None:
-        self.validate()
-
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check_fields(self, "SensorSpec", SpecError)
+        super().validate()
         if not self.collection.strip():
             raise SpecError(f"SensorSpec.collection: {self.collection!r} is not valid; allowed: a collection id")
         if not self.bands or len(set(self.bands)) != len(self.bands):
@@ -255,7 +254,7 @@ class SensorSpec:
 
 
 @dataclass(frozen=True)
-class FetchSpec:
+class FetchSpec(_Validated):
     """Changes to a model's default imagery request; None keeps the default.
 
     Attributes:
@@ -272,16 +271,9 @@ class FetchSpec:
     fill_value: float | None = option(None, doc="value of pixels without data")
     composite: str | None = option(None, doc="how the images of the window are combined", choices=("median", "mosaic"))
 
-    def __post_init__(self) -> None:
-        self.validate()
-
-    def validate(self) -> None:
-        """Check every field; raise :class:`SpecError`."""
-        check_fields(self, "FetchSpec", SpecError)
-
 
 @dataclass(frozen=True)
-class OutputSpec:
+class OutputSpec(_Validated):
     """Form of an embedding: one vector, or a grid of vectors; created with :meth:`pooled` or
     :meth:`grid`.
 
@@ -295,13 +287,6 @@ class OutputSpec:
     mode: str = option("pooled", doc="one vector per ROI, or a grid of vectors", choices=("pooled", "grid"))
     pooling: str = option("mean", doc="how tokens are pooled", choices=("mean", "max"))
     grid_orientation: str = option("north_up", doc="grids are always north-up", choices=("north_up", "native"))
-
-    def __post_init__(self) -> None:
-        self.validate()
-
-    def validate(self) -> None:
-        """Check every field; raise :class:`SpecError`."""
-        check_fields(self, "OutputSpec", SpecError)
 
     @staticmethod
     def pooled(pooling: str = "mean") -> OutputSpec:
@@ -318,7 +303,7 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
-class InputPrepSpec:
+class InputPrepSpec(_Validated):
     """How an image larger than the model's input is handled.
 
     Attributes:
@@ -342,12 +327,9 @@ class InputPrepSpec:
         0.1, doc="largest reduction to whole tiles, as a share of a tile", minimum=0, maximum=0.5
     )
 
-    def __post_init__(self) -> None:
-        self.validate()
-
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
-        check_fields(self, "InputPrepSpec", SpecError)
+        super().validate()
         if self.tile_stride is not None and self.tile_stride != self.tile_size:
             raise SpecError(
                 f"InputPrepSpec.tile_stride: {self.tile_stride!r} is not valid; allowed: the tile size ({self.tile_size!r})"

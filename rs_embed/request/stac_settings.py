@@ -63,12 +63,8 @@ def _check_text(given: Any, where: str, allowed: str) -> str:
 
 
 def _check_number(given: Any, where: str, *, zero: bool) -> float:
-    if (
-        isinstance(given, bool)
-        or not isinstance(given, (int, float))
-        or not math.isfinite(given)
-        or not (zero or given)
-    ):
+    is_number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
+    if not is_number or not (zero or given):
         raise ModelError(f"{where}: {given!r} is not valid; allowed: a number{'' if zero else ' other than 0'}")
     return float(given)
 

@@ -39,9 +39,8 @@ def read_vector_file(path: str, shown: str) -> tuple[list[dict], list[str]]:
 
     layer = f"rois: {shown!r}"
     try:
-        layers = [
-            name for name, kind in list_layers(path).tolist() if kind is not None
-        ]  # QGIS stores styles in a table
+        # QGIS stores styles in a table
+        layers = [name for name, kind in list_layers(path).tolist() if kind is not None]
         if len(layers) != 1:
             has = f"has {len(layers)} layers ({', '.join(layers)})" if layers else "has no layer with geometries"
             raise SpecError(f"{layer} {has}; allowed: a file with one layer")

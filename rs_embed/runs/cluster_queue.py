@@ -31,9 +31,8 @@ def name_jobs(settings: Any, folder: Path) -> None:
         settings: of the executor; unchanged for other executors.
     """
     if hasattr(settings, "jobname_prefix"):
-        settings.jobname_prefix = "-".join(
-            filter(None, [(settings.jobname_prefix or "")[:_PREFIX_LETTERS], _folder_tag(folder)])
-        )
+        prefix = (settings.jobname_prefix or "")[:_PREFIX_LETTERS]
+        settings.jobname_prefix = "-".join(filter(None, [prefix, _folder_tag(folder)]))
 
 
 def _folder_tag(folder: Path) -> str:
@@ -54,11 +53,8 @@ def cancel_jobs(folder: Path) -> int:
         found = _list_jobs(folder)
         if not found:
             return 0
-        print(
-            f"rs-embed: cancelling {len(found)} jobs of an earlier start that are in the queue; what they finished is kept",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"cancelling {len(found)} jobs of an earlier start that are in the queue; what they finished is kept"
+        print(f"rs-embed: {text}", file=sys.stderr, flush=True)
         _run_command("scancel", *found)
         end = time.monotonic() + _END_S
         while left := _list_jobs(folder):
@@ -85,5 +81,4 @@ def _list_jobs(folder: Path) -> list[str]:
 
 
 def _run_command(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=True)
-    return done.stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=True).stdout

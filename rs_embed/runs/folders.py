@@ -81,7 +81,6 @@ def locate_folders(request: Request, target: str, base: str) -> tuple[Path, Path
         where = STORE if key == "store_dir" and shared and not config.store_dir else f"export.{key}"
         _refuse_too_long(str(folder), where)
         check_writable(str(folder), f"{where}: {str(folder)!r}")
-    stem = re.sub(
-        r"[^A-Za-z0-9._-]+", "_", Path(target).stem if request.target.layout == "combined" else Path(target).name
-    )[:60]
+    stem = Path(target).stem if request.target.layout == "combined" else Path(target).name
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:60]
     return work, store, work / "runs" / f"{stem}-{request.target.layout}-{digest(os.path.relpath(target, work), 8)}"

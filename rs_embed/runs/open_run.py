@@ -116,11 +116,9 @@ def _choose_generation(request: Request, work: Path, folder: Path) -> Generation
 
 
 def _list_rois(request: Request) -> list[Roi]:
-    windows = [request.window(index) for index in range(len(request.spatials))]
-    return [
-        Roi(index, table.roi_id(spatial, window), name, spatial, window)
-        for index, (name, spatial, window) in enumerate(zip(request.names, request.spatials, windows))
-    ]
+    windows = map(request.window, range(len(request.spatials)))
+    rows = enumerate(zip(request.names, request.spatials, windows))
+    return [Roi(i, table.roi_id(spatial, window), name, spatial, window) for i, (name, spatial, window) in rows]
 
 
 @dataclass
@@ -165,10 +163,8 @@ def _estimate_pace(request: Request, rois: Sequence[Roi], *, gpu: bool) -> Calla
     sample = rois[:: max(1, len(rois) // _SAMPLED_ROIS)]
 
     def estimate(unit: Unit, source: Source) -> float:
-        grids = (roi_grid(source, roi) for roi in sample)
-        return statistics.fmean(
-            estimate_seconds(unit, source, request.output.mode, (g.height, g.width), gpu=gpu) for g in grids
-        )
+        shapes = ((grid.height, grid.width) for grid in (roi_grid(source, roi) for roi in sample))
+        return statistics.fmean(estimate_seconds(unit, source, request.output.mode, s, gpu=gpu) for s in shapes)
 
     return estimate
 

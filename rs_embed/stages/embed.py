@@ -22,11 +22,9 @@ from ..planning.units import Unit
 from ..runs.run import Run
 from ..store import receipts
 from ..store.store import Object, write_object
-from .shared.job_timing import measure_job
+from .shared.jobs import find_chunk, find_unit, group_by_object, make_stage_error, measure_job
 from .shared.model_images import NoData, find_bad_input, make_image
 from .shared.packing import pack_embeddings
-from .shared.plan_lookup import find_chunk, find_unit, group_by_object
-from .shared.stage_error import make_stage_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,8 +105,7 @@ def _find_lacking(rows: _Rows, chunk: Chunk) -> list[int]:
         stored = group.read_metadata(name)
         if stored is not None:
             rows.add_stored(name, stored)
-            bad = find_bad_input(rows.run, stored.meta["quality"])
-            if bad:
+            if bad := find_bad_input(rows.run, stored.meta["quality"]):
                 rows.add_error(index, bad)
         elif name in failed:
             rows.by_object[name] = failed[name]
@@ -160,18 +157,10 @@ def _embed_rois(rows: _Rows, lacking: list[int], threads: CoreShare) -> dict:
 def _load_engine(run: Run, unit: Unit, threads: CoreShare) -> Engine:
     from ..engine.engine import Engine, resolve_settings
 
-    adapter = get_adapter(unit.model)
-    return Engine(
-        adapter,
-        unit.options,
-        unit.modality,
-        unit.sensor.bands,
-        run.request.output,
-        resolve_settings(adapter, run.request.device, run.request.config.infer_batch_size, threads),
-        run.checkpoint(unit),
-        unit.prep,
-        unit.identity["precision"],
-    )
+    adapter, request = get_adapter(unit.model), run.request
+    settings = resolve_settings(adapter, request.device, request.config.infer_batch_size, threads)
+    weights, bands, precision = run.checkpoint(unit), unit.sensor.bands, unit.identity["precision"]
+    return Engine(adapter, unit.options, unit.modality, bands, request.output, settings, weights, unit.prep, precision)
 
 
 def _iterate_images(rows: _Rows, lacking: list[int], metas: dict[int, dict]) -> Iterator[tuple[int, Any]]:
@@ -188,7 +177,9 @@ def _iterate_images(rows: _Rows, lacking: list[int], metas: dict[int, dict]) -> 
 def _store_result(rows: _Rows, engine: Engine, index: int, result: Any, meta: dict) -> None:
     """Store the result of one ROI, and add its row."""
     if isinstance(result, NoData):
-        _store_embedding(rows, index, _empty_array(), meta)
+        import numpy as np
+
+        _store_embedding(rows, index, np.empty((0,), np.float32), meta)
         rows.by_object[rows.objects[index]] = {"status": "no_data"}
     elif isinstance(result, Exception):
         rows.add_error(index, result)
@@ -211,12 +202,6 @@ def _store_embedding(rows: _Rows, index: int, array: np.ndarray, meta: dict) -> 
         return write_object(run.store.embedding_path(unit.id, rows.objects[index]), array, meta)
     except StoreError as error:
         raise make_stage_error("embed", run.plan.names[index], unit.label, error) from error
-
-
-def _empty_array() -> np.ndarray:
-    import numpy as np
-
-    return np.empty((0,), np.float32)
 
 
 def _describe_processing(metadata: dict, meta: dict) -> dict:

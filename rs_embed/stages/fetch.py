@@ -18,11 +18,9 @@ from ..request.geometry import Grid, roi_in_square
 from ..runs.run import Run
 from ..store import receipts
 from ..store.store import write_object
-from .shared.job_timing import measure_job, utc_now
+from .shared.jobs import find_part, find_source, format_readers, group_by_object, make_stage_error, measure_job, utc_now
 from .shared.packing import pack_part
-from .shared.plan_lookup import find_part, find_source, group_by_object
 from .shared.restored_chips import restore_freed_chips
-from .shared.stage_error import format_readers, make_stage_error
 from .shared.stored_objects import needed_bands
 
 #: Threads for each request that may be in flight: while one waits for a retry, another sends a
@@ -83,8 +81,8 @@ def _find_missing_bands(run: Run, source: Source, names: Iterable[str]) -> dict[
     band_sets = run.store.list_band_sets(source.id, source.bands)
     found = {}
     for name in names:
-        _, missing = run.store.select_band_sets(source.id, needed_bands(run, source, name), name, band_sets)
-        if missing:
+        needed = needed_bands(run, source, name)
+        if missing := run.store.select_band_sets(source.id, needed, name, band_sets)[1]:
             found[name] = tuple(missing)
     return found
 
@@ -159,7 +157,6 @@ def _fetch_and_store(run: Run, source: Source, roi: Roi, bands: tuple[str, ...],
     if chip.warnings:
         meta["said"] = {band: list(sentences) for band, sentences in zip(bands, chip.band_warnings)}
     pixels = chip.pixels if status == "ok" else chip.pixels[..., :0, :0]
-    stored = write_object(
-        run.store.chip_path(source.id, bands, run.plan.object_names(source.id)[roi.index]), pixels, meta
-    )
+    path = run.store.chip_path(source.id, bands, run.plan.object_names(source.id)[roi.index])
+    stored = write_object(path, pixels, meta)
     return {"status": status, "size": stored.size, "sha256": stored.sha256}

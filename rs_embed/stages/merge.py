@@ -24,7 +24,7 @@ from ..runs.run import Run
 from ..store import receipts, store
 from .manifests import array_metadata, documents
 from .manifests.survey import KINDS, Arrays, Survey
-from .shared.job_timing import measure_job, utc_now
+from .shared.jobs import measure_job, utc_now
 from .shared.model_images import make_tensors
 from .shared.restored_chips import store_chips_before_replacement
 from .shared.stored_objects import read_checked, read_chip

@@ -12,9 +12,8 @@ from collections.abc import Container
 from ..errors import ModelError, StoreError
 from ..formats import manifest
 from ..runs import cluster_queue
-from ..runs.freeze_run import freeze_run
 from ..runs.run import Run
-from ..runs.run_files import FREED
+from ..runs.run_files import FREED, freeze_run
 from ..store import receipts
 from ..store.locks import hold_run_lock, hold_store_lock
 from ..store.store import remove_temporary_files, report_write_errors

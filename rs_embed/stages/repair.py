@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ..runs.run import Run
 from ..store import receipts, store
-from .shared.job_timing import measure_job
-from .shared.plan_lookup import find_chunk
-from .shared.repairs import find_damaged_rois
+from .shared.chunk_files import find_damaged_rois
+from .shared.jobs import find_chunk, measure_job
 from .write import make_rows
 
 

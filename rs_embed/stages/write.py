@@ -17,12 +17,10 @@ from ..runs.run import Run
 from ..store import receipts
 from .manifests import array_metadata, documents
 from .manifests.roi_record import build_roi_record
-from .shared import chunk_records
-from .shared.job_timing import measure_job, utc_now
+from .shared import chunk_files
+from .shared.jobs import find_chunk, make_stage_error, measure_job, utc_now
 from .shared.packing import pack_chunk
-from .shared.plan_lookup import find_chunk
 from .shared.restored_chips import store_chips_before_replacement
-from .shared.stage_error import make_stage_error
 
 
 def write(run: Run, chunk_name: str, threads: CoreShare = CoreShare(1)) -> dict:
@@ -38,13 +36,12 @@ def write(run: Run, chunk_name: str, threads: CoreShare = CoreShare(1)) -> dict:
     chunk = find_chunk(run, chunk_name)
     started, created = time.monotonic(), utc_now()
     rows = make_rows(run, chunk, range(chunk.start, chunk.stop), created, threads)
-    kept = chunk_records.write_records(chunk, rows)
+    kept = chunk_files.write_records(chunk, rows)
     small = [{k: v for k, v in row.items() if k != "units"} for row in rows]
     key = run.plan.items_key(chunk)
     packed = {"packed": pack_chunk(run, chunk).objects} if run.request.config.pack else {}
-    receipts.write(
-        f"items/{chunk.name}.json", "items", key, small, records=kept, created=created, **measure_job(started)
-    )
+    path, used = f"items/{chunk.name}.json", measure_job(started)
+    receipts.write(path, "items", key, small, records=kept, created=created, **used)
     return {"rois": len(rows), "failed": sum(r["status"] == "failed" for r in rows)} | packed
 
 
@@ -118,9 +115,8 @@ def _write_files(run: Run, index: int, row: dict, arrays: list[tuple[ArrayMetada
     """Write the ROI's arrays and then its manifest (a complete manifest implies complete
     arrays)."""
     path, sidecar = run.plan.item_file(index), run.plan.item_manifest(index)
-    with format_module(run.request.config.format).Writer(
-        path, lambda: array_metadata.describe_file(run, [index])
-    ) as file:
+    writer = format_module(run.request.config.format).Writer
+    with writer(path, lambda: array_metadata.describe_file(run, [index])) as file:
         for metadata, values in arrays:
             file.add(metadata, values.array.shape, values.array.dtype, [values])
     manifest.write(sidecar, documents.build_item_manifest(run, index, row, created))

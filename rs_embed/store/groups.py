@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from ..errors import StoreError
 from . import objects, packs
 from .atomic_files import replace_file
 from .objects import Object
+from .packs import PackingResult
 
 SUFFIX = ".npy"
 PACKS_FOLDER = "packs"
@@ -32,28 +32,6 @@ _MTIME_SETTLED_S = 3.0
 #: Attempts to rewrite packs that other packers replace at the same time.
 _REWRITE_ATTEMPTS = 5
 _T = TypeVar("_T")
-
-
-@dataclass
-class PackingResult:
-    """What packing has done.
-
-    Attributes:
-        objects: number of loose objects that are packed now.
-        bytes: their size.
-        packs: number of new packs.
-        damaged: files of objects whose digest does not fit; they stay as they are, for their
-            reader to find.
-    """
-
-    objects: int = 0
-    bytes: int = 0
-    packs: int = 0
-    damaged: list[Path] = field(default_factory=list)
-
-    def __add__(self, other: PackingResult) -> PackingResult:
-        values = (getattr(self, k) + getattr(other, k) for k in ("objects", "bytes", "packs", "damaged"))
-        return PackingResult(*values)
 
 
 class Group:

@@ -1,9 +1,10 @@
 """A pack: many objects in one file, for clusters that limit the number of files.
 
     the unchanged bytes of the objects, one after the other
-    the index: 32 bytes per object, sorted by name: name (16 bytes), offset and size (8 bytes each,
-    little-endian) the footer: number of objects (8 bytes), magic word (8 bytes), SHA-256 of the
-    index and of these 16 bytes
+    the index: 32 bytes per object, sorted by name:
+        name (16 bytes), offset and size (8 bytes each, little-endian)
+    the footer: number of objects (8 bytes), magic word (8 bytes),
+        SHA-256 of the index and of these 16 bytes
 
 Every object carries its own digest, so a digest covers every byte of a pack. A pack is never
 changed: other content is written to a new pack, and the name of a pack is a digest of its content.
@@ -17,6 +18,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,28 @@ _MAGIC = b"RSPACKS1"
 _ENTRY = struct.Struct("<16sQQ")
 _COUNT = struct.Struct("<Q8s")
 _FOOTER = _COUNT.size + 32
+
+
+@dataclass
+class PackingResult:
+    """What packing has done.
+
+    Attributes:
+        objects: number of loose objects that are packed now.
+        bytes: their size.
+        packs: number of new packs.
+        damaged: files of objects whose digest does not fit; they stay as they are, for their
+            reader to find.
+    """
+
+    objects: int = 0
+    bytes: int = 0
+    packs: int = 0
+    damaged: list[Path] = field(default_factory=list)
+
+    def __add__(self, other: PackingResult) -> PackingResult:
+        values = (getattr(self, k) + getattr(other, k) for k in ("objects", "bytes", "packs", "damaged"))
+        return PackingResult(*values)
 
 
 class Entry(NamedTuple):

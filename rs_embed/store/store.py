@@ -24,8 +24,9 @@ from .atomic_files import (
     report_write_errors,
     temporary_path,
 )
-from .groups import Group, PackingResult
+from .groups import Group
 from .objects import Object, encode_object, read_metadata, read_object, set_aside, verify_object, write_object
+from .packs import PackingResult
 
 __all__ = [
     "TEMP_PREFIX",

@@ -71,10 +71,6 @@ class StoredGroup:
         removed, total = (Counter(map(self.pack_of, these)) for these in (names, self.objects))
         return removed.pop("", 0) + sum(count == total[pack] for pack, count in removed.items())
 
-    def remove(self, names: Collection[str]) -> None:
-        """Remove objects."""
-        self.store_group.remove(names)
-
 
 @dataclass
 class StoreContents:
@@ -147,9 +143,8 @@ def _scan_group(group: StoredGroup, store: Store, contents: StoreContents) -> No
             group.declaration = _size(entry)
         else:
             group.others += _add_stray_file(entry, contents)
-    for file in _list_entries(
-        group.store_group.packs_folder
-    ):  # after loose objects, so one that is packed now is not missed
+    # after loose objects, so one that is packed now is not missed
+    for file in _list_entries(group.store_group.packs_folder):
         if not _add_pack(file, group):
             group.others += _add_stray_file(file, contents)
     if group.declaration is not None:

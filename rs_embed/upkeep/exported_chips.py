@@ -18,7 +18,7 @@ from ..formats import ArrayFile, manifest, open_arrays
 from ..formats.parallel import map_in_order
 from ..runs.run import Run
 from ..stages.manifests.documents import single_key, stacked_key
-from ..stages.shared.repairs import expected_files
+from ..stages.shared.chunk_files import expected_files
 from ..stages.shared.restored_chips import join_bands
 from ..store import freed_chips, receipts
 from ..store.store import Store
@@ -87,9 +87,8 @@ def record_chips(
             return known
         found: set[str] = set()
         head = {"source": group.id, "bands": list(group.bands), "run": entry.name, "generation": run.generation.chips}
-        freed_chips.write_records(
-            path, store, head, export.folder, _merge_records(export, group, names - known, old, found)
-        )
+        records = _merge_records(export, group, names - known, old, found)
+        freed_chips.write_records(path, store, head, export.folder, records)
     return known | found
 
 
@@ -188,9 +187,7 @@ def _read_back(export: _Export, group: StoredGroup, names: set[str]) -> Iterator
 
     found: Iterator[dict | None]
     if export.combined:
-        chips = itertools.chain.from_iterable(
-            _read_chips(export, group, arrays, file, threads=READ_THREADS) for file in files
-        )
+        chips = (chip for file in files for chip in _read_chips(export, group, arrays, file, threads=READ_THREADS))
         found = map_in_order(make_record, chips, READ_THREADS, lambda chip: sum(n.nbytes for _, n in chip.parts))
     else:
         by_file = map_in_order(make_records, files, READ_THREADS, lambda file: file[0]["size"])
@@ -256,9 +253,8 @@ def _input_arrays(run: Run, group: StoredGroup) -> list[_InputArrays]:
     """The arrays with bands of a group; of units that read the same bands, those of the first
     one."""
     first = {u.sensor.bands: u for u in reversed(run.plan.units) if u.source == group.id}
-    units = [
-        u for u in run.plan.units if first.get(u.sensor.bands) is u and set(u.sensor.bands) & set(group.bands or ())
-    ]
+    wanted = set(group.bands or ())
+    units = [u for u in run.plan.units if first.get(u.sensor.bands) is u and wanted & set(u.sensor.bands)]
     return [_InputArrays(u.sensor.bands, stacked_key("input", u.key), single_key("input", u.key)) for u in units]
 
 

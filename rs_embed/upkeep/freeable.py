@@ -48,9 +48,7 @@ def select_unkept(shared: SharedStore, contents: StoreContents) -> tuple[Selecti
     done = {e.folder: e for runs in freeing.values() for e in runs if e.folder not in waiting}
     recorded = record_before_removal(selected, shared, freeing["chips"])
     protected = References(e for e in freeing["chips"] if e.run.request.config.keep_work == "embeddings")
-    selected = [
-        (group, _removable(group, names, recorded.get(id(group), set()), protected)) for group, names in selected
-    ]
+    selected = [(g, _removable(g, names, recorded.get(id(g), set()), protected)) for g, names in selected]
     return [(group, names) for group, names in selected if names], list(done.values())
 
 
@@ -151,9 +149,7 @@ def finish_time(entry: LoadedRun) -> str | None:
     state, receipt = receipts.read_state(run.dir / plan.merge_receipt, plan.merge_key)
     if state != "good" or receipt is None:
         return None
-    others = (
-        receipts.read_state(run.dir / path, key, accept_failures=accept)[0] for path, key in plan.receipts().items()
-    )
+    others = (receipts.read_state(run.dir / p, key, accept_failures=accept)[0] for p, key in plan.receipts().items())
     return receipt["finished"] if all(other == "good" for other in others) else None
 
 
@@ -201,7 +197,7 @@ def freed_kinds(folder: Path) -> set[str]:
 def remove_objects(selected: Selection) -> int:
     """Remove objects, and folders that become empty; returns the bytes of the objects."""
     for group, names in selected:
-        group.remove(names)
+        group.store_group.remove(names)
         if len(names) == len(group.objects) and not group.others:
             (group.folder / "bands.json").unlink(missing_ok=True)
         remove_empty_folders(group)

@@ -152,9 +152,8 @@ def _add_store(shared: SharedStore, contents: StoreContents, found: Prunable) ->
     found.damaged |= contents.damaged
     found.leftovers |= contents.leftovers
     found.registrations |= _file_sizes(shared.missing)
-    found.records |= _file_sizes(
-        path for path in freed_chips.list_all_records(store) if freed_chips.is_export_missing(path, store)
-    )
+    void = (path for path in freed_chips.list_all_records(store) if freed_chips.is_export_missing(path, store))
+    found.records |= _file_sizes(void)
     found.missing_work_folders += shared.missing.values()
     for group in contents.groups:
         names = references.unreferenced(group)
@@ -177,7 +176,7 @@ def _without(contents: StoreContents, removed: Prunable) -> StoreContents:
 def _remove(found: Prunable) -> None:
     freeable.remove_objects(found.over_limit)
     for group, names in found.objects:
-        group.remove(names)
+        group.store_group.remove(names)
     for path in found.small_files:
         path.unlink(missing_ok=True)
     for group in found.groups:

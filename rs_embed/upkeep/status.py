@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import StoreError
 from ..formats import manifest
-from ..stages.shared.repairs import expected_files
+from ..stages.shared.chunk_files import expected_files
 from ..store import freed_chips, receipts
 from . import prune
 from .contents import FileSizes, StoreContents, StoredGroup, scan_store, walk_files
@@ -188,11 +188,8 @@ def _records_status(path: Path, shared: SharedStore) -> dict:
         return {"path": str(path), "there": False, **unknown, "chips": 0}
     with records:
         head = {"source": records.source, "bands": list(records.bands), "run": records.run, "chips": records.count}
-    return {
-        "path": str(path),
-        "there": not freed_chips.is_export_missing(path, shared.store),
-        "folder": str(records.folder),
-    } | head
+    has_export = not freed_chips.is_export_missing(path, shared.store)
+    return {"path": str(path), "there": has_export, "folder": str(records.folder)} | head
 
 
 def _sum_files(files: FileSizes) -> dict:

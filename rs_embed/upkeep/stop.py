@@ -85,9 +85,8 @@ def _end_processes(entry: RunFolder) -> None:
             if not _live_processes(pids):
                 return
             time.sleep(_PAUSE_S)
-    raise RunLockedError(
-        f"run {entry.name} does not end; its processes are {', '.join(map(str, _live_processes(pids)))}"
-    )
+    live = ", ".join(map(str, _live_processes(pids)))
+    raise RunLockedError(f"run {entry.name} does not end; its processes are {live}")
 
 
 def _process_tree(pid: int) -> list[int]:
@@ -95,8 +94,7 @@ def _process_tree(pid: int) -> list[int]:
     import psutil
 
     try:
-        parent = psutil.Process(pid)
-        return [pid, *(child.pid for child in parent.children(recursive=True))]
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
         return []
 

@@ -14,7 +14,7 @@ from ..errors import StoreError
 from ..formats import manifest
 from ..planning.units import Source
 from ..runs.run import Run
-from ..stages.shared.repairs import expected_files
+from ..stages.shared.chunk_files import expected_files
 from ..store import freed_chips, receipts
 from .contents import StoreContents, StoredGroup, scan_store
 from .freeable import freed_kinds
@@ -242,9 +242,8 @@ class _ListedObjects:
     def _check_chip(self, source: Source, name: str) -> None:
         readers = [u for u in self.run.plan.embedded_units if u.source == source.id]
         readers = [u for u in readers if name not in self.embedded.get(u.id, ())]
-        need = (
-            set(source.bands) if self.run.request.config.save_inputs else {b for u in readers for b in u.sensor.bands}
-        )
+        of_readers = {b for u in readers for b in u.sensor.bands}
+        need = set(source.bands) if self.run.request.config.save_inputs else of_readers
         for group in self.chips:
             if group.id == source.id and name in group.objects:
                 need -= set(group.bands or source.bands)
@@ -297,10 +296,8 @@ def _check_file(entry: LoadedRun, kind: str, path: str, record: dict, report: Ve
     try:
         now = manifest.file_record(path)
     except OSError as error:
-        what, noticed = (
-            "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})",
-            True,
-        )
+        noticed = True
+        what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
     else:
         if (now["size"], now["sha256"]) == (record["size"], record["sha256"]):
             return
@@ -311,7 +308,6 @@ def _check_file(entry: LoadedRun, kind: str, path: str, record: dict, report: Ve
             return
         what = "changed since it was written"
         noticed = (now["size"], now["mtime_ns"]) != (record["size"], record["mtime_ns"])
-    report.add(
-        "file", path, f"{kind} of the run {entry.name}: {what}", _NEXT_START if noticed else _SET_ASIDE, noticed=noticed
-    )
+    advice = _NEXT_START if noticed else _SET_ASIDE
+    report.add("file", path, f"{kind} of the run {entry.name}: {what}", advice, noticed=noticed)
     report.targets[entry.target] = None

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from ..errors import RunLockedError, StoreError
 from ..request.config import SUFFIX
-from ..runs.load_run import load_run
 from ..runs.run import Run
-from ..runs.run_files import CONFIG, IMAGERY, ROIS, WEIGHTS
+from ..runs.run_files import CONFIG, IMAGERY, ROIS, WEIGHTS, load_run
 from ..store import locks
 from ..store.store import Store
 

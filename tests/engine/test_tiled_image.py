@@ -1,4 +1,5 @@
-"""Tiles and squares through the engine: results of the network, and how they become one embedding."""
+"""Tiles and squares through the engine: results of the network, and how they become one
+embedding."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""Faults: kills at random moments, full disks, lost folders, failing providers, clocks. See docs/reliability.md."""
+"""Faults: kills at random moments, full disks, lost folders, failing providers, clocks. See
+docs/reliability.md."""

@@ -1,4 +1,5 @@
-"""Undisturbed exports that faults are compared with, by layout and format; made once, copied, never changed."""
+"""Undisturbed exports that faults are compared with, by layout and format; made once, copied,
+never changed."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .cases import Case, copied, run
 from .kills import Times, measured
-from .world import Case, copied, run
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""Small disks: a tmpfs of a few megabytes that a ballast fills up to the last kilobytes. Root can mount one."""
+"""Small disks: a tmpfs of a few megabytes that a ballast fills up to the last kilobytes. Root can
+mount one."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def small_disk(folder: Path) -> Iterator[Disk]:
 
 
 class Disk:
-    """A mounted disk, and the file that takes its room."""
+    """A mounted disk, and the file that fills it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.ballast = folder, folder / ".ballast"
@@ -45,5 +46,5 @@ class Disk:
         self.ballast.write_bytes(bytes(max(0, self.free - leave)))
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Free the space."""
         self.ballast.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""Kills at random moments: where they hit, whom, and how a chain of killed starts goes on. All of it follows from a seed."""
+"""Kills at random moments: where they hit, whom, and how a chain of killed starts goes on. All of
+it follows from a seed."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import psutil
 
+from .cases import STEPS, Case, check_recovered, copied, family, objects, repeated, run, sentence, start, step_of
 from .watch import Watcher
-from .world import STEPS, Case, check_recovered, copied, family, objects, repeated, run, sentence, start, step_of
 
-#: Every rename of a job takes so long: a stage of six small places is else over before a signal arrives.
+#: Every rename of a job takes so long: a stage of six small places is else over before a signal
+#: arrives.
 SLOW = {"slow": {"*": 0.08}}
 LOCKED = "another run is working on this target"
 
@@ -104,7 +106,8 @@ class Chain:
         self._before: dict = {}
 
     def prepare(self, step: str) -> None:
-        """The state in which this step is what comes next: of an empty folder, or a finished export that lost something."""
+        """The state in which this step is what comes next: of an empty folder, or a finished
+        export that lost something."""
         self._let_orphans_end()
         shutil.rmtree(self.folder, ignore_errors=True)
         lost = {"fetch": "everything", "any": "everything"}.get(step, step)
@@ -115,7 +118,8 @@ class Chain:
         self._before = objects(self.folder)
 
     def kill(self, aim: str) -> bool:
-        """Start, and kill at a random moment of a step (``any``: of the whole run); False where it ended before."""
+        """Start, and kill at a random moment of a step (``any``: of the whole run); False where it
+        ended before."""
         process = start(self.case.command(self.folder), SLOW)
         self.tally.starts += 1
         if aim == "any":
@@ -143,7 +147,8 @@ class Chain:
         try:
             output, _ = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
-            # Snakemake's handler of SIGTERM takes a lock that the code it interrupts may hold: a person would use SIGKILL then
+            # Snakemake's handler of SIGTERM takes a lock that the code it interrupts may hold: a
+            # person would use SIGKILL then
             assert number == signal.SIGTERM
             for member in family(process):
                 _signal(member, signal.SIGKILL)
@@ -201,7 +206,8 @@ class Chain:
 
 
 def chain(seed: int, case: Case, finished: Path, folder: Path, spans: Times, kills: int) -> Tally:
-    """``kills`` kills in chains of up to four before a start is let finish; the watcher looks on all the time."""
+    """``kills`` kills in chains of up to four before a start is let finish; the watcher looks on
+    all the time."""
     done = Chain(seed, case, finished, folder, spans)
     rng = done.rng
     aims = [s for s in STEPS if s in spans.jobs or (s == "repair" and case.layout == "per_item")]

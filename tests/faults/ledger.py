@@ -1,4 +1,5 @@
-"""What the suite has measured, a JSON line a row: written while it runs, made into the tables of docs/reliability.md at the end."""
+"""What the suite has measured, a JSON line a row: written while it runs, made into the tables of
+docs/reliability.md at the end."""
 
 from __future__ import annotations
 

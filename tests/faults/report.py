@@ -1,4 +1,5 @@
-"""``python -m tests.faults.report <ledger>``: what a whole run of the suite has measured, into docs/reliability.md."""
+"""``python -m tests.faults.report <ledger>``: what a whole run of the suite has measured, into
+docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ def _kills(of: dict[str, list[dict]]) -> list[str]:
     for r in of["kill"]:
         hits[r["where"], r["signal"]] += r["count"]
     seeds = sorted({r["seed"] for r in of["chain"]})
-    doors = Counter(f"{r['door']}, {r['layout']}" for r in of["chain"])
-    chains = "; ".join(f"{n} chains of {what}" for what, n in sorted(doors.items()))
+    starts = Counter(f"{r['entry']}, {r['layout']}" for r in of["chain"])
+    chains = "; ".join(f"{n} chains of {what}" for what, n in sorted(starts.items()))
     head = (
         f"{dt.date.today().isoformat()}: {sum(hits.values())} kills, seeds {seeds[0]} to {seeds[-1]} ({chains}), by where they hit:"
         if seeds

@@ -1,4 +1,5 @@
-"""A clock that jumps, back and forth: between runs, between the jobs of one run, and file times that lie in the future."""
+"""A clock that jumps, back and forth: between runs, between the jobs of one run, and file times
+that lie in the future."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from ..support.exports import run_folder, steps
+from .cases import Case, check_recovered, copied, objects, repeated, run, start
 from .kills import SLOW
 from .ledger import note
 from .test_lost_folders import _in_the_middle
 from .watch import Watcher
-from .world import Case, check_recovered, copied, objects, repeated, run, start
 
 DAY = 86400
 JUMPS = {"ten years ahead": 3650 * DAY, "ten years back": -3650 * DAY, "an hour back": -3600}
@@ -96,7 +97,8 @@ def _shift(folder: Path, pattern: str, seconds: float) -> None:
     [("receipts of fetch", ".rs_embed/runs/*/fetch/**/*.json"), ("everything", "**/*")],
 )
 def test_files_of_the_future(undisturbed, tmp_path, what, pattern):
-    """As a clock that was a day ahead leaves them: nothing is done for it, and not again at every start."""
+    """As a clock that was a day ahead leaves them: nothing is done for it, and not again at every
+    start."""
     case, folder = Case("combined"), tmp_path / "run"
     shutil.copytree(undisturbed(case), folder, symlinks=True)
     _shift(folder, pattern, DAY)

@@ -1,4 +1,5 @@
-"""A provider that fails for one place, a third of them or all, twice or for ever; memory that does not suffice for a batch."""
+"""A provider that fails for one place, a third of them or all, twice or for ever; memory that does
+not suffice for a batch."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
+from .cases import Case, N, check_recovered, objects, repeated, run, sentence
 from .ledger import note
 from .watch import Watcher
-from .world import Case, N, check_recovered, objects, repeated, run, sentence
 
 WHICH = {"one place": ["p00001"], "a third of the places": ["p00001", "p00004"], "all places": None}
 #: kind: passes by itself (a time-out), final (no permission), or a bug of the provider.

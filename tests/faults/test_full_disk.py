@@ -1,4 +1,5 @@
-"""A disk that is full in the middle of each stage: the store's, the target's, or the one that holds everything."""
+"""A disk that is full in the middle of each stage: the store's, the target's, or the one that
+holds everything."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ import shutil
 import pytest
 
 from ..support.exports import content
+from .cases import FORMATS, LAYOUTS, Case, check_recovered, copied, objects, repeated, run, sentence
 from .disks import small_disk
 from .ledger import note
 from .watch import Watcher
-from .world import FORMATS, LAYOUTS, Case, check_recovered, copied, objects, repeated, run, sentence
 
-#: What a step writes, in bytes, at most: the room that is left is a random share of it.
+#: What a step writes, in bytes, at most: the free space is a random share of it.
 NEEDS = {"fetch": 200_000, "embed": 60_000, "write": 160_000, "merge": 90_000, "repair": 60_000}
 CASES = [
     (layout, file_format, step)
@@ -23,7 +24,7 @@ CASES = [
     if step != "repair" or layout == "per_item"
 ]
 SAMPLE = [("combined", "npz", "merge")]
-#: Bytes of room that are tried one after the other, each in a run of its own: random shares.
+#: Bytes of free space that are tried one after the other, each in a run of its own: random shares.
 TRIES = 3
 
 

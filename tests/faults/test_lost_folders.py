@@ -1,4 +1,5 @@
-"""The work folder becomes unwritable, or vanishes, in the middle of a run; and a machine without /dev/shm."""
+"""The work folder becomes unwritable, or vanishes, in the middle of a run; and a machine without
+/dev/shm."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from ..support.exports import content
+from .cases import LAYOUTS, Case, check_recovered, family, run, sentence, start, step_of
 from .kills import SLOW
 from .ledger import note
 from .watch import Watcher
-from .world import LAYOUTS, Case, check_recovered, family, run, sentence, start, step_of
 
 STEPS = ("fetch", "embed", "write", "merge")
 
@@ -44,7 +45,8 @@ def _ended(process: subprocess.Popen) -> str:
 
 @contextlib.contextmanager
 def unwritable(folder: Path) -> Iterator[None]:
-    """Nobody, root included, makes or removes files in a folder or in those below it; skips where that cannot be had."""
+    """Nobody, root included, makes or removes files in a folder or in those below it; skips where
+    that cannot be had."""
     folders = [str(folder), *(str(p) for p in folder.rglob("*/") if p.is_dir() and not p.is_symlink())]
     done = subprocess.run(["chattr", "+i", *folders], capture_output=True, text=True)
     try:
@@ -100,15 +102,15 @@ def test_the_work_folder_vanishes(undisturbed, tmp_path, layout, step):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "door", [pytest.param("python", marks=pytest.mark.heavy), pytest.param("snakemake", marks=pytest.mark.faults)]
+    "entry", [pytest.param("python", marks=pytest.mark.heavy), pytest.param("snakemake", marks=pytest.mark.faults)]
 )
-def test_there_is_no_dev_shm(undisturbed, tmp_path, door):
+def test_there_is_no_dev_shm(undisturbed, tmp_path, entry):
     """Slim containers and some clusters have none, or one that is read-only."""
     hidden = 'mount -t tmpfs -o ro,size=4k tmpfs /dev/shm && ! touch /dev/shm/x 2>/dev/null && exec "$@"'
     private = ["unshare", "--mount", "sh", "-c", hidden, "sh"]
     if subprocess.run([*private, "true"], capture_output=True).returncode:
         pytest.skip("/dev/shm cannot be hidden here: unshare --mount is not permitted")
-    case, folder = Case("combined", door=door), tmp_path / "run"
+    case, folder = Case("combined", entry=entry), tmp_path / "run"
     folder.mkdir()
     status, output = run([*private, *case.command(folder)])
     assert status == 0, output

@@ -1,17 +1,22 @@
-"""SIGKILL and SIGTERM at random moments of every stage, several in a row, each chain ended by a start that is bit-identical."""
+"""SIGKILL and SIGTERM at random moments of every stage, several in a row, each chain ended by a
+start that is bit-identical."""
 
 from __future__ import annotations
 
 import pytest
 
+from .cases import FORMATS, LAYOUTS, Case
 from .kills import chain
 from .ledger import note
-from .world import FORMATS, LAYOUTS, Case
 
-#: Kills of one chain; seeds of the whole suite. A failure is repeated with ``-k 'kills and seed-7'``.
+#: Kills of one chain; seeds of the whole suite. A failure is repeated with
+#: ``-k 'kills and seed-7'``.
 KILLS, SEEDS = 8, range(16)
 CASES = [
-    Case(layout, file_format, door) for file_format in FORMATS for layout in LAYOUTS for door in ("python", "snakemake")
+    Case(layout, file_format, entry)
+    for file_format in FORMATS
+    for layout in LAYOUTS
+    for entry in ("python", "snakemake")
 ]
 
 
@@ -30,13 +35,13 @@ def test_random_kills(undisturbed, spans, tmp_path, seed):
             seed=seed,
             layout=case.layout,
             format=case.format,
-            door=case.door,
+            entry=case.entry,
             where=where,
             signal=signal,
             count=count,
         )
     counts = {k: getattr(tally, k) for k in ("starts", "recovered", "lost", "repeated", "overlapped", "files")}
-    note("chain", seed=seed, layout=case.layout, format=case.format, door=case.door, **counts)
+    note("chain", seed=seed, layout=case.layout, format=case.format, entry=case.entry, **counts)
     print(*tally.messages, sep="\n")
     assert tally.lost == 0
     assert tally.repeated == 0, "an object that was there was made again"

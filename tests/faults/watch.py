@@ -1,4 +1,5 @@
-"""A thread that reads every final file as it appears: none is ever half, and none vanishes that was there."""
+"""A thread that reads every final file as it appears: none is ever half, and none vanishes that
+was there."""
 
 from __future__ import annotations
 
@@ -29,12 +30,14 @@ def _netcdf(data: bytes) -> None:
             variable[...]
 
 
-#: What reads a whole file of a format, or raises. A new format is one line here and one in ``world.FORMATS``.
+#: What reads a whole file of a format, or raises. A new format is one line here and one in
+#: ``cases.FORMATS``.
 WHOLE: dict[str, Callable[[bytes], None]] = {".npz": _npz, ".nc": _netcdf, ".json": json.loads}
 
 
 class Watcher:
-    """Use as a context manager around a run; ``faults`` are sentences about what was seen, ``seen`` counts versions read."""
+    """Use as a context manager around a run; ``faults`` are sentences about what was seen,
+    ``seen`` counts versions read."""
 
     def __init__(self, folder: Path, *, may_vanish: bool = False) -> None:
         self.folder, self.may_vanish = folder, may_vanish

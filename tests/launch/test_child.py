@@ -70,7 +70,8 @@ def test_early_output_of_the_child_is_in_the_error(tmp_path, monkeypatch):
 
 
 def test_an_import_error_of_the_child_is_in_the_error(tmp_path):
-    """For example in an environment of another Python: the first import fails where there is no log yet."""
+    """For example in an environment of another Python: the first import fails where there is no
+    log yet."""
     broken = tmp_path / "broken" / "snakemake"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('made for another Python')")

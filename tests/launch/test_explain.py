@@ -1,4 +1,5 @@
-"""Why a run failed, in one sentence: of several failed jobs, and of a job that succeeded where Snakemake could not record it."""
+"""Why a run failed, in one sentence: of several failed jobs, and of a job that succeeded where
+Snakemake could not record it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``export_batch`` wherever Python runs: a notebook, an event loop, threads, again and again in one process."""
+"""``export_batch`` wherever Python runs: a notebook, an event loop, threads, again and again in
+one process."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def embedded(folder: Path) -> dict:
     return times(folder / ".rs_embed" / "store", "embeddings/**/[0-9a-f]*.npy")
 
 
-# notebooks --------------------------------------------------------------------------------------------------------
+# notebooks ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.heavy
@@ -117,7 +118,7 @@ def test_a_restarted_kernel_finds_the_target_free(tmp_path, kernel):
     assert len(embedded(tmp_path)) == 60
 
 
-# event loops and threads ------------------------------------------------------------------------------------------
+# event loops and threads -------------------------------------------------------------------------
 
 
 @pytest.mark.heavy

@@ -1,4 +1,5 @@
-"""Runs that are left, stopped and picked up: jobs in a cluster's queue, a call that waits, a closed terminal, ``rs-embed stop``."""
+"""Runs that are left, stopped and picked up: jobs in a cluster's queue, a call that waits, a
+closed terminal, ``rs-embed stop``."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from ..support.exports import CHECKOUT, combined, export, jobs, places, run_fold
 from ..support.factories import assert_refusal
 from ..support.work_folders import make
 
-#: A SLURM with a queue in a file: ids, comments and folders. A cancelled job is missing from the next answer.
+#: A SLURM with a queue in a file: ids, comments and folders. A cancelled job is missing from the
+#: next answer.
 SQUEUE = """#!/bin/sh
 test -e {queue}.broken && {{ echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }}
 cat {queue}

@@ -1,4 +1,5 @@
-"""RemoteCLIP against a plain float64 formulation; resizing as in Pillow, published tensors, errors."""
+"""RemoteCLIP against a plain float64 formulation; resizing as in Pillow, published tensors,
+errors."""
 
 from __future__ import annotations
 
@@ -137,7 +138,7 @@ def test_a_vector_does_not_depend_on_other_images_of_the_batch(tiny):
             np.testing.assert_allclose(b[position], a[0], atol=1e-5)
 
 
-# Images -----------------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------------------------------------
 
 
 def draw_image(height: int, width: int) -> np.ndarray:
@@ -150,8 +151,8 @@ def digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes()).hexdigest()[:16]
 
 
-# Digests of ``resize_and_crop(draw_image(n, n), 224)``, the same with Pillow 11, 12 and 13: a Pillow
-# that resizes differently changes embeddings, and must not come unnoticed.
+# Digests of ``resize_and_crop(draw_image(n, n), 224)``, the same with Pillow 11, 12 and 13: a
+# Pillow that resizes differently changes embeddings, and must not come unnoticed.
 PILLOW = {
     224: "b97a5fa66458813d",
     300: "942e8d2b44c9aa99",
@@ -228,7 +229,7 @@ def test_invalid_images_are_refused(change, message):
         ADAPTER.preprocess(Image("s2", change(one.pixels), BANDS, 10.0, 0.0, 0.0), Options())
 
 
-# Published files ----------------------------------------------------------------------------------------------------
+# Published files ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_a_vector_does_not_depend_on_other_images_of_the_batch(tiny, make):
             np.testing.assert_allclose(b[position], a[0], atol=1e-5)
 
 
-# Inputs -------------------------------------------------------------------------------------------------------------
+# Inputs ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_invalid_images_are_refused(one, change, message):
         ADAPTER.preprocess(bad, Options())
 
 
-# Published files ----------------------------------------------------------------------------------------------------
+# Published files ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("modality", ["s2", "s1"])

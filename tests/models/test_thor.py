@@ -1,4 +1,5 @@
-"""THOR against a plain float64 formulation; geometry, attention bias, published tensors, errors."""
+"""THOR against a plain float64 formulation; geometry, attention bias, published tensors,
+errors."""
 
 from __future__ import annotations
 
@@ -323,7 +324,7 @@ def test_a_bias_is_computed_once_for_each_geometry_and_dtype_and_the_cache_is_bo
     assert (8, torch.float32, slopes.device) in biases._cache, "the one in use stays"
     assert biases.get(slopes, [8, 4], torch.float32) is not first
     assert biases.get(slopes, [30], torch.float32) is biases.get(slopes, [30], torch.float32), (
-        "larger than all the room"
+        "larger than all the memory"
     )
 
 

@@ -53,7 +53,8 @@ def test_an_invalid_profile_is_refused(tmp_path, text):
     assert_refusal(found.value, "config.profile", "allowed")
 
 
-#: Files of profiles, and the one that Snakemake 9 reads, where that does not hang on the order of a folder.
+#: Files of profiles, and the one that Snakemake 9 reads, where that does not hang on the order of
+#: a folder.
 FILES = {
     "seven and eight": ({"config.yaml": "cluster: sbatch", "config.v8+.yaml": "executor: slurm"}, "config.v8+.yaml"),
     "newer": ({"config.v8+.yaml": "executor: nothing", "config.v9+.yaml": "executor: slurm"}, "config.v9+.yaml"),

@@ -1,7 +1,8 @@
 """A real SLURM on this machine for the tests: ``python -m tests.slurm.cluster start | stop``.
 
-One node with more CPUs and GPUs than the machine has: what is tested is who waits for whom, who is killed and when, not speed.
-As root, with Debian's packages (installed where they are missing), without systemd, cgroups and accounting.
+One node with more CPUs and GPUs than the machine has: what is tested is who waits for whom, who is
+killed and when, not speed. As root, with Debian's packages (installed where they are missing),
+without systemd, cgroups and accounting.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ PartitionName=high Nodes={{host}} State=UP DefaultTime=10 MaxTime=60 PriorityTie
 
 
 def start() -> None:
-    """Install what is missing, start the daemons and wait until the node takes jobs; nothing where it does already."""
+    """Install what is missing, start the daemons and wait until the node takes jobs; nothing where
+    it does already."""
     if os.geteuid():
         raise SystemExit("a test cluster needs root (slurmd does)")
     if CONFIG.exists() and not CONFIG.read_text().startswith(MARK):

@@ -15,8 +15,8 @@ import yaml
 from ..support.exports import CHECKOUT
 from . import cluster
 
-#: Where `make test-slurm` puts the executor plugin. Not among the other packages: with SLURM's clients installed and no
-#: SLURM running, it makes every start of Snakemake wait.
+#: Where `make test-slurm` puts the executor plugin. Not among the other packages: with SLURM's
+#: clients installed and no SLURM running, it makes every start of Snakemake wait.
 PLUGIN = Path(sys.prefix) / "slurm"
 
 REQUEST = """
@@ -34,7 +34,8 @@ print("status", manifest["status"], manifest["items"])
 
 @pytest.fixture(scope="session")
 def slurm():
-    """The cluster, which is stopped only if it was started here: not where several workers use it."""
+    """The cluster, which is stopped only if it was started here: not where several workers use
+    it."""
     if not PLUGIN.exists():
         pytest.skip("the executor plugin is not installed: make test-slurm")
     running = cluster.running()

@@ -1,4 +1,5 @@
-"""Exports on a real SLURM through profiles/slurm: what goes well, what goes wrong, and the same bits as on a workstation."""
+"""Exports on a real SLURM through profiles/slurm: what goes well, what goes wrong, and the same
+bits as on a workstation."""
 
 from __future__ import annotations
 

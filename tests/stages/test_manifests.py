@@ -150,7 +150,8 @@ def test_names_of_files_follow_the_format():
 
 
 def test_records_keep_image_metadata_where_most_rows_of_a_model_differ(tmp_path):
-    """Six of nine places were fetched earlier for one model: its chips are others than those of the second model."""
+    """Six of nine places were fetched earlier for one model: its chips are others than those of
+    the second model."""
     import time
 
     from ..support.work_folders import make as made

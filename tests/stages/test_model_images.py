@@ -1,4 +1,5 @@
-"""``save_inputs="model"``: the tensors that entered the networks, beside the pixels they were made of."""
+"""``save_inputs="model"``: the tensors that entered the networks, beside the pixels they were made
+of."""
 
 from __future__ import annotations
 

@@ -16,14 +16,13 @@ from rs_embed.providers import Chip
 from rs_embed.request.config import ExportConfig, ExportModelRequest
 from rs_embed.request.request import Request
 from rs_embed.request.specs import SensorSpec
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
 from rs_embed.runs.open_run import open_run
+from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
 from rs_embed.stages.repair import repair
-from rs_embed.stages.shared.stage_error import StageError
+from rs_embed.stages.shared.jobs import StageError
 from rs_embed.stages.shared.state import examine_receipts
 from rs_embed.stages.shared.state import find_invalid_receipts as withdrawn_of
 from rs_embed.stages.write import write
@@ -38,7 +37,8 @@ S2 = "COPERNICUS/S2_SR_HARMONIZED"
 
 
 class Fake:
-    """Deterministic pixels; ``plan`` maps a ROI name to what happens: an error, or a list of errors before success."""
+    """Deterministic pixels; ``plan`` maps a ROI name to what happens: an error, or a list of
+    errors before success."""
 
     name = "sample"
 
@@ -75,7 +75,8 @@ class Fake:
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """A function that freezes a run of n places below ``tmp_path``, enters its folder and gives it a fake provider."""
+    """A function that freezes a run of n places below ``tmp_path``, enters its folder and gives it
+    a fake provider."""
 
     def made(
         n=4, models=("mosaiks",), provider=None, target="run", layout="combined", buffers=None, spatials=None, **options
@@ -420,7 +421,8 @@ def test_memory_of_the_merge_does_not_grow_with_the_rois(make):
             found.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         peaks[n] = min(found)
-    # ids and names of the plan stay; arrays and manifest rows do not: 320 chips and vectors are 1.6 MB
+    # ids and names of the plan stay; arrays and manifest rows do not: 320 chips and vectors are
+    # 1.6 MB
     assert peaks[320] < peaks[40] + 200_000, peaks
 
 

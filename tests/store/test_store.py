@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rs_embed import ModelError, ProviderError, SpecError, StoreError
-from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.run_files import freeze_run
 from rs_embed.store import receipts
 from rs_embed.store.atomic_files import remove_temporary_files
 from rs_embed.store.store import TEMP_PREFIX, Store, read_metadata, read_object, set_aside, temporary_path, write_object
@@ -189,7 +189,7 @@ def test_receipts_are_strict_json(tmp_path):
 
 def test_the_environment_sets_the_store_of_runs_without_store_dir(tmp_path, monkeypatch):
     from rs_embed import ExportConfig
-    from rs_embed.runs.load_run import load_run
+    from rs_embed.runs.run_files import load_run
 
     from ..support.rasters import at, catalogue, noise, run, write
 

@@ -1,4 +1,5 @@
-"""The change matrix as data: what is changed in a finished request, and what may be made. Rows of docs/reliability.md."""
+"""The change matrix as data: what is changed in a finished request, and what may be made. Rows of
+docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ def model(label: str, features: int, **more: object) -> dict:
 
 
 def base() -> dict:
-    """Six places, two models that read the same three bands, chunks of two, with a store that keeps everything; without its
-    target."""
+    """Six places, two models that read the same three bands, chunks of two, with a store that
+    keeps everything; without its target."""
     return {
         "rois": [roi(name, spot) for spot, name in enumerate("abcdef")],
         "temporal": {"start": "2022-06-01", "end": "2022-09-01"},

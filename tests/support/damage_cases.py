@@ -1,4 +1,5 @@
-"""The damage matrix as data: what is damaged, how, and what the next start has to do. Rows of docs/reliability.md."""
+"""The damage matrix as data: what is damaged, how, and what the next start has to do. Rows of
+docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """Change one byte: in JSON another digit of its last digest, so that it stays JSON of the same form."""
+    """Change one byte: in JSON another digit of its last digest, so that it stays JSON of the same
+    form."""
     data = bytearray(path.read_bytes())
     digests = list(re.finditer(rb"\b[0-9a-f]{32,}\b", data)) if path.suffix == ".json" else []
     at = digests[-1].start() + 5 if digests else len(data) // 2
@@ -45,7 +47,8 @@ class After:
     Attributes:
         steps: jobs by rule. chips, embeddings: objects made again.
         starts: 2 where the first one finds the damage and stops.
-        mended: False where the damage stays because it is not seen, or because nothing needs the object.
+        mended: False where the damage stays because it is not seen, or because nothing needs the
+            object.
     """
 
     steps: dict[str, int]
@@ -60,7 +63,8 @@ class Thing:
     """One row: something of a finished export of four places and two models in chunks of two.
 
     Attributes:
-        what: in words. layout: of the export that is started again. path: where it is, a pattern; the first match.
+        what: in words. layout: of the export that is started again. path: where it is, a pattern;
+            the first match.
         cells: what happens, by damage.
         besides: what is deleted, too, so that the next start has to read it.
     """

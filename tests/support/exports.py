@@ -36,7 +36,8 @@ def places(n: int, buffer_m: float = 160.0) -> list[rs_embed.PointBuffer]:
 
 
 def export(target: rs_embed.ExportTarget, spatials: list, models: list | None = None, **keywords):
-    """``export_batch`` on the sample scene, quietly, with two cores; keywords are its own or single options."""
+    """``export_batch`` on the sample scene, quietly, with two cores; keywords are its own or
+    single options."""
     keywords = {"show_progress": False, "cores": 2, "temporal": WINDOW, "backend": "sample"} | keywords
     if "config" in keywords:
         del keywords["show_progress"], keywords["cores"]

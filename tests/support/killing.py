@@ -1,4 +1,5 @@
-"""How the kill matrix catches a run in the middle of a stage, and what it demands of the next start."""
+"""How the kill matrix catches a run in the middle of a stage, and what it demands of the next
+start."""
 
 from __future__ import annotations
 
@@ -37,12 +38,15 @@ class Stage:
 
     Attributes:
         step: the step whose job is in the middle.
-        lose: what a finished export loses so that this stage is what is left to do, as patterns below its folder.
+        lose: what a finished export loses so that this stage is what is left to do, as patterns
+            below its folder.
         slow: seconds for, and pattern of, the files that take long then.
-        product: the file that shows that the job is in the middle: one is there, and the job's receipt is not.
+        product: the file that shows that the job is in the middle: one is there, and the job's
+            receipt is not.
         receipts: the stage's receipts, as a pattern below the run's folder.
         first: how many of them are there at the kill: jobs that had finished.
-        todo: jobs of the next start where the one in the middle left no receipt (a repair whose files were ready leaves none).
+        todo: jobs of the next start where the one in the middle left no receipt (a repair whose
+            files were ready leaves none).
     """
 
     layout: str
@@ -94,7 +98,8 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def kill_all(caller: psutil.Process) -> None:
-    """SIGKILL the process and everything it has started; stopped first, so that none reacts to the end of another."""
+    """SIGKILL the process and everything it has started; stopped first, so that none reacts to the
+    end of another."""
     family = tree(caller)
     for member in family:
         member.suspend()
@@ -131,8 +136,8 @@ CASES += [("embed", way) for way in list(WAYS)[3:]]
 
 
 def todo_after(stage: str, way: str) -> dict[str, int]:
-    """Jobs of the next start. Snakemake lets running jobs finish on SIGTERM, so the one in the middle is done; of embed jobs, which
-    take a core each where there are more of them, two are."""
+    """Jobs of the next start. Snakemake lets running jobs finish on SIGTERM, so the one in the
+    middle is done; of embed jobs, which take a core each where there are more of them, two are."""
     todo = STAGES[stage].todo
     if way not in ("SIGTERM to Snakemake", "SIGTERM"):
         return todo
@@ -163,7 +168,8 @@ def python_call(layout: str, folder: Path, *more: str) -> list[str]:
 
 
 def shell_call() -> list[str]:
-    """The same request with the ``snakemake`` command, in the run's folder, where its frozen config lies."""
+    """The same request with the ``snakemake`` command, in the run's folder, where its frozen
+    config lies."""
     return snakemake_command("--configfile", "config.yaml", "--cores", "2")
 
 
@@ -177,7 +183,8 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen, what: str) -
 
 
 def prepare(reference: Path, folder: Path, stage: Stage) -> None:
-    """A copy of the finished export as it is when only this stage and those behind it are left to do."""
+    """A copy of the finished export as it is when only this stage and those behind it are left to
+    do."""
     shutil.copytree(reference, folder, symlinks=True)
     for pattern in stage.lose:
         for path in list(folder.glob(pattern)):
@@ -185,7 +192,8 @@ def prepare(reference: Path, folder: Path, stage: Stage) -> None:
 
 
 def there(folder: Path, pattern: str) -> set[str]:
-    """Files below a folder that match a pattern; half ones only where the pattern asks for them."""
+    """Files below a folder that match a pattern; half ones only where the pattern asks for
+    them."""
     hidden = Path(pattern).name.startswith(".tmp-")
     found = {p for p in folder.glob(pattern) if hidden or not p.name.startswith(".tmp-")}
     return {str(p.relative_to(folder)) for p in found}
@@ -196,8 +204,8 @@ def receipts_of(folder: Path, stage: Stage) -> set[str]:
 
 
 def kill_in_the_middle(command: list[str], folder: Path, stage: Stage, way: Callable, cwd: Path = CHECKOUT) -> str:
-    """Start a request, do something to it in the middle of a stage, wait until nothing of it runs; returns its output.
-    Fails where the job was not in the middle."""
+    """Start a request, do something to it in the middle of a stage, wait until nothing of it runs;
+    returns its output. Fails where the job was not in the middle."""
     victim = start(command, f"{stage.step} {stage.slow}", cwd)
     caller = psutil.Process(victim.pid)
 
@@ -222,8 +230,8 @@ def objects(folder: Path) -> dict[str, tuple]:
 
 
 def in_hand(stage: Stage, before: dict) -> set[str]:
-    """Files that the job in the middle is allowed to make again: all of its chunk in write, in repair those of places
-    whose array file was still missing."""
+    """Files that the job in the middle is allowed to make again: all of its chunk in write, in
+    repair those of places whose array file was still missing."""
     if stage.step == "write":
         return {k for k in before if k.startswith("items/") and int(Path(k).stem[1:]) >= CHUNK}
     if stage.step == "repair":

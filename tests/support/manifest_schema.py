@@ -20,7 +20,8 @@ def _validator(kind: str) -> Draft202012Validator:
 
 
 def check_manifest(path: Path) -> dict:
-    """A manifest is strict JSON, fits the schema, and has one row for each ROI wherever it has rows."""
+    """A manifest is strict JSON, fits the schema, and has one row for each ROI wherever it has
+    rows."""
     manifest = json.loads(
         path.read_text(encoding="utf-8"), parse_constant=lambda c: pytest.fail(f"{path}: not JSON: {c}")
     )

@@ -1,4 +1,5 @@
-"""The tables of docs/reliability.md, from the cases of the tests: ``python -m tests.support.reliability_tables`` writes them again."""
+"""The tables of docs/reliability.md, from the cases of the tests:
+``python -m tests.support.reliability_tables`` writes them again."""
 
 from __future__ import annotations
 

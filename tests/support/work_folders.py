@@ -1,4 +1,5 @@
-"""Small work folders for the tests of status, verify and prune: requests, their steps in this process, the commands' output."""
+"""Small work folders for the tests of status, verify and prune: requests, their steps in this
+process, the commands' output."""
 
 from __future__ import annotations
 
@@ -9,10 +10,9 @@ from pathlib import Path
 from rs_embed import ExportModelRequest, ExportTarget, SensorSpec
 from rs_embed.request.config import ExportConfig
 from rs_embed.request.request import Request
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
 from rs_embed.runs.open_run import open_run
 from rs_embed.runs.run import Run
+from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge

@@ -242,7 +242,7 @@ def test_a_new_roi_costs_only_its_chunk_in_per_item_exports(tmp_path, free_finis
 @pytest.mark.heavy
 @pytest.mark.parametrize("word", ["gee", "stac"])
 def test_a_second_project_requests_no_pixels_again(tmp_path, monkeypatch, word):
-    from ..support.stac_world import SETTINGS, serve_scenes
+    from ..support.stac_scenes import SETTINGS, serve_scenes
 
     monkeypatch.setenv("RS_EMBED_STORE", str(tmp_path / "store"))
     places = [at(20, 20, 50), at(30, 30, 50)]

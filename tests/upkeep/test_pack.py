@@ -14,8 +14,8 @@ import pytest
 import rs_embed
 from rs_embed import ExportError, StoreError, load_export
 from rs_embed.cli import main
-from rs_embed.runs.load_run import load_run
 from rs_embed.runs.run import Run
+from rs_embed.runs.run_files import load_run
 from rs_embed.stages.merge import merge
 from rs_embed.stages.shared.state import examine_receipts, find_invalid_receipts
 from rs_embed.stages.write import write

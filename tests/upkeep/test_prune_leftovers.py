@@ -40,7 +40,7 @@ def write_temporary_file(
 #: Merges; removes a folder of the store or kills itself when the merge lists it for the n-th time.
 MERGE = """
 import os, signal, sys
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import load_run
 from rs_embed.stages.merge import merge
 
 victim, count, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]

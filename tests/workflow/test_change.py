@@ -1,4 +1,5 @@
-"""Change one thing in a finished request: what is made, what is left alone, and that the result is that of a fresh run."""
+"""Change one thing in a finished request: what is made, what is left alone, and that the result is
+that of a fresh run."""
 
 from __future__ import annotations
 
@@ -11,10 +12,9 @@ import yaml
 
 from rs_embed.launch.child import Child
 from rs_embed.launch.launcher import run_workflow
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
 from rs_embed.runs.open_run import open_config
 from rs_embed.runs.run import Run
+from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.merge import merge
@@ -39,7 +39,8 @@ def start(request: dict, layout: str, folder: Path, path: str | None = None) -> 
 
 
 def fresh(request: dict, layout: str, folder: Path, monkeypatch, path: str | None = None) -> dict:
-    """The files of the same request in an empty folder, made by the steps alone in this process."""
+    """The files of the same request in an empty folder, made by the steps alone in this
+    process."""
     folder.mkdir()
     run = open_config({**request, "target": {"layout": layout, "path": path or PATHS[layout]}}, str(folder))
     freeze_run(run)
@@ -102,7 +103,8 @@ def test_only_what_changed_is_made(done, tmp_path, monkeypatch, change, layout):
 
 
 def of_roi(name: str, held: object) -> object:
-    """A ROI's manifest has the fingerprint of the request that wrote it, which may have asked for other ROIs, too."""
+    """A ROI's manifest has the fingerprint of the request that wrote it, which may have asked for
+    other ROIs, too."""
     if isinstance(held, dict) and name.startswith(("items/", "another/")) and not name.endswith("/manifest.json"):
         return {k: v for k, v in held.items() if k != "request_fingerprint"}
     return held

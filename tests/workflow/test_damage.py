@@ -1,4 +1,5 @@
-"""Damage every kind of file of a finished export in every way; the next start puts back exactly what is missing."""
+"""Damage every kind of file of a finished export in every way; the next start puts back exactly
+what is missing."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def test_the_next_start_puts_back_what_is_missing(both, copy, things, how):
 
 
 def state(path: Path) -> bytes | bool:
-    """Content of a file; whether a folder holds anything but what a start leaves in an empty store (lock, registration)."""
+    """Content of a file; whether a folder holds anything but what a start leaves in an empty store
+    (lock, registration)."""
     if path.is_file():
         return path.read_bytes()
     return any(p.is_file() and p.name != ".lock" and p.parent.name != "works" for p in path.rglob("*"))

@@ -1,4 +1,5 @@
-"""The whole way through real Snakemake runs: what is made, what is not made again, and that bits do not change."""
+"""The whole way through real Snakemake runs: what is made, what is not made again, and that bits
+do not change."""
 
 from __future__ import annotations
 

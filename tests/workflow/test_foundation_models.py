@@ -1,4 +1,5 @@
-"""The four foundation models through the whole workflow: one fetch per source, tiles and boxes, records, refusals."""
+"""The four foundation models through the whole workflow: one fetch per source, tiles and boxes,
+records, refusals."""
 
 from __future__ import annotations
 
@@ -25,12 +26,11 @@ from rs_embed import (
 from rs_embed.errors import StoreError
 from rs_embed.request.geometry import get_transformer
 from rs_embed.request.request import Request
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
 from rs_embed.runs.open_run import open_run
+from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
-from rs_embed.stages.shared.stage_error import StageError
+from rs_embed.stages.shared.jobs import StageError
 from rs_embed.store.store import read_object
 from rs_embed.upkeep.work_folder import load_run_strictly
 
@@ -344,7 +344,8 @@ def test_a_bad_request_is_refused_before_anything_is_fetched(case, opened, tmp_p
 
 
 def test_bad_imagery_is_an_error_of_its_roi_and_no_number(opened, tmp_path):
-    """Reflectance instead of DN, only zeros, and dB that says it is power; NaN in part is embedded with a warning."""
+    """Reflectance instead of DN, only zeros, and dB that says it is power; NaN in part is embedded
+    with a warning."""
     y, x = np.mgrid[0:400, 0:400]
     spread = (1000 + 10 * (x % 50) + 7 * (y % 60)).astype("float32")
     pixels = np.stack([spread + 100 * b for b in range(12)])

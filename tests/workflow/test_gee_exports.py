@@ -1,4 +1,5 @@
-"""Whole exports from a loopback Earth Engine, through Snakemake: the mission's own calls, many places, kills, nothing secret."""
+"""Whole exports from a loopback Earth Engine, through Snakemake: the mission's own calls, many
+places, kills, nothing secret."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from rs_embed import (
     export_batch,
     load_export,
 )
-from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.run_files import freeze_run
 
 from ..support.earth_engine import PROJECT, TOO_MANY, UNAVAILABLE
 from ..support.exports import CHECKOUT, combined, export
@@ -171,8 +172,9 @@ def test_the_missions_own_calls(tmp_path, settled, monkeypatch):
 
 @pytest.mark.heavy
 def test_many_places_use_the_quota_and_no_more(tmp_path, settled):
-    """500 ROIs, 0.2 s an answer, 5 % told to wait, 1 % unavailable: as many at a time as the run may have, and nothing twice.
-    How near the time comes to the ideal is printed (1.15 on two free cores): a busy machine is no bug."""
+    """500 ROIs, 0.2 s an answer, 5 % told to wait, 1 % unavailable: as many at a time as the run
+    may have, and nothing twice. How near the time comes to the ideal is printed (1.15 on two free
+    cores): a busy machine is no bug."""
     archive = Archive(tmp_path / "files")
     archive.make(noise(0), "2022-07-01")
     n, latency, concurrency = 500, 0.2, 4
@@ -234,7 +236,8 @@ def test_a_killed_run_repeats_no_more_than_was_in_flight(tmp_path, settled):
 
 @pytest.mark.heavy
 def test_nothing_secret_is_written(tmp_path, settled, monkeypatch):
-    """The key of a service account is read by those that connect (here by nobody); its path is all that is remembered."""
+    """The key of a service account is read by those that connect (here by nobody); its path is all
+    that is remembered."""
     key = tmp_path / "keys" / "robot.json"
     key.parent.mkdir()
     key.write_text(json.dumps({"private_key": "hunter2", "client_email": "robot@nowhere.example"}))

@@ -1,4 +1,5 @@
-"""Real runs with hostile names, folders and files: no command in them is run, no file appears elsewhere, no secret is written."""
+"""Real runs with hostile names, folders and files: no command in them is run, no file appears
+elsewhere, no secret is written."""
 
 from __future__ import annotations
 
@@ -8,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ..faults.world import Case, run
+from ..faults.cases import Case, run
 from ..support.exports import CHECKOUT, content, snakemake
 
 pytestmark = pytest.mark.heavy
 
-#: Folders that a shell, Python's format, a glob, a wildcard or an environment variable with a list would take for something else.
+#: Folders that a shell, Python's format, a glob, a wildcard or an environment variable with a list
+#: would take for something else.
 FOLDERS = [
     "a {b} $(touch pwned) 'q'",
     'x"y`touch pwned`\nz;touch pwned;#',
@@ -31,10 +33,10 @@ def tree(folder: Path) -> set[str]:
     return {str(p) for p in folder.rglob("*") if ".rs_embed" not in p.parts}
 
 
-@pytest.mark.parametrize("door", ["python", "snakemake"])
+@pytest.mark.parametrize("entry", ["python", "snakemake"])
 @pytest.mark.parametrize("name", FOLDERS, ids=range(len(FOLDERS)))
-def test_a_hostile_folder(tmp_path, name, door):
-    case = Case("per_item" if door == "python" else "combined", door=door)
+def test_a_hostile_folder(tmp_path, name, entry):
+    case = Case("per_item" if entry == "python" else "combined", entry=entry)
     folder, plain = tmp_path / "around" / name, tmp_path / "plain"
     folder.mkdir(parents=True)
     plain.mkdir()

@@ -1,4 +1,5 @@
-"""Kill a run in the middle of every stage, in every way, then start the same request again in a new process."""
+"""Kill a run in the middle of every stage, in every way, then start the same request again in a
+new process."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def the_run(stage, folder: Path) -> Path:
 
 
 def check_the_next_start(stage, folder: Path, reference: Path, todo: dict[str, int]) -> None:
-    """The same request ends well: equal files, nothing finished is made again, nothing is left behind."""
+    """The same request ends well: equal files, nothing finished is made again, nothing is left
+    behind."""
     before = objects(folder)
     finish(stage.layout, folder)
     after = objects(folder)

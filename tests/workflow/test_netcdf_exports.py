@@ -1,4 +1,5 @@
-"""NetCDF through whole runs: beside npz on one store, missing places, status and verify, one file per ROI with threads."""
+"""NetCDF through whole runs: beside npz on one store, missing places, status and verify, one file
+per ROI with threads."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 
 from rs_embed import ExportTarget, OutputSpec, PointBuffer, SensorSpec, load_export
 from rs_embed.formats.netcdf.reader import NetcdfReader
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import load_run
 from rs_embed.stages.repair import repair
 from rs_embed.upkeep.work_folder import find_work_folder
 

@@ -1,5 +1,6 @@
-"""Whole runs that free their pixels after success, as they do by default, and what is asked of them later: the provider is asked
-nothing, and the files are those of a run that kept everything."""
+"""Whole runs that free their pixels after success, as they do by default, and what is asked of
+them later: the provider is asked nothing, and the files are those of a run that kept
+everything."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def test_earth_engine_is_requested_once(tmp_path, layout):
         about = {"backend": "gee", "gee": settings(service), "sensor": SensorSpec(S2, ("B2", "B3")), "chunk_size": 2}
 
         def both(**more) -> dict[str, int]:
-            """The same with both policies; returns what Earth Engine was asked by the one that frees."""
+            """The same with both policies; returns what Earth Engine was asked by the one that
+            frees."""
             about.update(more)
             for word, keep in (("kept", {"keep_work": "all"}), ("freed", {})):
                 service.reset_counts()
@@ -178,7 +180,7 @@ def fetched(folder: Path, before: dict) -> int:
     return sum(json.loads((folder / k).read_text())["fetched"] for k, v in now.items() if before.get(k) != v)
 
 
-# killed --------------------------------------------------------------------------------------------------------------
+# killed ------------------------------------------------------------------------------------------
 
 REQUEST = """
 import sys
@@ -189,7 +191,8 @@ layout, path, label = sys.argv[1:]
 model = ExportModelRequest("mosaiks", label=label, model_config={"features": 8})
 export(ExportTarget(layout, path), places(6), [model], chunk_size=3, writer_workers=1)
 """
-#: Where the run with the new label is killed: what is slow, and the file that shows that it is there.
+#: Where the run with the new label is killed: what is slow, and the file that shows that it is
+#: there.
 MOMENTS = {
     "restoring": ("combined", "fetch 0.4 *.npy", ".rs_embed/store/chips/*/*/*/*.npy"),
     "writing": ("per_item", "write 0.4 */p0000[1-5].npz", "run/.tmp-*.npz"),
@@ -237,7 +240,7 @@ def fetched_since(folder: Path, before: dict) -> int:
 FREEING = """
 import os, sys, time
 from pathlib import Path
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import load_run
 from tests.support.work_folders import free
 
 unlink = Path.unlink
@@ -278,7 +281,8 @@ def test_a_kill_while_it_frees_loses_nothing(tmp_path, gone):
 
 
 def test_two_exports_on_one_store_at_different_times(tmp_path):
-    """One is finished and frees; the other stopped in the middle keeps all of its own, and ends as ever."""
+    """One is finished and frees; the other stopped in the middle keeps all of its own, and ends as
+    ever."""
     export(combined(tmp_path / "reference" / "b"), places(9)[3:9])
     make(tmp_path, slice(3, 9), target="unused", upto="fetch")  # other places, of the same source
     export(combined(tmp_path / "a"), places(9)[:6])

@@ -1,4 +1,5 @@
-"""Sequences that once ended wrong: requests changed back and forth, lost and damaged files, odd folders."""
+"""Sequences that once ended wrong: requests changed back and forth, lost and damaged files, odd
+folders."""
 
 from __future__ import annotations
 

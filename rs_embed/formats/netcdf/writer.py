@@ -188,7 +188,7 @@ class NetcdfWriter:
         hdf5.write_arrays(self._temporary, arrays, self._threads)
         self._dataset = self._descriptions.file = netCDF4.Dataset(self._temporary, "a")
 
-    # arrays ---------------------------------------------------------------------------------------------------
+    # arrays --------------------------------------------------------------------------------------
 
     def _write_stacked(self, array: ArrayMetadata, shape: Shape, dtype: np.dtype, rows: Iterator[Row]) -> None:
         """Write all ROIs to one variable, chunk by chunk, then their grids and dates."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import ProviderError
-from ...request.fields import suggest_nearest
+from ...request.fields import describe_bad_column
 
 #: Name of the catalogue in a folder.
 FILE_NAME = "catalogue.csv"
@@ -104,18 +104,11 @@ def read_catalogue(path: str) -> list[Row]:
 
 
 def _check_header(path: str, header: Sequence[str]) -> None:
-    missing = [c for c in REQUIRED if c not in header]
-    unknown = [c for c in header if c not in COLUMNS]
-    twice = [c for c in header if header.count(c) > 1]
-    if unknown:
-        what = f"unknown column {unknown[0]!r}{suggest_nearest(unknown[0], COLUMNS)}"
-    elif twice:
-        what = f"the column {twice[0]!r} occurs twice"
-    elif missing:
-        what = f"the column {missing[0]!r} is missing"
-    else:
-        return
-    raise ProviderError(f"catalogue {path}: {what}; allowed: {', '.join(COLUMNS)} (required: {', '.join(REQUIRED)})")
+    missing = [f"the column {c!r} is missing" for c in REQUIRED if c not in header]
+    what = describe_bad_column(header, COLUMNS, suggest=True) or next(iter(missing), "")
+    if what:
+        allowed = f"{', '.join(COLUMNS)} (required: {', '.join(REQUIRED)})"
+        raise ProviderError(f"catalogue {path}: {what}; allowed: {allowed}")
 
 
 def _parse_row(cells: Mapping[Any, Any], where: str, line: int) -> Row:

@@ -1,5 +1,5 @@
 """The three kinds of manifests: of a ROI (per_item), of a combined export, and the index of a
-per_item export."""
+per_item export. The last two contain what the run has cost."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from ...planning.model_info import COLLECTION_UNITS
 from ...planning.units import Unit
 from ...runs.run import Run
 from ...store import receipts
-from ..shared.job_timing import utc_now
+from ..shared.jobs import utc_now
 from .duplicates import find_equal_arrays, find_repeated_rois
 from .survey import KINDS, OF_IMAGE, Imagery, Outcome, Survey, collect_metadata
-from .timing import sum_timings
 
 #: Kinds of arrays with this prefix are tensors of the network, whose name follows; that of the
 #: image is ``pixels``.
@@ -99,11 +98,8 @@ def _item_metadata(metadata: dict, imagery: dict[str, dict], source: str) -> dic
     own = {k: v for k, v in record_defaults.drop_nulls(metadata).items() if not k.endswith("_sha256")}
     image = {k: own.pop(k) for k in OF_IMAGE if k in own}
     shared = imagery.setdefault(source, image)
-    return {
-        **own,
-        **{k: v for k, v in image.items() if shared.get(k) != v},
-        **{k: None for k in shared if k not in image},
-    }
+    differing = {k: v for k, v in image.items() if shared.get(k) != v}
+    return own | differing | {k: None for k in shared if k not in image}
 
 
 def build_combined_manifest(run: Run, survey: Survey, keys: list[str], created: str) -> dict:
@@ -116,8 +112,7 @@ def build_combined_manifest(run: Run, survey: Survey, keys: list[str], created: 
         more = {"units": units_of_measure(unit), "bands": list(unit.sensor.bands)}
         entry["inputs"] = _array_entry(survey, unit, "input", more)
         entry["embeddings"] = _array_entry(survey, unit, "embedding", {})
-        tensors = survey.tensors(unit.key)
-        if tensors:
+        if tensors := survey.tensors(unit.key):
             entry["model_inputs"] = {k.removeprefix(MODEL_INPUT): _array_entry(survey, unit, k, {}) for k in tensors}
         entry["duplicates"] = _duplicate_rows(run, survey, unit)
         entry["meta_default"] = outcome.rows.default()
@@ -170,9 +165,8 @@ def _failure_entries(outcome: Outcome, n: int) -> dict:
         entry["error"] = f"{len(outcome.failed)} of {n} ROIs failed; the first: {outcome.first_error}"
         entry["failed_indices"] = StreamedList(outcome.failed)
         entry["errors_by_index"] = StreamedMapping((str(i), error) for i, error, _, _ in outcome.failures)
-        entry["failures_by_index"] = StreamedMapping(
-            (str(i), {"stage": stage, "retryable": retryable}) for i, _, stage, retryable in outcome.failures
-        )
+        failures = ((str(i), {"stage": stage, "retryable": retryable}) for i, _, stage, retryable in outcome.failures)
+        entry["failures_by_index"] = StreamedMapping(failures)
     if outcome.no_data:
         entry["no_data_indices"] = StreamedList(outcome.no_data)
     return entry
@@ -201,9 +195,8 @@ def units_of_measure(unit: Unit) -> str | None:
     """Units (of measure) of the pixels: those of the model's own collection, or known ones of
     another collection."""
     own = get_model_info(unit.model).modalities[unit.modality]
-    return (
-        own.units if unit.sensor.collection == own.sensor.collection else COLLECTION_UNITS.get(unit.sensor.collection)
-    )
+    collection = unit.sensor.collection
+    return own.units if collection == own.sensor.collection else COLLECTION_UNITS.get(collection)
 
 
 def _array_entry(survey: Survey, unit: Unit, kind: str, more: dict) -> dict | None:
@@ -258,13 +251,8 @@ def _read_rows(run: Run) -> Iterator[dict]:
 
 def _index_entries(names: Iterable[str], rows: Iterable[dict]) -> Iterator[dict]:
     for name, row in zip(names, rows):
-        file = row["files"][0]
-        yield {
-            **{k: row[k] for k in ("index", "roi", "status")},
-            "name": name,
-            "file": file["path"],
-            "sha256": file["sha256"],
-        }
+        file, entry = row["files"][0], {k: row[k] for k in ("index", "roi", "status")}
+        yield entry | {"name": name, "file": file["path"], "sha256": file["sha256"]}
 
 
 def model_status(survey: Survey, unit: Unit) -> str:
@@ -277,3 +265,40 @@ def overall_status(run: Run, survey: Survey) -> str:
     """Status of the export: that of its models where they agree, else partial."""
     found = {model_status(survey, u) for u in run.plan.units}
     return found.pop() if len(found) == 1 else "partial"
+
+
+#: What is summed: seconds, and the jobs' counts.
+_SUMS = ("seconds", "cpu_seconds", "load_seconds", "fetched", "restored", "embedded", "reused", "failed")
+
+
+def sum_timings(run: Run) -> tuple[dict, dict[str, dict]]:
+    """The cost of each stage, and of embedding with each model.
+
+    Returns:
+        ({stage: sums}, {unit key: sums}). Sums are ``jobs``, ``seconds`` (over jobs, which may
+        have run at the same time), ``cpu_seconds``, and the jobs' counts. A job that found
+        everything in the store has the time of looking it up.
+    """
+    plan = run.plan
+    keys = plan.receipts()
+    of = {u.key: _sum_receipts(keys, (f"embed/{u.id}/{c.name}.json" for c in plan.chunks)) for u in plan.embedded_units}
+    stages = {
+        "fetch": _sum_receipts(keys, (k for k in keys if k.startswith("fetch/"))),
+        "embed": _add_up(of.values()),
+        "write": _sum_receipts(keys, plan.items_receipts()),
+    }
+    return {k: v for k, v in stages.items() if v}, of
+
+
+def _sum_receipts(keys: dict[str, str], paths: Iterable[str]) -> dict:
+    found = (receipts.read_state(path, keys[path])[1] for path in paths)
+    return _add_up({"jobs": 1, **r} for r in found if r is not None)
+
+
+def _add_up(parts: Iterable[dict]) -> dict:
+    out: dict[str, float] = {}
+    for part in parts:
+        for key in ("jobs", *_SUMS):
+            if key in part:
+                out[key] = round(out.get(key, 0) + part[key], 3)
+    return out

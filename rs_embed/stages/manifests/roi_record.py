@@ -12,8 +12,7 @@ from ...formats.arrays import ArrayMetadata, Row
 from ...planning.units import Unit
 from ...runs.run import Run
 from ...store import receipts
-from ..shared.model_images import make_tensors
-from ..shared.quality import inspect_pixels
+from ..shared.model_images import inspect_pixels, make_tensors
 from ..shared.stored_objects import read_checked, read_chip
 from . import array_metadata, documents
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ...formats import record_defaults
 from ...runs.run import Run
-from ..shared import chunk_records
+from ..shared import chunk_files
 from .spool import Rows, Scenes, Spool
 
 KINDS = ("input", "embedding")
@@ -118,7 +118,7 @@ class Survey:
         self.imagery = {s.id: Imagery() for s in run.plan.sources}
         self.statuses: dict[str, int] = {}
         readers = {s.id: [u.key for u in run.plan.units if u.source == s.id] for s in run.plan.sources}
-        for row in chunk_records.read_records(run):
+        for row in chunk_files.read_records(run):
             self.statuses[row["status"]] = self.statuses.get(row["status"], 0) + 1
             for source, keys in readers.items():
                 self._separate_image(source, keys, row)
@@ -132,8 +132,7 @@ class Survey:
         imagery = self.imagery[source]
         shared: dict | None = None
         for key in keys:
-            metadata = collect_metadata(row["units"][key])
-            if metadata is None:
+            if (metadata := collect_metadata(row["units"][key])) is None:
                 continue
             metadata = record_defaults.drop_nulls(metadata)
             image = {k: metadata.pop(k) for k in OF_IMAGE if k in metadata}
@@ -152,10 +151,8 @@ class Survey:
                 if part.get("same_as") is None:
                     arrays.digests[index] = int(part["sha256"][:16], 16) or 1
         for name, part in record.get("model_inputs", {}).get("tensors", {}).items():
-            no_digests = array("Q")
-            self.arrays.setdefault((key, f"model_input:{name}"), Arrays(bytearray(self._n), no_digests)).add(
-                index, part
-            )
+            empty = Arrays(bytearray(self._n), array("Q"))  # without digests
+            self.arrays.setdefault((key, f"model_input:{name}"), empty).add(index, part)
 
     def _add_outcome(self, key: str, index: int, record: dict) -> None:
         outcome = self.outcomes[key]
@@ -193,17 +190,12 @@ def collect_metadata(record: dict) -> dict | None:
     """Metadata and digests of a ROI and a unit for a manifest, without what is elsewhere in it;
     None where it failed."""
     embedding, chip = record.get("embedding", {}), record.get("input", {})
-    if (
-        not any(part and part["status"] != "failed" for part in (embedding, chip))
-        or embedding.get("status") == "failed"
-    ):
+    has_result = any(part and part["status"] != "failed" for part in (embedding, chip))
+    if not has_result or embedding.get("status") == "failed":
         return None
     chip = {} if chip.get("status") == "failed" else chip  # its error is elsewhere
     shape = {"shape": chip["shape"][-2:]} if "shape" in chip else {}
     metadata = {k: v for k, v in (chip | shape | embedding.get("meta", {})).items() if k not in _NOT_REPEATED}
-    digests = {
-        f"{kind}_sha256": part["sha256"]
-        for kind, part in (("embedding", embedding), ("input", chip))
-        if "sha256" in part
-    }
+    parts = (("embedding", embedding), ("input", chip))
+    digests = {f"{kind}_sha256": part["sha256"] for kind, part in parts if "sha256" in part}
     return {**metadata, "status": record["status"], **digests}

@@ -1,8 +1,9 @@
-"""A ROI's input of a model: the image that its adapter reads, and (``save_inputs="model"``) the
-tensors that enter its network."""
+"""A ROI's input of a model: the image that its adapter reads, the quality of its pixels, and
+(``save_inputs="model"``) the tensors that enter its network."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ModelError
@@ -11,7 +12,6 @@ from ...planning.units import Source, Unit
 from ...providers import Roi
 from ...request.specs import PointBuffer
 from ...runs.run import Run
-from .quality import inspect_pixels
 from .stored_objects import read_chip
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def make_image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
         metas[roi.index] = meta | {"quality": {"valid": 0.0} | known}
         raise NoData
     quality = inspect_pixels(pixels, unit.sensor.bands, chip["valid"], chip["warnings"])
-    bad = find_bad_input(run, quality)
-    if bad:
+    if bad := find_bad_input(run, quality):
         raise bad
     height, width = pixels.shape[-2:]
     metas[roi.index] = meta | {"quality": quality, "shape": [height, width]}
@@ -59,18 +58,11 @@ def make_image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     # rs-embed 0.3.1 gives all tiles of a point the point's coordinates
     tiles_alike = unit.options.preset == "rs-embed" and isinstance(roi.spatial, PointBuffer)
     frames = _zero_fill(pixels if pixels.ndim == 4 else pixels[None], run.plan.source[unit.source], unit)
-    return Image(
-        unit.modality,
-        frames,
-        unit.sensor.bands,
-        unit.sensor.scale_m,
-        lon,
-        lat,
-        tuple(chip["dates"]),
-        None if roi.temporal is None else (roi.temporal.start, roi.temporal.end),
-        tuple(chip["roi"]) if "roi" in chip else None,
-        grid=None if tiles_alike else grid,
-    )
+    window = None if roi.temporal is None else (roi.temporal.start, roi.temporal.end)
+    roi_window = tuple(chip["roi"]) if "roi" in chip else None
+    grid_of_tiles = None if tiles_alike else grid
+    bands, scale_m, dates = unit.sensor.bands, unit.sensor.scale_m, tuple(chip["dates"])
+    return Image(unit.modality, frames, bands, scale_m, lon, lat, dates, window, roi_window, grid=grid_of_tiles)
 
 
 def _zero_fill(frames: np.ndarray, source: Source, unit: Unit) -> np.ndarray:
@@ -108,3 +100,34 @@ def make_tensors(run: Run, unit: Unit, index: int) -> dict[str, np.ndarray]:
         # memory
         tensors[name] = np.asarray(tensor, order="C")
     return tensors
+
+
+def inspect_pixels(pixels: np.ndarray, bands: Sequence[str], valid: float, known: Sequence[str] = ()) -> dict:
+    """Quality record of one image.
+
+    Args:
+        pixels: (C, H, W) or (T, C, H, W) as fetched.
+        bands: names of the C bands.
+        valid: share of pixels with data, 0..1.
+        known: warnings of the provider.
+
+    Returns:
+        ``valid`` and, where something is wrong, ``constant_bands`` and ``warnings``: sentences
+        about frames without imagery, partly filled images, non-finite values and constant bands
+        (not for an image of one pixel).
+    """
+    import numpy as np
+
+    warnings, flat = list(known), []
+    if valid < 1:
+        warnings.append(f"{100 * (1 - valid):.1f} % of the pixels have no data")
+    if pixels.dtype.kind == "f" and not (finite := np.isfinite(pixels)).all():
+        warnings.append(f"{100 * (1 - finite.mean()):.1f} % of the values are not finite")
+        pixels = np.where(finite, pixels, 0)
+    if pixels.shape[-1] * pixels.shape[-2] > 1:
+        planes = np.moveaxis(pixels, -3, 0).reshape(len(bands), -1)
+        flat = [b for b, low, high in zip(bands, planes.min(1), planes.max(1)) if low == high]
+        if flat:
+            warnings.append(f"constant bands: {', '.join(flat)}")
+    found = {"constant_bands": flat, "warnings": warnings}
+    return {"valid": valid} | {k: v for k, v in found.items() if v}

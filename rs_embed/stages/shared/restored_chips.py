@@ -38,11 +38,8 @@ def restore_freed_chips(store: Store, source_id: str, lacking: Mapping[str, Iter
     """
     missing, done = {name: set(bands) for name, bands in lacking.items()}, set()
     paths = freed_chips.list_source_records(store, source_id) if lacking else []
-    records = sorted(
-        filter(None, (freed_chips.open_records(path, store) for path in paths)),
-        key=lambda r: (-len(r.bands), r.bands, r.path),
-    )
-    for freed in records:
+    records = filter(None, [freed_chips.open_records(path, store) for path in paths])
+    for freed in sorted(records, key=lambda r: (-len(r.bands), r.bands, r.path)):
         with freed:
             names = [name for name, bands in missing.items() if bands & set(freed.bands)]
             for name in _write_objects(store, freed, filter(None, map(freed.find, names))):
@@ -92,8 +89,7 @@ def _read_arrays(folder: Path, records: Iterable[dict]) -> Iterator[tuple[dict, 
         try:
             with open_arrays(folder / name) as file:
                 for record in group:
-                    array = _read_array(file, record)
-                    if array is not None:
+                    if (array := _read_array(file, record)) is not None:
                         yield record, array
         except FileNotFoundError:
             continue

@@ -13,8 +13,7 @@ from ...planning.plan import Chunk, Plan
 from ...planning.units import Source, Unit
 from ...runs.run import Run
 from ...store import receipts
-from . import chunk_records
-from .repairs import find_damaged_rois, next_repair_stamp
+from .chunk_files import are_records_intact, find_damaged_rois, next_repair_stamp
 from .stored_objects import needed_bands
 
 
@@ -34,7 +33,7 @@ def examine_receipts(run: Run) -> ReceiptStates:
     for path, key in plan.receipts().items():
         state, receipt = receipts.read_state(run.dir / path, key, accept_failures=accept)
         if path in chunk_of and receipt is not None:
-            if not chunk_records.are_records_intact(run, receipt):
+            if not are_records_intact(run, receipt):
                 state = "stale"
             elif plan.layout == "per_item" and find_damaged_rois(run, chunk_of[path].name, receipt):
                 found.repairs[path] = next_repair_stamp(run, chunk_of[path])

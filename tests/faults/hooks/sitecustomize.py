@@ -1,9 +1,11 @@
-"""Faults inside the processes of a run. With this folder on PYTHONPATH, RS_EMBED_FAULTS (JSON) lists which:
+"""Faults inside the processes of a run. With this folder on PYTHONPATH, RS_EMBED_FAULTS (JSON)
+lists which:
 
-slow      {step or "*": seconds}: every rename of that step's jobs takes so long, so that a kill can meet it in the middle
-provider  {"names": [...] or null for all, "kind": "passing" | "final" | "bug", "times": n or null for ever, "state": folder}
-memory    {"above": n}: a forward pass of more than n images finds no memory
-address   bytes: the embed jobs may not have more memory than this (RLIMIT_AS)
+slow      {step or "*": seconds}: every rename of that step's jobs takes so long, so that a kill
+can meet it in the middle provider  {"names": [...] or null for all, "kind": "passing" | "final" |
+"bug", "times": n or null for ever, "state": folder} memory    {"above": n}: a forward pass of more
+than n images finds no memory address   bytes: the embed jobs may not have more memory than this
+(RLIMIT_AS)
 """
 
 import json

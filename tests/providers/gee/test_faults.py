@@ -19,11 +19,10 @@ from rs_embed.providers.retries import retrying
 from rs_embed.request.config import ExportModelRequest
 from rs_embed.request.gee_backend import gee_share, resolve_gee_settings
 from rs_embed.request.gee_settings import HIGH_VOLUME, GeeSettings
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
 from rs_embed.runs.open_run import open_run
+from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.fetch import fetch
-from rs_embed.stages.shared.stage_error import StageError
+from rs_embed.stages.shared.jobs import StageError
 from rs_embed.store.store import read_object
 
 from ...support.earth_engine import TOO_MANY, UNAVAILABLE, EarthEngine, Fault

@@ -11,7 +11,7 @@ import pytest
 from rs_embed import BBox, ExportConfig, PointBuffer, TemporalSpec
 from rs_embed.planning.model_info import Frames
 from rs_embed.providers.gee import images, provider
-from rs_embed.runs.freeze_run import freeze_run
+from rs_embed.runs.run_files import freeze_run
 
 from ...support.gee_runs import DECIBEL, IW, LINEAR, S2, Archive, assert_same_chip, chips, settings
 from ...support.rasters import ORIGIN, at, chip, noise, run

@@ -13,8 +13,7 @@ import rasterio
 
 from rs_embed import BBox, ModelError, PointBuffer, ProviderError, SensorSpec, SpecError, TemporalSpec, load_export
 from rs_embed.providers.rasters import raster_io, scenes
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import freeze_run, load_run
 
 from ...support.exports import CHECKOUT, combined, export
 from ...support.factories import assert_refusal

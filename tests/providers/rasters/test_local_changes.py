@@ -12,8 +12,7 @@ import pytest
 import rasterio
 
 from rs_embed import ExportConfig, ExportModelRequest, SensorSpec, StoreError, TemporalSpec, load_export
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import freeze_run, load_run
 
 from ...support.exports import combined, export
 from ...support.rasters import ORIGIN, at, catalogue, chip, noise, run, write

@@ -12,14 +12,13 @@ import pytest
 
 from rs_embed import ProviderError, SensorSpec, load_export
 from rs_embed.providers.stac import remote_rasters, search, signing
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.fetch import fetch
 
 from ...support.exports import combined, export, log_of, run_folder, steps
 from ...support.rasters import WINDOW, at, noise
+from ...support.stac_scenes import SETTINGS, serve_scenes
 from ...support.stac_server import Fault
-from ...support.stac_world import SETTINGS, serve_scenes
 from .test_provider import at_loopback, planned
 
 SPATIAL = at(30, 30)

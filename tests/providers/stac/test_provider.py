@@ -13,12 +13,11 @@ from rs_embed import ModelError, PointBuffer, ProviderError, SpecError, Temporal
 from rs_embed.planning.model_info import Frames
 from rs_embed.providers.stac import items as stac_items
 from rs_embed.providers.stac import search, services
-from rs_embed.runs.freeze_run import freeze_run
-from rs_embed.runs.load_run import load_run
+from rs_embed.runs.run_files import freeze_run, load_run
 
 from ...support.factories import assert_refusal
 from ...support.rasters import ORIGIN, WINDOW, at, noise, request, run
-from ...support.stac_world import SETTINGS, serve_scenes
+from ...support.stac_scenes import SETTINGS, serve_scenes
 from ..rasters.test_local import _config
 
 

@@ -1,7 +1,9 @@
-"""A slow disk for the tests: with this folder on PYTHONPATH, files that match a pattern take long to be renamed in the
-jobs of one step. So a job can be met in the middle of its work, with a few small places and without luck.
+"""A slow disk for the tests: with this folder on PYTHONPATH, files that match a pattern take long
+to be renamed in the jobs of one step. So a job can be met in the middle of its work, with a few
+small places and without luck.
 
-``RS_EMBED_LATE_DISK``: the job goes on, and its file is seen so many seconds later, as on a network file system."""
+``RS_EMBED_LATE_DISK``: the job goes on, and its file is seen so many seconds later, as on a
+network file system."""
 
 import fnmatch
 import os

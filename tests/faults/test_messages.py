@@ -13,9 +13,9 @@ from rs_embed import cli
 from rs_embed.errors import LONGEST, ModelError, StoreError
 from rs_embed.store.store import replace_file, report_write_errors
 
+from .cases import Case, family, sentence, start, step_of
 from .kills import SLOW
 from .test_lost_folders import _in_the_middle
-from .world import Case, family, sentence, start, step_of
 
 
 @pytest.mark.heavy

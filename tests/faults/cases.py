@@ -1,4 +1,5 @@
-"""The export that faults are tried on: a small request through both doors, its undisturbed result, and what recovery means."""
+"""The export that faults are tried on: a small request through both entry points, its undisturbed
+result, and what recovery means."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ import json, sys
 from pathlib import Path
 from rs_embed import ExportModelRequest, ExportTarget
 from tests.support.exports import combined, export
-from tests.faults.world import spots
+from tests.faults.cases import spots
 
 layout, folder, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 target = ExportTarget.per_item(folder + "/items") if layout == "per_item" else combined(Path(folder) / "run")
@@ -52,11 +53,12 @@ def spots() -> list:
 
 @dataclass(frozen=True)
 class Case:
-    """One export: ``door`` is ``python`` (``export_batch``) or ``snakemake`` (its command line)."""
+    """One export: ``entry`` is ``python`` (``export_batch``) or ``snakemake`` (its command
+    line)."""
 
     layout: str = "combined"
     format: str = "npz"
-    door: str = "python"
+    entry: str = "python"
 
     @property
     def options(self) -> dict:
@@ -72,7 +74,7 @@ class Case:
     def command(self, folder: Path, **options) -> list[str]:
         """What starts it. Options are of ``ExportConfig``."""
         options = self.options | options
-        if self.door == "python":
+        if self.entry == "python":
             return [sys.executable, "-c", PYTHON, self.layout, str(folder), json.dumps(options)]
         path = folder.parent / f"{folder.name}.yaml"
         path.write_text(json.dumps(self._config(folder, options)))
