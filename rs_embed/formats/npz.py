@@ -9,6 +9,7 @@ them, unless it gets the mark of the row.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -293,7 +294,9 @@ class NpzReader:
             try:
                 with self._zip.open(info) as file:
                     member = _read_header(info, file)
-            except (ValueError, *_DAMAGE_ERRORS) as error:
+            except (OSError, ValueError, *_DAMAGE_ERRORS) as error:
+                if isinstance(error, OSError) and error.errno != errno.EINVAL:  # an offset before the file
+                    raise
                 raise ValueError(f"{self.path}: the array {key!r} cannot be read ({error})") from None
             if member.dtype.hasobject:
                 raise ValueError(f"{self.path}: the array {key!r} contains Python objects, which are not read")

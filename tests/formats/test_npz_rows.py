@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -71,6 +71,7 @@ def test_bytes_do_not_depend_on_the_threads_that_deflate(tmp_path):
 
 @SMALL
 @given(st.integers(0, 10**6), st.integers(1, 255))
+@example(623, 1)  # the offset of the zip directory: members then begin before the file
 def test_a_changed_byte_is_a_value_error_or_changes_the_numbers(tmp_path, place, change):
     path = tmp_path / "a.npz"
     numbers = np.arange(300, dtype="uint16").reshape(3, 100)
