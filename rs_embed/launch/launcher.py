@@ -62,8 +62,8 @@ def run_workflow(run: Run, child: Child) -> None:
         child: a child process without a task.
 
     Raises:
-        PreviousRunEnded: this call has waited for an earlier run on this target, which has ended; plan
-            again.
+        PreviousRunEnded: this call has waited for an earlier run on this target, which has ended;
+            plan again.
         RunLockedError: another live run works on this target.
         ExportError: the run failed; the text has the ROI, model and stage of the first failure and
             the log's path.
