@@ -4,6 +4,7 @@ import each other in a circle."""
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -140,3 +141,26 @@ def test_heavy_libraries_are_imported_where_they_are_used():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert not heavy & {n.partition(".")[0] for n in names}, f"{name} imports {names} at module level"
+
+
+#: Tests of a package as a whole, rather than of one of its modules.
+OF_PACKAGES = {
+    "models/test_contributing",
+    "planning/test_identities",
+    "providers/test_same_pixels",
+    "reading/test_load_export",
+    "reading/test_reference_files",
+    "request/test_hostile_input",
+    "stages/test_stages",
+}
+
+
+def test_a_test_file_is_named_after_the_module_that_it_tests():
+    tests, found = Path(__file__).parent, set()
+    for path in tests.rglob("test_*.py"):
+        package = path.parent.relative_to(tests)
+        if (PACKAGE / package).is_dir() and path.parent != tests:
+            inside = {p.stem for p in (PACKAGE / package).rglob("*") if p.suffix == ".py" or p.is_dir()}
+            if not any(re.fullmatch(rf"test_{name}(_.*)?", path.stem) for name in inside):
+                found.add(f"{package}/{path.stem}")
+    assert found == OF_PACKAGES

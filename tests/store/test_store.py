@@ -16,7 +16,15 @@ from rs_embed import ModelError, ProviderError, SpecError, StoreError
 from rs_embed.runs.run_files import freeze_run
 from rs_embed.store import receipts
 from rs_embed.store.atomic_files import remove_temporary_files
-from rs_embed.store.store import TEMP_PREFIX, Store, read_metadata, read_object, set_aside, temporary_path, write_object
+from rs_embed.store.store import (
+    TEMP_PREFIX,
+    Store,
+    read_metadata,
+    read_object,
+    set_aside,
+    temporary_path,
+    write_object,
+)
 
 META = {"status": "ok", "bands": ["B2"], "note": "ä", "valid": 1.0}
 

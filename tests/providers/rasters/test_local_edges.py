@@ -9,8 +9,8 @@ import pytest
 from rs_embed import BBox, ExportConfig, PointBuffer, SpecError
 from rs_embed.request.geometry import get_transformer
 
-from ..support.factories import assert_refusal
-from ..support.rasters import catalogue, chip, noise, run, warped, write
+from ...support.factories import assert_refusal
+from ...support.rasters import catalogue, chip, noise, run, warped, write
 
 
 def around(lon: float, lat: float, crs: str, side: int = 400, scale: float = 10.0) -> tuple[float, float]:
