@@ -59,7 +59,8 @@ def freeze_run(run: Run) -> None:
     }
     if lookups is not None and run.provider.shared:
         _share_lookups(run, lookups)
-    for name, text in texts.items():
+    # files without content first: a config must not be read with what was found for an earlier one
+    for name, text in sorted(texts.items(), key=lambda item: item[1] is not None):
         path = run.dir / name
         if text is None:
             path.unlink(missing_ok=True)
