@@ -14,7 +14,16 @@ from .reading import ExportResult, ModelResult, load_export
 from .reading.result import Failure
 from .request.config import ExportConfig, ExportModelRequest, ExportTarget
 from .request.gee_settings import GeeSettings
-from .request.specs import (BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec, SpatialSpec, TemporalSpec,)
+from .request.specs import (
+    BBox,
+    FetchSpec,
+    InputPrepSpec,
+    OutputSpec,
+    PointBuffer,
+    SensorSpec,
+    SpatialSpec,
+    TemporalSpec,
+)
 
 if TYPE_CHECKING:
     from .estimate import Estimate, ModelCost, SourceCost

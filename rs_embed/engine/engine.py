@@ -199,6 +199,7 @@ class Engine:
         with torch.inference_mode():
             tensors = {n: torch_device.stack_on_device([arrays[n] for arrays in padded], device) for n in padded[0]}
             result = self.run_network(self.network, tensors, output_kind)
+            self._check_shape(tuple(result.shape), size, output_kind)
             if self._float32_reference is not None:
                 self._check_precision({n: t[:1] for n, t in tensors.items()}, output_kind)
             return result[: len(batch)].float().cpu().numpy()
@@ -210,6 +211,14 @@ class Engine:
         if output_kind == "pooled":
             return self.adapter.pooled(tokens, self.output, self.options)
         return self.adapter.grid(tokens, OutputSpec.grid(self.output.pooling), self.options)
+
+    def _check_shape(self, shape: tuple[int, ...], size: int, output_kind: str) -> None:
+        """Refuse a result that is not what the interface of an adapter promises."""
+        info, dim = self.adapter.info, self.adapter.info.dim(self.options)
+        vectors = output_kind == "pooled"
+        if shape != (size, dim) if vectors else len(shape) != 4 or shape[0] != size:
+            method, allowed = ("pooled", f"({size}, {dim})") if vectors else ("grid", f"({size}, D, h, w)")
+            raise ModelError(f"the adapter of {info.id} returns {method} of shape {shape}; allowed: {allowed}")
 
     def _check_precision(self, first: dict[str, torch.Tensor], output_kind: str) -> None:
         """Once: compare the first input after the first block in bfloat16 and float32."""

@@ -11,7 +11,6 @@ import sys
 import threading
 from typing import Any
 
-from ..machine.cores import CORES_VARIABLE
 from ..runs.open_run import open_config
 from ..runs.run import Run
 from ..runs.run_files import PACKAGE, load_run
@@ -68,34 +67,6 @@ def import_pandas_in_background() -> None:
     """Import pandas while the graph is built and the first jobs run. Snakemake imports it to
     record params when the first job has ended, and all others would wait for it (0.2 s)."""
     threading.Thread(target=importlib.import_module, args=("pandas",), daemon=True).start()
-
-
-#: Most threads that read and preprocess for a GPU (``engine/engine.py``).
-_MAX_READERS = 8
-
-
-def count_embed_threads(cores: int, jobs: int, gpus: int) -> int:
-    """Threads of an embed job on a machine that runs ``jobs`` of them in all.
-
-    On CPUs the cores are divided among the jobs that can run at a time: one thread each where
-    there are enough jobs, so that no core idles while a job starts or loads its model; all cores
-    where there is one job. With GPUs as many jobs run as there are GPUs, threads only read and
-    preprocess, and a share of the cores remains for fetching and writing.
-
-    Args:
-        gpus: number of GPUs that may be used at a time; 0: on CPUs.
-    """
-    jobs = max(1, jobs)
-    if gpus:
-        return max(1, min(_MAX_READERS, cores // (min(jobs, gpus) + 1)))
-    return max(1, cores // min(jobs, cores))
-
-
-def set_shared_cores(cores: int | None) -> None:
-    """Let the jobs of this process share ``--cores``; None: they run on other machines."""
-    os.environ.pop(CORES_VARIABLE, None)
-    if cores:
-        os.environ[CORES_VARIABLE] = str(cores)
 
 
 def to_json_values(config: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Cores that a job may use in addition to those from Snakemake.
+"""Threads of embed jobs, and cores that a job may use in addition to those from Snakemake.
 
-They are the cores of the run that no job uses at the moment.
+The additional cores are those of the run that no job uses at the moment.
 
 Snakemake fixes the threads of a job when it starts. If models have different costs, or during the
 last chunks, cores of finished jobs would stay idle. So the jobs of a run on one machine record in
@@ -25,7 +25,7 @@ from ..request.identity import digest
 from . import user_locks
 
 #: Cores of the run on this machine; set for its jobs if they run on the same machine
-#: (``launch/snakefile.py``).
+#: (:func:`set_shared_cores`).
 CORES_VARIABLE = "RS_EMBED_CORES"
 #: The claims of other jobs are listed at most this often, seconds.
 _REFRESH_S = 0.1
@@ -152,3 +152,31 @@ def _lock_new_file(path: Path) -> int:
             if user_locks.is_current(lock, path):
                 return lock
             os.close(lock)
+
+
+#: Most threads that read and preprocess for a GPU (``engine/engine.py``).
+_MAX_READERS = 8
+
+
+def count_embed_threads(cores: int, jobs: int, gpus: int) -> int:
+    """Threads of an embed job on a machine that runs ``jobs`` of them in all.
+
+    On CPUs the cores are divided among the jobs that can run at a time: one thread each where
+    there are enough jobs, so that no core idles while a job starts or loads its model; all cores
+    where there is one job. With GPUs as many jobs run as there are GPUs, threads only read and
+    preprocess, and a share of the cores remains for fetching and writing.
+
+    Args:
+        gpus: number of GPUs that may be used at a time; 0: on CPUs.
+    """
+    jobs = max(1, jobs)
+    if gpus:
+        return max(1, min(_MAX_READERS, cores // (min(jobs, gpus) + 1)))
+    return max(1, cores // min(jobs, cores))
+
+
+def set_shared_cores(cores: int | None) -> None:
+    """Let the jobs of this process share ``--cores``; None: they run on other machines."""
+    os.environ.pop(CORES_VARIABLE, None)
+    if cores:
+        os.environ[CORES_VARIABLE] = str(cores)

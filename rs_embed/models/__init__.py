@@ -46,7 +46,12 @@ def get_adapter(name: str) -> Adapter:
     id_ = name.strip().lower()
     if id_ not in MODELS:
         raise ModelError(f"models: {name!r} is unknown{suggest_nearest(id_, MODELS)}; allowed: {', '.join(MODELS)}")
-    return importlib.import_module(f".{MODELS[id_]}", __name__).ADAPTER
+    adapter = importlib.import_module(f".{MODELS[id_]}", __name__).ADAPTER
+    if id_ not in (adapter.info.id, *adapter.info.aliases):
+        raise ModelError(
+            f"models: {name!r} is {adapter.info.id!r} in models/{MODELS[id_]}.py; allowed: the same id in MODELS"
+        )
+    return adapter
 
 
 def get_model_info(name: str) -> ModelInfo:

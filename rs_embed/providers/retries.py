@@ -1,5 +1,5 @@
 """When a failed request to an imagery service is repeated: full jitter, doubling, a cap, and the
-service's ``Retry-After``."""
+service's ``Retry-After``. The STAC client repeats searches itself (``stac/search.py``)."""
 
 from __future__ import annotations
 

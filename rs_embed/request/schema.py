@@ -1,7 +1,8 @@
 """The JSON schema of the config file, generated from the dataclasses of a request.
 
 ``rs-embed schema > workflow/schemas/config.schema.yaml`` (``make schema``); a test fails when the
-file is out of date.
+file is out of date. The keys of a config are ``KEYS`` in ``request.py``, and the run options the
+fields of ``ExportConfig`` in ``config.py``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,15 @@ from ..request.geometry import Grid, roi_in_square
 from ..runs.run import Run
 from ..store import receipts
 from ..store.store import write_object
-from .shared.jobs import (find_part, find_source, format_readers, group_by_object, make_stage_error, measure_job, utc_now,)
+from .shared.jobs import (
+    find_part,
+    find_source,
+    format_readers,
+    group_by_object,
+    make_stage_error,
+    measure_job,
+    utc_now,
+)
 from .shared.packing import pack_part
 from .shared.restored_chips import restore_freed_chips
 from .shared.stored_objects import needed_bands

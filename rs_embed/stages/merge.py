@@ -125,7 +125,8 @@ def _read_row(run: Run, unit: Unit, kind: str, index: int) -> Row:
         array, meta = stored.array, stored.meta
     else:
         array, meta = read_chip(run, unit.source, unit.sensor.bands, name)
-    assert array is not None
+    if array is None:
+        raise StoreError(f"the chip of ROI {run.plan.names[index]!r} has no pixels, unlike its record; run again")
     return array_metadata.describe_row(kind, array, meta)
 
 

@@ -16,7 +16,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..request.identity import digest
-from .atomic_files import (TEMP_PREFIX, is_leftover, remove_temporary_files, replace_file, report_write_errors, temporary_path,)
+from .atomic_files import (
+    TEMP_PREFIX,
+    is_leftover,
+    remove_temporary_files,
+    replace_file,
+    report_write_errors,
+    temporary_path,
+)
 from .groups import Group
 from .objects import Object, encode_object, read_metadata, read_object, set_aside, verify_object, write_object
 from .packs import PackingResult

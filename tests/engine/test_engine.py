@@ -11,7 +11,7 @@ from rs_embed import ModelError, OutputSpec, SensorSpec
 from rs_embed.engine.engine import Engine, resolve_settings
 from rs_embed.machine import devices
 from rs_embed.machine.cores import CoreShare
-from rs_embed.models import get_adapter
+from rs_embed.models import MODELS, get_adapter
 from rs_embed.models.base import Image
 from rs_embed.models.mosaiks import ADAPTER, Options, draw_patches
 from rs_embed.planning.model_info import Frames, Modality, ModelInfo, Prep
@@ -250,6 +250,24 @@ def test_a_squared_image_is_cropped_back_alone_and_in_a_mixed_batch(pooling):
         else:
             assert cropped[i].tobytes() == grids[i].tobytes()
             assert pooled[i].tobytes() == vectors[i].tobytes(), "a square ROI keeps the model's own vector"
+
+
+@pytest.mark.parametrize(("output", "method"), [(OutputSpec.pooled(), "pooled"), (OutputSpec.grid(), "grid")])
+def test_an_adapter_that_returns_another_shape_is_refused(output, method):
+    class Wrong(type(ADAPTER)):
+        pass
+
+    right = getattr(ADAPTER, method)
+    setattr(Wrong, method, lambda self, *arguments: right(*arguments)[:, None])
+    (error,) = run([image(0)], output=output, adapter=Wrong()).values()
+    assert isinstance(error, ModelError)
+    assert f"the adapter of mosaiks returns {method} of shape (" in str(error) and "allowed: (" in str(error)
+
+
+def test_a_registry_line_with_another_id_than_the_adapter_is_refused(monkeypatch):
+    monkeypatch.setitem(MODELS, "mosaic", "mosaiks")
+    with pytest.raises(ModelError, match=r"'mosaic' is 'mosaiks' in models/mosaiks\.py; allowed: the same id"):
+        get_adapter("mosaic")
 
 
 def test_an_error_in_a_forward_pass_concerns_every_image_of_the_batch():

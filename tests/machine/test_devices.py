@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from rs_embed import ExportModelRequest, SensorSpec, StoreError
-from rs_embed.launch.snakefile import count_embed_threads
 from rs_embed.machine import user_locks as user
+from rs_embed.machine.cores import count_embed_threads
 from rs_embed.machine.devices import lease_gpu, visible_devices
 
 from ..support.exports import CHECKOUT, combined, export, log_of, places, run_folder, snakemake

@@ -22,9 +22,8 @@ from rs_embed.request.gee_backend import gee_share
 from rs_embed.runs.cluster_queue import name_jobs
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.free_space import free_space
+from rs_embed.machine.cores import count_embed_threads, set_shared_cores
 from rs_embed.launch.snakefile import (
-    set_shared_cores,
-    count_embed_threads,
     skip_exit_delays,
     open_or_load_run,
     import_pandas_in_background,

@@ -1,4 +1,5 @@
-"""The CF conventions: coordinate reference systems, axes and times as attributes and numbers."""
+"""The CF conventions: coordinate reference systems, axes and times as attributes and numbers.
+``variables.py`` writes them into a file."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ request's grid.
 An image is one scene of the catalogue. It is used for a ROI when it belongs to the collection (or
 to another form of the same product), is in the window and within the cloud limit, and its outline
 overlaps the ROI. The name of the ROI's chip in the store depends on these scenes, with size and
-modification time of their files.
+modification time of their files. The filters are in ``scene_files.py``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def find_equal_arrays(digests: array, ids: Sequence[str]) -> list[list[int]]:
         digests: of each row the first 8 bytes of its array's SHA-256, 0 where it has none.
         ids: the ROI of each row; rows of one repeated ROI alone are no group.
     """
-    return sorted(group for group in _group_rows(digests) if digests[group[0]] and len({ids[i] for i in group}) > 1)
+    return sorted(group for group in _group_rows(digests, skip=0) if len({ids[i] for i in group}) > 1)
 
 
 def find_repeated_rois(ids: Sequence[str]) -> list[list[int]]:
@@ -23,8 +23,8 @@ def find_repeated_rois(ids: Sequence[str]) -> list[list[int]]:
     return sorted(_group_rows(array("Q", (int(i[:16], 16) for i in ids))))
 
 
-def _group_rows(values: array) -> Iterator[list[int]]:
-    """Groups of at least two rows with equal values."""
+def _group_rows(values: array, skip: int = -1) -> Iterator[list[int]]:
+    """Groups of at least two rows with equal values, without those of the value ``skip``."""
     import numpy as np
 
     order = np.argsort(values, kind="stable")
@@ -32,4 +32,5 @@ def _group_rows(values: array) -> Iterator[list[int]]:
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1], True])
     long = np.flatnonzero(np.diff(starts) > 1)
     for start, stop in zip(starts[long], starts[long + 1]):
-        yield order[start:stop].tolist()
+        if ordered[start] != skip:
+            yield order[start:stop].tolist()
