@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import yaml
 
 from . import rasters
-from .identities import REQUESTS, SUMMER
+from .identities import MTIME, REQUESTS, SUMMER
 
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 COLLECTION = "COPERNICUS/S2_SR_HARMONIZED"
@@ -52,7 +53,8 @@ def main(folder: Path) -> int:
     """Make the exports and print the digests."""
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(1, 4000, (len(BANDS), 160, 160)).astype("uint16")
-    rasters.write(folder / "rasters" / "scene.tif", pixels, names=BANDS)
+    raster = rasters.write(folder / "rasters" / "scene.tif", pixels, names=BANDS)
+    os.utime(raster, (MTIME, MTIME))  # it is in the identity of chips
     row = {"path": "scene.tif", "collection": COLLECTION, "bands": " ".join(BANDS)}
     rasters.catalogue(folder / "rasters", row)
     rois = [rasters.at(60, 60, 400), rasters.at(80, 90, 480), rasters.at(100, 70, 520)]
