@@ -40,7 +40,7 @@ def export_batch(
     modality: str | None = None,
     input_prep: str | InputPrepSpec | None = None,
     gee: GeeSettings | Mapping[str, Any] | None = None,
-    stac: Mapping | None = None,
+    stac: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """Embed every ROI with every model and export the result.
@@ -158,7 +158,7 @@ def _build_request(
     target: Any,
     config: Any,
     input_prep: Any,
-    options: dict,
+    options: dict[str, Any],
     here: bool = True,
     **others: Any,
 ) -> Request:
@@ -189,7 +189,7 @@ def _build_request(
     return request
 
 
-def _merge_options(config: ExportConfig | None, options: dict) -> ExportConfig | None:
+def _merge_options(config: ExportConfig | None, options: dict[str, Any]) -> ExportConfig | None:
     """An ``ExportConfig`` of single options; options together with a config are refused, unknown
     ones are a TypeError."""
     for key in options:
@@ -209,7 +209,7 @@ def _merge_options(config: ExportConfig | None, options: dict) -> ExportConfig |
 _BATCH = 256
 
 
-def _read_manifests(run: Run) -> dict | list[dict]:
+def _read_manifests(run: Run) -> dict[str, Any] | list[dict[str, Any]]:
     """The manifest of a combined run, or the manifests of all ROIs of a per_item run."""
     plan = run.plan
     if plan.layout == "combined":
@@ -218,9 +218,9 @@ def _read_manifests(run: Run) -> dict | list[dict]:
     return [m for start in range(0, len(paths), _BATCH) for m in _parse_manifests(paths[start : start + _BATCH])]
 
 
-def _parse_manifests(paths: Sequence[Path]) -> list[dict]:
+def _parse_manifests(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The parsed manifests, with absolute paths in them."""
-    manifests: list[dict] = json.loads(f"[{','.join(p.read_text(encoding='utf-8') for p in paths)}]")
+    manifests: list[dict[str, Any]] = json.loads(f"[{','.join(p.read_text(encoding='utf-8') for p in paths)}]")
     for path, manifest in zip(paths, manifests):
         for key in ("npz_path", "nc_path", "manifest_path"):
             if key in manifest:

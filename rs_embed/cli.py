@@ -92,7 +92,7 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_upkeep(commands: Any) -> None:
-    def upkeep(name: str, summary: str, call: Callable, **flags: str) -> argparse.ArgumentParser:
+    def upkeep(name: str, summary: str, call: Callable[..., Any], **flags: str) -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
         sub.add_argument("folder", nargs="?", default=".", help=_FOLDER)
         for flag, text in (flags | {"json": "print one JSON object"}).items():
@@ -182,7 +182,7 @@ def _run_step(options: argparse.Namespace) -> int:
     return 0
 
 
-def _call_stage(run: Run, options: argparse.Namespace, cores: CoreShare) -> dict:
+def _call_stage(run: Run, options: argparse.Namespace, cores: CoreShare) -> dict[str, Any]:
     if options.command == "fetch":
         from .stages.fetch import fetch
 
@@ -271,7 +271,7 @@ def _stop(options: argparse.Namespace) -> int:
     return _print_result(options, done, summaries.stop_lines(work, done))
 
 
-def _print_result(options: argparse.Namespace, result: dict, lines: Iterable[str]) -> int:
+def _print_result(options: argparse.Namespace, result: dict[str, Any], lines: Iterable[str]) -> int:
     print(json.dumps(result, allow_nan=False) if options.json else "\n".join(lines))
     return 0
 

@@ -39,7 +39,7 @@ class Frames:
     count: int = 1
     days: int | None = None
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
         """The entry for time in the identity of a source."""
         bins = {} if self.mode == "composite" else {"count": self.count, "days": self.days}
         return {"mode": self.mode, **bins}

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from ..errors import ModelError
 from ..request.config import OUTPUT_OPTIONS, SUFFIX
@@ -128,23 +129,23 @@ class Plan:
         paths and names."""
         return digest([self._chip_inputs(), [u.id for u in self.units]])
 
-    def _chip_inputs(self, start: int = 0, stop: int | None = None) -> list:
+    def _chip_inputs(self, start: int = 0, stop: int | None = None) -> list[Any]:
         """Everything except the sources that determines the pixels of some ROIs."""
         return [self.roi_ids[start:stop], {s: k[start:stop] for s, k in self.names_by_source.items()}]
 
     @cached_property
-    def _output_part(self) -> list:
+    def _output_part(self) -> list[Any]:
         options = {k: getattr(self.request.config, k) for k in OUTPUT_OPTIONS}
         return [self.layout, options, [[u.id, u.label] for u in self.units]]
 
     @cached_property
-    def _manifest_fields(self) -> list:
+    def _manifest_fields(self) -> list[Any]:
         """Fields of the request that manifests contain although they do not change the results."""
         request = self.request
         window = None if request.temporal is None else request.temporal.to_dict()
         return [window, request.backend, request.device, request.output.grid_orientation]
 
-    def _windowed_rois(self, start: int = 0, stop: int | None = None) -> list:
+    def _windowed_rois(self, start: int = 0, stop: int | None = None) -> list[Any]:
         """Which ROIs have their own window (the ROI ids contain the dates); empty if none has."""
         own = [w is not None for w in (self.request.windows or ())[start:stop]]
         return [own] if any(own) else []
@@ -229,7 +230,7 @@ def make_plan(
     roi_ids: Sequence[str],
     *,
     describe: Callable[[str], ModelInfo],
-    provider: dict,
+    provider: dict[str, Any],
     target: str,
     generation: Generation = Generation(),
     object_names: Callable[[Source], Sequence[str] | None] = lambda source: None,

@@ -42,7 +42,7 @@ class Source:
     bands, geometry and window."""
 
     id: str
-    identity: dict
+    identity: dict[str, Any]
     bands: tuple[str, ...]
     frames: Frames
 
@@ -67,7 +67,7 @@ class Unit:
     sensor: SensorSpec
     source: str
     prep: Prep
-    identity: dict
+    identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,11 @@ def check_model(model: ExportModelRequest, request: Request, info: ModelInfo) ->
 
 
 def make_unit(
-    settings: ModelSettings, request: Request, provider: dict, generation: Generation, digest_of: Callable[[str], str]
+    settings: ModelSettings,
+    request: Request,
+    provider: dict[str, Any],
+    generation: Generation,
+    digest_of: Callable[[str], str],
 ) -> tuple[Unit, Source]:
     """The unit of a checked model request, and its source.
 
@@ -212,7 +216,7 @@ def _change_sensor(sensor: SensorSpec, fetch: FetchSpec | None) -> SensorSpec:
     return SensorSpec(**(to_mapping(sensor, defaults=True) | changes))
 
 
-def _unit_identity(settings: ModelSettings, request: Request, source: Source) -> dict:
+def _unit_identity(settings: ModelSettings, request: Request, source: Source) -> dict[str, Any]:
     """Everything that determines the embeddings of a unit, except weights and generation."""
     info = settings.info
     options = to_mapping(info.canonical(settings.options, settings.modality), defaults=True)
@@ -256,7 +260,7 @@ def resolve_prep(policy: str | InputPrepSpec, size: int | None) -> Prep:
     return Prep(spec.mode, spec.tile_size or size, spec.max_tiles, hard, spec.tile_snap_frac)
 
 
-def prep_identity(prep: Prep, output: str) -> str | dict:
+def prep_identity(prep: Prep, output: str) -> str | dict[str, Any]:
     """The part of a policy that changes the results of an output mode."""
     if prep.mode not in ("tile", "auto"):
         return prep.mode
@@ -266,7 +270,7 @@ def prep_identity(prep: Prep, output: str) -> str | dict:
 
 def weights_identity(
     published: Weights | None, given: str | None, seed: int, digest_of: Callable[[str], str]
-) -> dict | None:
+) -> dict[str, Any] | None:
     """The weights in the identity of an embedding: the published file, the digest of a local file
     (independent of its path), or the seed of random weights; None for a model without weights."""
     if given is not None:
@@ -322,7 +326,7 @@ def _check_sentinel_1_fields(sensor: SensorSpec, info: ModelInfo, modality: str,
         )
 
 
-def _make_source(settings: ModelSettings, request: Request, provider: dict, generation: Generation) -> Source:
+def _make_source(settings: ModelSettings, request: Request, provider: dict[str, Any], generation: Generation) -> Source:
     sensor = settings.sensor
     identity: dict[str, Any] = {
         "version": CHIP_VERSION,

@@ -53,7 +53,7 @@ def open_file(base: Path, arrays: Path | None, n_items: int | None) -> ExportRes
         notes.append(f"the export was not finished (stage {manifest.get('stage')!r}): models may be missing")
     window = parse_window(manifest.get("temporal"))
 
-    def read_roi_values(key: str) -> Sequence:
+    def read_roi_values(key: str) -> Sequence[Any]:
         return manifest_lines.as_list(manifest.get(key))
 
     return ExportResult("combined", status, n, window, models, arrays, notes, manifest, sidecar, read_roi_values)
@@ -69,7 +69,7 @@ def _read_combined_manifest(sidecar: Path) -> dict[str, Any]:
     return manifest
 
 
-def _require_arrays(base: Path, arrays: Path | None, manifest: Mapping, sidecar: Path) -> Path:
+def _require_arrays(base: Path, arrays: Path | None, manifest: Mapping[str, Any], sidecar: Path) -> Path:
     """The array file of a manifest; it must exist."""
     found = arrays or _find_arrays(base, manifest)
     if found is None or not found.exists():
@@ -79,13 +79,13 @@ def _require_arrays(base: Path, arrays: Path | None, manifest: Mapping, sidecar:
     return found
 
 
-def _find_arrays(base: Path, manifest: Mapping) -> Path | None:
+def _find_arrays(base: Path, manifest: Mapping[str, Any]) -> Path | None:
     """The array file that a manifest names, else the first that exists."""
     names = [*_listed_files(manifest), *(base.name + s for s in SUFFIX.values())]
     return next((p for p in map(base.with_name, names) if p.exists()), None)
 
 
-def _listed_files(manifest: Mapping) -> list[str]:
+def _listed_files(manifest: Mapping[str, Any]) -> list[str]:
     """Names of the array files that a manifest names."""
     return [Path(manifest[k]).name for k in ("npz_path", "nc_path") if isinstance(manifest.get(k), str)]
 
@@ -103,7 +103,7 @@ def _matches_digests(model: ModelResult) -> bool:
 # models of a manifest ----------------------------------------------------------------------------
 
 
-def _build_model(entry: dict, n: int, arrays: Path, manifest: Mapping) -> ModelResult:
+def _build_model(entry: dict[str, Any], n: int, arrays: Path, manifest: Mapping[str, Any]) -> ModelResult:
     label = str(entry["model"])
     source = (manifest.get("imagery") or {}).get(entry.get("source"))
     images = manifest_records.ImageRecords(source) if source else None
@@ -174,10 +174,10 @@ class _UnassignedRows:
     def __init__(self, message: str) -> None:
         self._message = message
 
-    def read(self, rows: Sequence[int]) -> list:
+    def read(self, rows: Sequence[int]) -> list[Any]:
         raise ValueError(self._message)
 
-    def read_all(self) -> list:
+    def read_all(self) -> list[Any]:
         raise ValueError(self._message)
 
 

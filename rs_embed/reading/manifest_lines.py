@@ -27,7 +27,7 @@ _MANIFEST_START = re.compile(rb'\{\n "schema_version": \d+,\n')
 _BLOCK = 1 << 22
 
 
-class LineList(Sequence):
+class LineList(Sequence[Any]):
     """A JSON list in a file, one entry per line.
 
     Memory: 8 bytes per entry after the first access by number.
@@ -66,7 +66,7 @@ class LineList(Sequence):
     def __getitem__(self, which: int) -> Any: ...
 
     @overload
-    def __getitem__(self, which: slice) -> list: ...
+    def __getitem__(self, which: slice) -> list[Any]: ...
 
     def __getitem__(self, which: int | slice) -> Any:
         offsets = self._entry_offsets()
@@ -152,7 +152,7 @@ def _cut_out_lists(file: IO[bytes]) -> tuple[bytes | None, list[tuple[int, int]]
     return b"".join(parts), regions
 
 
-def as_list(value: Any) -> Sequence:
+def as_list(value: Any) -> Sequence[Any]:
     """A list of a manifest, in memory or in the file; empty for anything else."""
     return value if isinstance(value, (list, LineList)) else ()
 
@@ -164,7 +164,7 @@ def parse_index_keys(value: Any) -> dict[int, Any]:
     return {int(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
-def read_statuses(entry: Mapping, n: int) -> list[str]:
+def read_statuses(entry: Mapping[str, Any], n: int) -> list[str]:
     """``ok`` or ``no_data`` for each ROI of a model's entry; failures are listed separately."""
     statuses = ["ok"] * n
     for i in as_list(entry.get("no_data_indices")):

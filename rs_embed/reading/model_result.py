@@ -48,7 +48,7 @@ class ModelResult:
     error: str | None
     n_items: int
     meta: Records
-    entry: dict
+    entry: dict[str, Any]
     _columns: Mapping[str, Column | None]
     _failures: Callable[[], dict[int, Failure]]
     _statuses: Callable[[], Iterable[str]]
@@ -57,7 +57,7 @@ class ModelResult:
         return f"<ModelResult {self.name!r}: {self.status}, {self.n_items} ROIs>"
 
     @cached_property
-    def embeddings(self) -> np.ndarray | list | None:
+    def embeddings(self) -> np.ndarray | list[Any] | None:
         """(N, D) or (N, D, h, w) float32, NaN rows for ROIs without an embedding.
 
         A list of arrays (None where missing) for grids of different sizes; None without
@@ -66,18 +66,18 @@ class ModelResult:
         return self._read_all("embeddings", "float32")
 
     @cached_property
-    def inputs(self) -> np.ndarray | list | None:
+    def inputs(self) -> np.ndarray | list[Any] | None:
         """(N, C, H, W) or (N, T, C, H, W) float32 pixels in ROI order; missing rows as in
         :attr:`embeddings`."""
         return self._read_all("inputs", "float32")
 
-    def raw_inputs(self, dtype: Any = None) -> np.ndarray | list | None:
+    def raw_inputs(self, dtype: Any = None) -> np.ndarray | list[Any] | None:
         """Pixels in ``dtype``; None keeps the stored dtype (a list where ROIs lack pixels and the
         dtype has no NaN)."""
         return self._read_all("inputs", dtype)
 
     @cached_property
-    def model_inputs(self) -> dict[str, np.ndarray | list | None]:
+    def model_inputs(self) -> dict[str, np.ndarray | list[Any] | None]:
         """The tensors that entered the network, if they were saved (``save_inputs="model"``).
 
         Tensors by name, (N, ...) float32, the image as ``pixels``. ROIs that were cut into several
@@ -115,7 +115,7 @@ class ModelResult:
             wanted = [all_rows[operator.index(i)] for i in which]  # type: ignore[union-attr]
         return stack_rows(column.read(wanted), dtype) if column else None
 
-    def _read_all(self, kind: str, dtype: Any) -> np.ndarray | list | None:
+    def _read_all(self, kind: str, dtype: Any) -> np.ndarray | list[Any] | None:
         column = self._columns.get(kind)
         return None if column is None else stack_rows(column.read_all(), dtype)
 

@@ -62,11 +62,11 @@ class _Items:
         self.n, self.find_path = n, find_path
         self.read = functools.lru_cache(maxsize=16)(lambda row: _read_sidecar(find_path(row)))
 
-    def read_entry(self, row: int, label: str) -> dict:
+    def read_entry(self, row: int, label: str) -> dict[str, Any]:
         """The entry of a model in the manifest of a ROI; empty where missing."""
         return _find_entry(self.read(row), label)
 
-    def read_meta(self, row: int, label: str) -> dict | None:
+    def read_meta(self, row: int, label: str) -> dict[str, Any] | None:
         """The record of a model in the manifest of a ROI, with that of its image."""
         item = self.read(row)
         entry = _find_entry(item, label)
@@ -92,18 +92,18 @@ class _Items:
         }
 
 
-def _find_entry(item: Mapping, label: str) -> dict:
+def _find_entry(item: Mapping[str, Any], label: str) -> dict[str, Any]:
     return next((m for m in item.get("models") or () if m.get("model") == label), {})
 
 
-def _build_failure(entry: Mapping) -> Failure:
+def _build_failure(entry: Mapping[str, Any]) -> Failure:
     return Failure(entry.get("error"), entry.get("stage"), entry.get("retryable"))
 
 
 # with an index -----------------------------------------------------------------------------------
 
 
-def _open_with_index(folder: Path, index: Path, manifest: dict, n_items: int | None) -> ExportResult:
+def _open_with_index(folder: Path, index: Path, manifest: dict[str, Any], n_items: int | None) -> ExportResult:
     entries, n = manifest["items"], int(manifest["n_items"])
     if n_items not in (None, n):
         raise ValueError(f"n_items: {n_items} is not the number of ROIs of {index}; allowed: {n} or None")
@@ -113,7 +113,7 @@ def _open_with_index(folder: Path, index: Path, manifest: dict, n_items: int | N
 
     items = _Items(n, find_path)
 
-    def read_roi_values(key: str) -> Iterator:
+    def read_roi_values(key: str) -> Iterator[Any]:
         if key == "names":
             return (e["name"] for e in entries)
         if key in manifest:
@@ -126,7 +126,7 @@ def _open_with_index(folder: Path, index: Path, manifest: dict, n_items: int | N
     return ExportResult("per_item", manifest["status"], n, window, models, folder, [], manifest, index, read_roi_values)
 
 
-def _build_indexed_model(entry: dict, items: _Items, schema_version: int) -> ModelResult:
+def _build_indexed_model(entry: dict[str, Any], items: _Items, schema_version: int) -> ModelResult:
     """The results of a model of the index. Schema 1 stores failures and statuses in the manifests
     of the ROIs only."""
     label, n = entry["model"], items.n
@@ -170,8 +170,8 @@ class _Roi:
     """
 
     path: Path
-    spatial: dict
-    temporal: dict | None
+    spatial: dict[str, Any]
+    temporal: dict[str, Any] | None
     has_keys: bool = False
     has_schema: bool = False
     statuses: dict[str, str] = field(default_factory=dict)
@@ -196,7 +196,7 @@ def _open_without_index(folder: Path, n_items: int | None) -> ExportResult:
     found = {m.status for m in models.values()} or ({"partial"} if missing else {"unknown"})
     status = found.pop() if len(found) == 1 else "partial"
     windows = [rois[i].temporal if i in rois else None for i in range(n)]
-    values: dict[str, list] = {
+    values: dict[str, list[Any]] = {
         "names": [rois[i].path.stem if i in rois else f"p{i:05d}" for i in range(n)],
         "spatials": [rois[i].spatial if i in rois else {} for i in range(n)],
         "windows": windows,
@@ -244,7 +244,7 @@ def _list_array_files(folder: Path) -> list[Path]:
     return [chosen[stem] for stem in sorted(chosen)]
 
 
-def _find_row(path: Path, item: Mapping) -> int | None:
+def _find_row(path: Path, item: Mapping[str, Any]) -> int | None:
     """The row of a ROI from its manifest, else from the name of its file (``p00003``)."""
     row = item.get("point_index")
     if isinstance(row, int) and row >= 0:
@@ -252,7 +252,7 @@ def _find_row(path: Path, item: Mapping) -> int | None:
     return int(path.stem[1:]) if path.stem[:1] == "p" and path.stem[1:].isdigit() else None
 
 
-def _list_models(path: Path) -> list[dict]:
+def _list_models(path: Path) -> list[dict[str, Any]]:
     """Entries of models from the names of a file's arrays; these contain keys instead of
     labels."""
     with open_arrays(path) as file:
@@ -261,7 +261,7 @@ def _list_models(path: Path) -> list[dict]:
     return [{"model": key, "status": "unknown"} for key in keys]
 
 
-def _build_roi(path: Path, item: Mapping) -> _Roi:
+def _build_roi(path: Path, item: Mapping[str, Any]) -> _Roi:
     spatial = item.get("spatial")
     roi = _Roi(path, spatial if isinstance(spatial, dict) else {}, parse_window(item.get("temporal")))
     roi.has_keys, roi.has_schema = item.get("status") == "unknown", "schema_version" in item

@@ -39,27 +39,27 @@ class ExportResult:
     layout: str
     status: str
     n_items: int
-    temporal: dict | None
+    temporal: dict[str, Any] | None
     models: dict[str, ModelResult]
     path: Path
     notes: list[str] = field(default_factory=list)
-    _manifest: dict = field(default_factory=dict)
+    _manifest: dict[str, Any] = field(default_factory=dict)
     _manifest_path: Path | None = None
-    _roi_values: Callable[[str], Iterable] = lambda key: ()
+    _roi_values: Callable[[str], Iterable[Any]] = lambda key: ()
 
     def __repr__(self) -> str:
         models = ", ".join(f"{m.name} ({m.status})" for m in self.models.values())
         return f"<ExportResult {self.path}: {self.layout}, {self.status}, {self.n_items} ROIs; {models}>"
 
     @cached_property
-    def manifest(self) -> dict:
+    def manifest(self) -> dict[str, Any]:
         """The whole manifest (combined) or the index (per_item).
 
         A per_item export of ``rs-embed`` has no index; this is then the manifest of its first ROI.
         """
         if self._manifest_path is None:
             return {}
-        manifest: dict = json.loads(self._manifest_path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(self._manifest_path.read_text(encoding="utf-8"))
         return manifest
 
     @cached_property
@@ -68,12 +68,12 @@ class ExportResult:
         return list(self._roi_values("names")) or [f"p{i:05d}" for i in range(self.n_items)]
 
     @cached_property
-    def spatials(self) -> list[dict]:
+    def spatials(self) -> list[dict[str, Any]]:
         """Geometries of the ROIs as mappings, empty where unknown."""
         return list(self._roi_values("spatials")) or [{} for _ in range(self.n_items)]
 
     @cached_property
-    def windows(self) -> list[dict | None]:
+    def windows(self) -> list[dict[str, Any] | None]:
         """The window of every ROI: its own, or that of the run."""
         windows = list(self._roi_values("windows")) or [None] * self.n_items
         return [parse_window(w) or self.temporal for w in windows]
@@ -84,7 +84,7 @@ class ExportResult:
         text = self._manifest.get("created_at")
         return text.replace("+00:00Z", "Z") if isinstance(text, str) else None
 
-    def embedding(self, model: str) -> np.ndarray | list:
+    def embedding(self, model: str) -> np.ndarray | list[Any]:
         """Embeddings of a model by its label.
 
         Raises:
@@ -151,7 +151,7 @@ class ExportResult:
         return Rois(self.names, self.spatials, self.windows, self._manifest.get("projection", "web_mercator"))
 
 
-def parse_window(value: Any) -> dict | None:
+def parse_window(value: Any) -> dict[str, Any] | None:
     """A window of a manifest.
 
     rs-embed writes the text of a Python function as the year of a range; the year is then None.

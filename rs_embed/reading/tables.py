@@ -34,8 +34,8 @@ class Rois:
     """
 
     names: Sequence[str]
-    spatials: Sequence[Mapping]
-    windows: Sequence[Mapping | None]
+    spatials: Sequence[Mapping[str, Any]]
+    windows: Sequence[Mapping[str, Any] | None]
     projection: str
 
     @cached_property
@@ -57,7 +57,7 @@ class Rois:
         return out
 
 
-def geographic_bounds(spatials: Sequence[Mapping], projection: str) -> np.ndarray:
+def geographic_bounds(spatials: Sequence[Mapping[str, Any]], projection: str) -> np.ndarray:
     """West, south, east and north of ROIs in degrees: (N, 4) float64, NaN where the geometry is
     unknown.
 
@@ -115,7 +115,7 @@ def build_items_table(
     repeats = _first_of_group(repeated)
     model_columns = (("model",), _IMAGE_COLUMNS) if per_model else ((), ())
     columns = [*_ROI_COLUMNS, *model_columns[0], *_RESULT_COLUMNS, *model_columns[1], "repeats"]
-    data: dict[str, list] = {c: [] for c in columns}
+    data: dict[str, list[Any]] = {c: [] for c in columns}
     keys = ("quality", *(("crs", "shape", "fetched") if per_model else ()))
     all_results = zip(*(_iter_results(m, keys) for m in models)) if models else itertools.repeat(())
     values = zip(rois.names, rois.windows, rois.centres.tolist(), rois.bounds.tolist(), all_results)
@@ -130,7 +130,7 @@ def build_items_table(
     return table.astype({c: _DTYPES.get(c, "string") for c in columns})
 
 
-def _window_dates(window: Mapping) -> tuple[str | None, str | None]:
+def _window_dates(window: Mapping[str, Any]) -> tuple[str | None, str | None]:
     if window.get("mode") == "year" and window.get("year"):
         return f"{window['year']}-01-01", f"{window['year'] + 1}-01-01"
     return window.get("start"), window.get("end")
@@ -141,7 +141,7 @@ def _first_of_group(groups: Iterable[Sequence[int]] | None) -> dict[int, int]:
     return {row: group[0] for group in groups or () for row in group[1:]}
 
 
-def _iter_results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict]:
+def _iter_results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The columns of each ROI that come from a model."""
     duplicates = _first_of_group((model.entry.get("duplicates") or {}).get("embeddings"))
     for row, (status, values) in enumerate(zip(model.statuses(), model.meta.select(keys))):
@@ -163,7 +163,7 @@ def _iter_results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict]:
         }
 
 
-def _merge_results(results: Sequence[dict]) -> dict:
+def _merge_results(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One line from the results of several models."""
     statuses = [f["status"] for f in results]
     failed = statuses.count("failed")

@@ -15,7 +15,7 @@ def is_frame(given: Any) -> bool:
     return all(hasattr(given, a) for a in ("columns", "iloc", "isna"))
 
 
-def read_frame(frame: Any, columns: Sequence[str]) -> tuple[list[dict], list[str]]:
+def read_frame(frame: Any, columns: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows of a frame, and the location of each row for messages (``rois.iloc[3]``).
 
     Args:
@@ -47,7 +47,7 @@ def read_frame(frame: Any, columns: Sequence[str]) -> tuple[list[dict], list[str
     return [{c: normalise_cell(c, v[i]) for c, v in cells.items()} for i in range(len(frame))], where
 
 
-def _read_features(frame: Any, cells: dict, where: list[str]) -> list[dict]:
+def _read_features(frame: Any, cells: dict[str, Any], where: list[str]) -> list[dict[str, Any]]:
     try:
         series = frame.geometry
     except AttributeError:

@@ -31,7 +31,7 @@ def option(
     default: Any = dataclasses.MISSING,
     doc: str = "",
     *,
-    choices: tuple = (),
+    choices: tuple[Any, ...] = (),
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
@@ -62,13 +62,13 @@ def resolve_hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def union_members(hint: Any) -> tuple:
+def union_members(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the type alone."""
     is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     return typing.get_args(hint) if is_union else (hint,)
 
 
-def describe_allowed(hint: Any, rules: Mapping) -> str:
+def describe_allowed(hint: Any, rules: Mapping[str, Any]) -> str:
     """The allowed values of a field, in words."""
     if rules.get("choices"):
         words = [repr(c) for c in rules["choices"]]
@@ -93,7 +93,7 @@ def describe_allowed(hint: Any, rules: Mapping) -> str:
     return " or ".join(kinds)
 
 
-def normalise_value(value: Any, hint: Any, rules: Mapping) -> Any:
+def normalise_value(value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:
     """The value in its declared type.
 
     Raises:
@@ -158,7 +158,7 @@ def refuse_oversized(given: Any, where: str, error: type[Exception]) -> None:
     left, todo = MAX_VALUES, [(given, 1)]
     while todo:
         value, depth = todo.pop()
-        inner: list = []
+        inner: list[Any] = []
         if isinstance(value, Mapping):
             inner = [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set, frozenset)):
@@ -178,7 +178,7 @@ def refuse_oversized(given: Any, where: str, error: type[Exception]) -> None:
         todo += [(v, depth + 1) for v in inner]
 
 
-def _check_bounds(value: Any, hint: Any, rules: Mapping) -> Any:
+def _check_bounds(value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:
     """The value, or the choice that it equals; :class:`Refused` if it is neither a choice nor
     within the bounds."""
     if rules.get("choices"):
@@ -240,7 +240,7 @@ def find_misspelled(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(lower, known, n=1, cutoff=0.81)), None)
 
 
-def refuse_unknown(given: Mapping, known: Iterable[str], where: str, error: type[Exception]) -> None:
+def refuse_unknown(given: Mapping[str, Any], known: Iterable[str], where: str, error: type[Exception]) -> None:
     """Raise ``error`` for the first unknown key of ``given``; the message suggests the most
     similar known key."""
     known = list(known)
@@ -284,7 +284,7 @@ def from_mapping(cls: type[T], given: Any, where: str, error: type[Exception]) -
     return cls(**given)
 
 
-def to_mapping(obj: Any, *, defaults: bool = False) -> dict:
+def to_mapping(obj: Any, *, defaults: bool = False) -> dict[str, Any]:
     """The fields of a flat dataclass as plain values; without ``defaults`` only values that differ
     from the default."""
     out = {}
@@ -297,7 +297,7 @@ def to_mapping(obj: Any, *, defaults: bool = False) -> dict:
     return out
 
 
-def value_schema(hint: Any, rules: Mapping) -> dict:
+def value_schema(hint: Any, rules: Mapping[str, Any]) -> dict[str, Any]:
     """JSON schema (2020-12) of one declared value."""
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
     schema: dict[str, Any] = {}
@@ -321,7 +321,7 @@ def value_schema(hint: Any, rules: Mapping) -> dict:
     return schema
 
 
-def json_schema(cls: type, overrides: Mapping[str, dict] | None = None) -> dict:
+def json_schema(cls: type, overrides: Mapping[str, dict[str, Any]] | None = None) -> dict[str, Any]:
     """JSON schema of a flat dataclass; ``overrides`` replaces the schema of fields that contain
     other dataclasses."""
     properties, required = {}, []

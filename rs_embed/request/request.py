@@ -58,7 +58,7 @@ class Request:
     modality: str | None = None
     windows: tuple[TemporalSpec | None, ...] | None = None
     gee: GeeSettings | None = None
-    stac: Mapping | None = None
+    stac: Mapping[str, Any] | None = None
 
     def window(self, index: int) -> TemporalSpec | None:
         """The window of a ROI: its own window, or that of the run."""
@@ -85,8 +85,8 @@ class Request:
         fetch: FetchSpec | None = None,
         modality: str | None = None,
         windows: Sequence[TemporalSpec | None] | None = None,
-        gee: GeeSettings | Mapping | None = None,
-        stac: Mapping | None = None,
+        gee: GeeSettings | Mapping[str, Any] | None = None,
+        stac: Mapping[str, Any] | None = None,
     ) -> Request:
         """Normalise and validate the arguments of ``export_batch``.
 
@@ -119,7 +119,7 @@ class Request:
             stac=read_stac_settings(stac) or None,
         )
 
-    def to_config(self, rois: Any) -> dict:
+    def to_config(self, rois: Any) -> dict[str, Any]:
         """The request as a config mapping of plain values; ``rois`` is the path of the table, or
         inline rows."""
         return {
@@ -139,7 +139,7 @@ class Request:
         }
 
     @staticmethod
-    def from_config(config: Mapping, rois: RoiTable) -> Request:
+    def from_config(config: Mapping[str, Any], rois: RoiTable) -> Request:
         """The request of a config mapping; inverse of :meth:`to_config`.
 
         Raises:
@@ -234,7 +234,7 @@ def _normalise_backend(backend: Any) -> str:
     return kind.lower() + separator + argument
 
 
-def _to_list(value: Any, where: str, allowed: str) -> list:
+def _to_list(value: Any, where: str, allowed: str) -> list[Any]:
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         raise ModelError(f"{where}: {value!r} is not valid; allowed: {allowed}")
     items = list(value)
@@ -243,11 +243,11 @@ def _to_list(value: Any, where: str, allowed: str) -> list:
     return items
 
 
-def _window_mapping(window: TemporalSpec) -> dict:
+def _window_mapping(window: TemporalSpec) -> dict[str, Any]:
     return {"year": int(window.start[:4])} if window.mode == "year" else {"start": window.start, "end": window.end}
 
 
-def _model_mapping(model: ExportModelRequest) -> str | dict:
+def _model_mapping(model: ExportModelRequest) -> str | dict[str, Any]:
     plain = {k: getattr(model, k) for k in ("label", "modality", "model_config")}
     specs = {"sensor": model.sensor and to_mapping(model.sensor), "fetch": model.fetch and to_mapping(model.fetch)}
     given = {k: v for k, v in (plain | specs).items() if v is not None}
@@ -264,7 +264,7 @@ def _read_model(item: Any) -> ExportModelRequest:
     return ExportModelRequest(**(dict(item) | _read_source(item, where + ".")))
 
 
-def _read_source(given: Mapping, where: str) -> dict:
+def _read_source(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {
         key: None if given.get(key) is None else from_mapping(cls, given[key], where + key, SpecError)
         for key, cls in (("sensor", SensorSpec), ("fetch", FetchSpec))

@@ -89,7 +89,7 @@ def read_rois(given: Any, base: str) -> RoiTable:
     )
 
 
-def _read_file(given: str, base: str) -> tuple[list[dict], list[str]]:
+def _read_file(given: str, base: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows of a table file, and the location of each row for messages."""
     path = os.path.join(base, os.path.expanduser(given))
     if not path.lower().endswith(".csv") and not vector_features.is_vector(path):
@@ -102,7 +102,7 @@ def _read_file(given: str, base: str) -> tuple[list[dict], list[str]]:
     return [row for _, row in numbered], [f"rois: {given} line {n}" for n, _ in numbered]
 
 
-def _refuse_blanks(rows: Sequence[Mapping], where: Sequence[str]) -> None:
+def _refuse_blanks(rows: Sequence[Mapping[str, Any]], where: Sequence[str]) -> None:
     """Raise :class:`SpecError` for an empty text in an inline row (an empty cell of a table file
     means no value)."""
     for at, row in zip(where, rows):
@@ -144,7 +144,7 @@ def _check_header(path: str, header: list[str]) -> None:
         raise SpecError(f"rois: {path}: {what}; allowed: {allowed}")
 
 
-def _cell(row: Mapping, key: str) -> Any:
+def _cell(row: Mapping[str, Any], key: str) -> Any:
     value = row.get(key) if isinstance(row, Mapping) else None
     return value.strip() if isinstance(value, str) else value
 
@@ -169,7 +169,7 @@ def parse_spatial(row: Any, where: str) -> SpatialSpec:
     raise SpecError(f"{where}: {given or 'nothing'} is not a ROI; allowed: {', '.join(POINT)} or {', '.join(BOX)}")
 
 
-def parse_window(row: Mapping, where: str) -> TemporalSpec | None:
+def parse_window(row: Mapping[str, Any], where: str) -> TemporalSpec | None:
     """The window of one row, or None; the message of a :class:`SpecError` begins with
     ``where``."""
     given = {k: _cell(row, k) for k in WINDOW}
@@ -184,7 +184,7 @@ def parse_window(row: Mapping, where: str) -> TemporalSpec | None:
         raise SpecError(f"{where}: {error}") from None
 
 
-def parse_windows(rows: Sequence[Mapping]) -> tuple[TemporalSpec | None, ...] | None:
+def parse_windows(rows: Sequence[Mapping[str, Any]]) -> tuple[TemporalSpec | None, ...] | None:
     """The windows of a validated table, None if no row has a window; rows with the same dates
     share one object."""
     dates = [(row.get("start"), row.get("end")) for row in rows]

@@ -26,15 +26,15 @@ _NOT_BOTH = {
 _DATE = {"description": "ISO date", "type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
 
 
-def _object(required: list[str], properties: dict) -> dict:
+def _object(required: list[str], properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
 
 
-def _nullable(schema: dict) -> dict:
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"oneOf": [{"type": "null"}, schema]}
 
 
-def _row_schema(cls: type) -> dict:
+def _row_schema(cls: type) -> dict[str, Any]:
     schema = json_schema(cls)
     del schema["properties"]["crs"]
     name = {"type": ["string", "integer"], "pattern": f"^{NAME.pattern}$"}
@@ -76,11 +76,11 @@ def config_schema() -> dict[str, Any]:
     }
 
 
-def _imagery_schemas() -> dict:
+def _imagery_schemas() -> dict[str, Any]:
     return {"sensor": _nullable(json_schema(SensorSpec)), "fetch": _nullable(json_schema(FetchSpec))}
 
 
-def _rois_schema() -> dict:
+def _rois_schema() -> dict[str, Any]:
     return {
         "description": "ROI table (.csv, .geojson, .json or .gpkg), or a few rows inline",
         "oneOf": [
@@ -90,13 +90,13 @@ def _rois_schema() -> dict:
     }
 
 
-def _temporal_schema() -> dict:
+def _temporal_schema() -> dict[str, Any]:
     year = _object(["year"], {"year": {"type": "integer", "minimum": 1, "maximum": 9998}})
     window = _object(["start", "end"], {"start": _DATE, "end": _DATE})
     return {"description": "window, half-open: the end is excluded", "oneOf": [{"type": "null"}, year, window]}
 
 
-def _model_schema() -> dict:
+def _model_schema() -> dict[str, Any]:
     options = {
         "description": "options of the model; see `rs-embed models <id>`",
         "type": ["object", "null"],
@@ -112,7 +112,7 @@ def _model_schema() -> dict:
     return _object(["name"], properties) | _NOT_BOTH
 
 
-def _export_schema() -> dict:
+def _export_schema() -> dict[str, Any]:
     """The run options, with the combinations that are not allowed."""
     nothing = {"save_inputs": {"const": False}, "save_embeddings": {"const": False}}
     refetch = {"required": ["refetch"], "properties": {"refetch": {"const": True}}}

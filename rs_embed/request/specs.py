@@ -11,6 +11,7 @@ import datetime as dt
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import SpecError
 from .fields import check_fields, option
@@ -172,7 +173,7 @@ class TemporalSpec(_Validated):
         """The window from ``start`` to ``end`` (ISO dates), ``end`` excluded."""
         return TemporalSpec("range", start, end)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """``{mode, year, start, end}`` with ``year`` null in range mode, as in manifests."""
         return {
             "mode": self.mode,
@@ -182,7 +183,7 @@ class TemporalSpec(_Validated):
         }
 
     @staticmethod
-    def from_dict(given: dict) -> TemporalSpec:
+    def from_dict(given: dict[str, Any]) -> TemporalSpec:
         """From ``{year: 2022}`` or ``{start: ..., end: ...}`` (a config file), or the output of
         :meth:`to_dict`."""
         if not isinstance(given, dict) or not given or set(given) - {"mode", "year", "start", "end"}:

@@ -14,7 +14,7 @@ _KEYS = ("collection", "assets", "scale", "offset")
 _TEXT = {"type": "string", "minLength": 1}
 
 
-def read_stac_settings(given: Any) -> dict:
+def read_stac_settings(given: Any) -> dict[str, Any]:
     """The validated section; ``{}`` if it is empty.
 
     Raises:
@@ -31,7 +31,7 @@ def read_stac_settings(given: Any) -> dict:
     return {"collections": entries} if entries else {}
 
 
-def _read_entry(entry: Any, where: str) -> dict:
+def _read_entry(entry: Any, where: str) -> dict[str, Any]:
     _check_mapping(entry, where, _KEYS)
     out: dict[str, Any] = {}
     if entry.get("collection") is not None:
@@ -69,7 +69,7 @@ def _check_number(given: Any, where: str, *, zero: bool) -> float:
     return float(given)
 
 
-def stac_schema() -> dict:
+def stac_schema() -> dict[str, Any]:
     """JSON schema (2020-12) of the section."""
     entry = {
         "type": "object",

@@ -27,7 +27,7 @@ _DRIVERS = ("GeoJSON", "GPKG")
 _KINDS = {1: "Point", 2: "LineString", 3: "Polygon", 4: "MultiPoint", 5: "MultiLineString", 6: "MultiPolygon"}
 
 
-def read_vector_file(path: str, shown: str) -> tuple[list[dict], list[str]]:
+def read_vector_file(path: str, shown: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows of a vector file, and the location of each row for messages (``rois: <file> feature
     3``).
 
@@ -83,7 +83,7 @@ def to_rows(
     cells: Mapping[str, Sequence[Any]],
     layer: str,
     where: Sequence[str],
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Rows for :func:`rs_embed.request.rois.parse_spatial`, in degrees.
 
     Args:

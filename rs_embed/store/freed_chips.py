@@ -21,6 +21,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ..errors import StoreError
 from ..request.identity import digest
@@ -94,7 +95,7 @@ class FreedChipRecords:
     ) -> None:
         self._map.close()
 
-    def find(self, name: str) -> dict | None:
+    def find(self, name: str) -> dict[str, Any] | None:
         """The record of an object; None if it does not exist or is damaged."""
         wanted, low, high = name.encode(), self._first, len(self._map)
         while low < high:
@@ -107,11 +108,11 @@ class FreedChipRecords:
             low, high = (end + 1, high) if found < wanted else (low, start)
         return None
 
-    def __iter__(self) -> Iterator[dict | None]:
+    def __iter__(self) -> Iterator[dict[str, Any] | None]:
         """Every record, in order; None for a damaged one."""
         return (parse_line(self._map[start:end]) for start, end in self._lines())
 
-    def find_by_files(self, files: Collection[str]) -> Iterator[dict]:
+    def find_by_files(self, files: Collection[str]) -> Iterator[dict[str, Any]]:
         """Records that refer to one of these files; other records are not parsed."""
         wanted = {json.dumps(file).encode() for file in files}
         lengths = {len(name) for name in wanted}  # no JSON string is the beginning of another one
@@ -139,24 +140,26 @@ def open_records(path: Path, store: Store) -> FreedChipRecords | None:
         return None
 
 
-def format_line(record: dict) -> bytes:
+def format_line(record: dict[str, Any]) -> bytes:
     """A record, or a head, as a line with its digest."""
     return (append_digest(json.dumps(record, separators=(",", ":"), allow_nan=False)[:-1]) + "\n").encode()
 
 
-def parse_line(text: bytes) -> dict | None:
+def parse_line(text: bytes) -> dict[str, Any] | None:
     """The content of a line, without its digest; None if the digest does not fit."""
     try:
         body = text.rpartition(b',"sha256":')[0].decode()
         if append_digest(body).encode() != text:
             return None
-        record: dict = json.loads(body + "}")
+        record: dict[str, Any] = json.loads(body + "}")
         return record
     except ValueError:
         return None
 
 
-def write_records(path: Path, store: Store, head: dict, folder: Path, records: Iterable[dict]) -> int:
+def write_records(
+    path: Path, store: Store, head: dict[str, Any], folder: Path, records: Iterable[dict[str, Any]]
+) -> int:
     """Write a file of records durably; without records, no file exists afterwards.
 
     Memory: a name and a number per record.

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from ..errors import RunLockedError, StoreError
 from .atomic_files import report_write_errors
@@ -124,7 +124,7 @@ def _wait_for_detached_run(file: IO[str], folder: Path) -> NoReturn:
     raise PreviousRunEnded(fields.get("fresh") is True)
 
 
-def read_lock_holder(folder: Path) -> dict | None:
+def read_lock_holder(folder: Path) -> dict[str, Any] | None:
     """The process that works on a run folder now, or None.
 
     Returns:
@@ -233,7 +233,7 @@ def _read_text(file: IO[str]) -> str:
     return file.read().strip()
 
 
-def _read_fields(file: IO[str]) -> dict:
+def _read_fields(file: IO[str]) -> dict[str, Any]:
     """The JSON fields of a lock file; empty if it has none."""
     try:
         fields = json.loads(_read_text(file))

@@ -16,7 +16,7 @@ import struct
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import StoreError
 from .atomic_files import replace_file
@@ -40,19 +40,19 @@ class Object:
     """
 
     array: np.ndarray | None
-    meta: dict
+    meta: dict[str, Any]
     sha256: str
     size: int
 
 
-def write_object(path: Path, array: np.ndarray, meta: dict) -> Object:
+def write_object(path: Path, array: np.ndarray, meta: dict[str, Any]) -> Object:
     """Store an array with its metadata (JSON values)."""
     data, sha = encode_object(array, meta)
     replace_file(path, data)
     return Object(array, meta, sha, len(data))
 
 
-def encode_object(array: np.ndarray, meta: dict) -> tuple[memoryview, str]:
+def encode_object(array: np.ndarray, meta: dict[str, Any]) -> tuple[memoryview, str]:
     """The bytes of an object, and its digest, hex."""
     import numpy as np
 

@@ -20,7 +20,7 @@ from .atomic_files import replace_file
 SCHEMA = 2
 
 
-def write(path: str | Path, step: str, key: str, rows: list[dict], **more: Any) -> None:
+def write(path: str | Path, step: str, key: str, rows: list[dict[str, Any]], **more: Any) -> None:
     """Write the receipt of a finished job.
 
     Args:
@@ -39,7 +39,7 @@ def append_digest(body: str) -> str:
     return f'{body},"sha256":"{hashlib.sha256(body.encode()).hexdigest()}"}}'
 
 
-def read(path: str | Path, key: str | None = None) -> dict:
+def read(path: str | Path, key: str | None = None) -> dict[str, Any]:
     """Read a receipt.
 
     Raises:
@@ -48,7 +48,7 @@ def read(path: str | Path, key: str | None = None) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
-        data: dict = json.loads(text)
+        data: dict[str, Any] = json.loads(text)
         if data["schema"] != SCHEMA or not isinstance(data["rows"], list):
             raise ValueError("unknown form")
         if text != append_digest(text.rpartition(",")[0]):
@@ -60,7 +60,7 @@ def read(path: str | Path, key: str | None = None) -> dict:
     return data
 
 
-def read_state(path: str | Path, key: str, *, accept_failures: bool = True) -> tuple[str, dict | None]:
+def read_state(path: str | Path, key: str, *, accept_failures: bool = True) -> tuple[str, dict[str, Any] | None]:
     """The state of a receipt, and its content if it belongs to the plan.
 
     Args:
@@ -94,7 +94,7 @@ def withdraw(paths: Iterable[str | Path]) -> list[str]:
     return deleted
 
 
-def failure_row(error: Exception, stage: str) -> dict:
+def failure_row(error: Exception, stage: str) -> dict[str, Any]:
     """The row of a ROI (or model) that failed."""
     text = f"{type(error).__name__}: {error}"
     return {"status": "failed", "stage": stage, "error": text, "retryable": can_pass(error)}
