@@ -55,7 +55,7 @@ def fill_store(folder: Path) -> int:
 
     from rs_embed.runs.open_run import open_config
     from rs_embed.store import receipts
-    from rs_embed.store.store import write_object
+    from rs_embed.store.objects import write_object
 
     run = open_config(yaml.safe_load((folder / "config.yaml").read_text()), str(folder))
     plan, store = run.plan, run.store

@@ -29,7 +29,7 @@ from rs_embed.runs.open_run import open_run
 from rs_embed.runs.run import Run
 from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.store import receipts
-from rs_embed.store.store import write_object
+from rs_embed.store.objects import write_object
 
 MODELS = 5
 #: Runs a step of a simulated run; prints its seconds and peak MB.

@@ -139,7 +139,7 @@ def measure_model(
     from rs_embed.machine.cores import CoreShare
     from rs_embed.models import get_adapter
     from rs_embed.stages.embed import embed
-    from rs_embed.store.store import read_object
+    from rs_embed.store.objects import read_object
 
     torch.backends.cuda.matmul.allow_tf32 = tf32
     clock = time.process_time if device == "cpu" else time.perf_counter

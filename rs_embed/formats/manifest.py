@@ -9,7 +9,6 @@ all ROIs is a line of its own, so a reader finds entries without parsing others.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,8 @@ from ..request.config import SUFFIX
 from ..request.fields import json_schema, to_mapping
 from ..request.rois import spatial_cells
 from ..request.specs import SpatialSpec, TemporalSpec
-from ..store.store import temporary_path
+from ..store.atomic_files import temporary_path
+from ..version import package_version
 from . import format_module
 
 SCHEMA_VERSION = 2
@@ -118,7 +118,7 @@ def build_header(plan: Plan, created: str) -> dict:
     return {
         "schema_version": SCHEMA_VERSION,
         "created_at": created,
-        "package_version": importlib.metadata.version("rs-embed-workflow"),
+        "package_version": package_version(),
         "layout": plan.layout,
         "backend": _relative_backend(plan, request.backend),
         "device": request.device,

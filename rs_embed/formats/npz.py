@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from ..store.store import temporary_path
+from ..store.atomic_files import temporary_path
 from . import deflate
 from .arrays import ArrayMetadata, Row
 

@@ -22,7 +22,7 @@ from ..runs.run import Run
 from ..runs.run_files import CONFIG, freeze_run
 from ..stages.prepare import check_cluster_folder
 from ..store import locks
-from ..store.store import report_write_errors
+from ..store.atomic_files import report_write_errors
 from .child import Child
 from .explain import explain_failure
 from .progress import show_progress

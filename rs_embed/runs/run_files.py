@@ -25,7 +25,8 @@ from ..providers import Provider, get_provider
 from ..request import rois as table
 from ..request.identity import digest
 from ..request.request import Request
-from ..store.store import Store, replace_file
+from ..store.atomic_files import replace_file
+from ..store.store import Store
 from ..weights.checkpoints import Digests
 from .run import Run
 

@@ -21,7 +21,8 @@ from ..planning.plan import Chunk
 from ..planning.units import Unit
 from ..runs.run import Run
 from ..store import receipts
-from ..store.store import Object, write_object
+from ..store.objects import Object, write_object
+from ..version import DISTRIBUTION, package_version
 from .shared.jobs import find_chunk, find_unit, group_by_object, make_stage_error, measure_job
 from .shared.model_images import NoData, find_bad_input, make_image
 from .shared.packing import pack_embeddings
@@ -191,7 +192,8 @@ def _store_result(rows: _Rows, engine: Engine, index: int, result: Any, meta: di
 
 @functools.cache
 def _software_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("rs-embed-workflow", "torch", "numpy")}
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
+    return {DISTRIBUTION: package_version(), **libraries}
 
 
 def _store_embedding(rows: _Rows, index: int, array: np.ndarray, meta: dict) -> Object:

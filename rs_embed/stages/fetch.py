@@ -17,7 +17,7 @@ from ..providers.retries import retrying
 from ..request.geometry import Grid, roi_in_square
 from ..runs.run import Run
 from ..store import receipts
-from ..store.store import write_object
+from ..store.objects import write_object
 from .shared.jobs import (
     find_part,
     find_source,

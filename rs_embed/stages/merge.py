@@ -21,7 +21,7 @@ from ..formats.arrays import Row
 from ..machine.cores import CoreShare
 from ..planning.units import Unit
 from ..runs.run import Run
-from ..store import receipts, store
+from ..store import atomic_files, receipts
 from .manifests import array_metadata, documents
 from .manifests.survey import KINDS, Arrays, Survey
 from .shared.jobs import measure_job, utc_now
@@ -126,7 +126,9 @@ def _read_row(run: Run, unit: Unit, kind: str, index: int) -> Row:
     else:
         array, meta = read_chip(run, unit.source, unit.sensor.bands, name)
     if array is None:
-        raise StoreError(f"the chip of ROI {run.plan.names[index]!r} has no pixels, unlike its record; run again")
+        raise StoreError(
+            f"the chip of ROI {run.plan.names[index]!r} has no pixels, unlike its record; run again with resume=false"
+        )
     return array_metadata.describe_row(kind, array, meta)
 
 
@@ -149,7 +151,7 @@ def remove_leftovers(run: Run) -> None:
     receipt, because the export does not depend on it."""
     run.store.remove_temporary_files((s.id for s in run.plan.sources), (u.id for u in run.plan.embedded_units))
     for folder in written_folders(run):
-        store.remove_temporary_files(folder)
+        atomic_files.remove_temporary_files(folder)
 
 
 def written_folders(run: Run) -> list[Path]:

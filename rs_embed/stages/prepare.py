@@ -15,8 +15,8 @@ from ..runs import cluster_queue
 from ..runs.run import Run
 from ..runs.run_files import FREED, freeze_run
 from ..store import receipts
+from ..store.atomic_files import remove_temporary_files, report_write_errors
 from ..store.locks import hold_run_lock, hold_store_lock
-from ..store.store import remove_temporary_files, report_write_errors
 from .shared.state import Jobs, examine_receipts, find_invalid_receipts, has_remaining_jobs, list_remaining_jobs
 
 

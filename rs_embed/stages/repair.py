@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from ..runs.run import Run
-from ..store import receipts, store
+from ..store import atomic_files, receipts
 from .shared.chunk_files import find_damaged_rois
 from .shared.jobs import find_chunk, measure_job
 from .write import make_rows
@@ -33,5 +33,5 @@ def repair(run: Run, chunk_name: str, number: int) -> dict:
         receipt_finished=receipt["finished"],
         **measure_job(started),
     )
-    store.remove_temporary_files(Path(run.plan.target))
+    atomic_files.remove_temporary_files(Path(run.plan.target))
     return {"repaired": len(rows)}

@@ -17,35 +17,10 @@ from pathlib import Path
 
 from ..request.identity import digest
 from .atomic_files import (
-    TEMP_PREFIX,
-    is_leftover,
     remove_temporary_files,
     replace_file,
-    report_write_errors,
-    temporary_path,
 )
 from .groups import Group
-from .objects import Object, encode_object, read_metadata, read_object, set_aside, verify_object, write_object
-from .packs import PackingResult
-
-__all__ = [
-    "TEMP_PREFIX",
-    "Group",
-    "Object",
-    "PackingResult",
-    "Store",
-    "encode_object",
-    "is_leftover",
-    "read_metadata",
-    "read_object",
-    "remove_temporary_files",
-    "replace_file",
-    "report_write_errors",
-    "set_aside",
-    "temporary_path",
-    "verify_object",
-    "write_object",
-]
 
 
 class Store:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..errors import StoreError
 from ..store import groups, packs
-from ..store.store import Store, is_leftover
+from ..store.atomic_files import is_leftover
+from ..store.store import Store
 
 #: Bytes of files, by path.
 FileSizes = dict[Path, int]

@@ -14,7 +14,7 @@ from ..errors import StoreError
 from ..runs.run import Run
 from ..runs.run_files import FREED, TIDIED
 from ..store import receipts
-from ..store.store import replace_file
+from ..store.atomic_files import replace_file
 from .contents import StoreContents, StoredGroup
 from .exported_chips import record_chips, remove_void_records
 from .references import References

@@ -12,8 +12,9 @@ from ..planning.plan import Chunk
 from ..runs.run import Run
 from ..stages.shared.packing import list_chunk_groups
 from ..store import locks, receipts
-from ..store.groups import PACKS_FOLDER
-from ..store.store import Group, PackingResult, Store
+from ..store.groups import PACKS_FOLDER, Group
+from ..store.packs import PackingResult
+from ..store.store import Store
 from .work_folder import LoadedRun, WorkFolder
 
 #: From a total number of steps to a context with a function that receives how many more are done.

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import RunLockedError, StoreError
 from ..stages.merge import written_folders
 from ..store import freed_chips, locks
-from ..store.store import TEMP_PREFIX, is_leftover
+from ..store.atomic_files import TEMP_PREFIX, is_leftover
 from . import freeable
 from .contents import FileSizes, StoreContents, StoredGroup, scan_store
 from .references import References

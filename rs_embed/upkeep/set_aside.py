@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..stages.shared.state import find_receipts_of_lost_objects
 from ..store import locks, receipts
-from ..store.store import set_aside
+from ..store.objects import set_aside
 from .contents import scan_store
 from .freeable import freed_kinds
 from .problems import VerifyReport

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from rs_embed.store.store import verify_object
+from rs_embed.store.objects import verify_object
 
 from ..support.exports import CHECKOUT, content, places, snakemake_command, times
 

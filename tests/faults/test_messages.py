@@ -11,7 +11,7 @@ import pytest
 
 from rs_embed import cli
 from rs_embed.errors import LONGEST, ModelError, StoreError
-from rs_embed.store.store import replace_file, report_write_errors
+from rs_embed.store.atomic_files import replace_file, report_write_errors
 
 from .cases import Case, family, sentence, start, step_of
 from .kills import SLOW

@@ -23,7 +23,7 @@ from rs_embed.request.fields import LONGEST_TEXT, MAX_DEPTH
 from rs_embed.request.geometry import Grid, refuse_too_large
 from rs_embed.request.rois import read_rois
 from rs_embed.runs.open_run import open_config
-from rs_embed.store.store import read_object, write_object
+from rs_embed.store.objects import read_object, write_object
 from rs_embed.weights.loading import read_tensors
 
 from ..support.exports import places

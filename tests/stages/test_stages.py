@@ -28,7 +28,7 @@ from rs_embed.stages.shared.state import find_invalid_receipts as withdrawn_of
 from rs_embed.stages.write import write
 from rs_embed.store import receipts
 from rs_embed.store.groups import Group
-from rs_embed.store.store import read_object
+from rs_embed.store.objects import read_object
 
 from ..support.exports import WINDOW, places
 from ..support.manifest_schema import check_manifest

@@ -140,7 +140,7 @@ def test_no_object_is_lost_by_a_kill_at_any_time(tmp_path, what):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) > 8, "number of kills"
     assert python(f"""
-from rs_embed.store.store import remove_temporary_files
+from rs_embed.store.atomic_files import remove_temporary_files
 remove_temporary_files({str(tmp_path)!r}, below=True)
 """, CHECKOUT).returncode == 0  # fmt: skip
     assert not list(tmp_path.rglob(".tmp-*")), "temporary files are removed as usual"

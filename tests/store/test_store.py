@@ -15,16 +15,9 @@ from hypothesis.extra import numpy as hnp
 from rs_embed import ModelError, ProviderError, SpecError, StoreError
 from rs_embed.runs.run_files import freeze_run
 from rs_embed.store import receipts
-from rs_embed.store.atomic_files import remove_temporary_files
-from rs_embed.store.store import (
-    TEMP_PREFIX,
-    Store,
-    read_metadata,
-    read_object,
-    set_aside,
-    temporary_path,
-    write_object,
-)
+from rs_embed.store.atomic_files import TEMP_PREFIX, remove_temporary_files, temporary_path
+from rs_embed.store.objects import read_metadata, read_object, set_aside, write_object
+from rs_embed.store.store import Store
 
 META = {"status": "ok", "bands": ["B2"], "note": "ä", "valid": 1.0}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rs_embed.store.groups import Group
-from rs_embed.store.store import write_object
+from rs_embed.store.objects import write_object
 
 META = {"status": "ok", "bands": ["B2"]}
 

@@ -129,7 +129,7 @@ def test_temporary_files_of_dead_processes_and_damaged_objects_are_removed(tmp_p
     code = f"""
 import os
 from pathlib import Path
-from rs_embed.store.store import temporary_path
+from rs_embed.store.atomic_files import temporary_path
 for path in ({str(victim)!r}, {str(tmp_path / "items" / "p00000.npz")!r}, {str(run.dir / "items" / "00000.json")!r}):
     temporary_path(Path(path)).write_bytes(b"half")
 os.kill(os.getpid(), 9)

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from rs_embed.store import receipts
-from rs_embed.store.atomic_files import OTHER_HOST_DAYS
-from rs_embed.store.store import temporary_path
+from rs_embed.store.atomic_files import OTHER_HOST_DAYS, temporary_path
 
 from ..support.exports import CHECKOUT
 from ..support.work_folders import ONE, TWO, do, make

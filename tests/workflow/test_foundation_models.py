@@ -31,7 +31,7 @@ from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.embed import embed
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.shared.jobs import StageError
-from rs_embed.store.store import read_object
+from rs_embed.store.objects import read_object
 from rs_embed.upkeep.work_folder import load_run_strictly
 
 from ..providers.rasters.test_local import PLACES, S2_BANDS, SHARED, real

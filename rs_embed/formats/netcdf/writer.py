@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ...store.store import temporary_path
+from ...store.atomic_files import temporary_path
 from ..arrays import Affine, ArrayMetadata, FileMetadata, Row
 from . import cf, hdf5, layout
 from .reader import LOCK

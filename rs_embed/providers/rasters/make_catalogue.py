@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import ProviderError
-from ...store.store import temporary_path
+from ...store.atomic_files import temporary_path
 from . import catalogue
 from .folder_scan import ScannedFile, scan_folder
 

@@ -3,7 +3,6 @@ ROIs."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from ...models import get_model_info
 from ...planning.units import Unit
 from ...request.geometry import lonlat_bounds
 from ...runs.run import Run
+from ...version import package_version
 from .documents import single_key, stacked_key, units_of_measure
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def describe_file(run: Run, indices: Sequence[int] | None = None) -> FileMetadat
     citations = dict.fromkeys(get_model_info(u.model).citation for u in plan.units)
     attributes = {
         "title": f"Embeddings of {f'the region {rois[0].name}' if single else f'{len(rois)} regions'} by {labels}",
-        "history": f"written by rs-embed-workflow {importlib.metadata.version('rs-embed-workflow')}",
+        "history": f"written by rs-embed-workflow {package_version()}",
         "source": f"{', '.join(collections)} from {run.provider.name}",
         "references": "; ".join(c for c in citations if c),
         "comment": "the manifest, the .json beside this file, has provenance, quality and digests",

@@ -18,7 +18,8 @@ from ...formats import manifest
 from ...planning.plan import Chunk
 from ...runs.run import Run
 from ...store import receipts
-from ...store.store import replace_file, set_aside
+from ...store.atomic_files import replace_file
+from ...store.objects import set_aside
 
 
 def _records_path(chunk: Chunk) -> str:

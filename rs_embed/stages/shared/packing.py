@@ -11,7 +11,8 @@ from ...planning.plan import Chunk, Part
 from ...planning.units import Source, Unit
 from ...runs.run import Run
 from ...store import locks
-from ...store.store import Group, PackingResult
+from ...store.groups import Group
+from ...store.packs import PackingResult
 
 
 def list_chunk_groups(run: Run, chunk: Chunk) -> Iterator[tuple[Group, Sequence[str]]]:

@@ -18,7 +18,8 @@ from ...errors import StoreError
 from ...formats import ArrayFile, open_arrays
 from ...runs.run import Run
 from ...store import freed_chips
-from ...store.store import Store, encode_object, write_object
+from ...store.objects import encode_object, write_object
+from ...store.store import Store
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,8 @@ from ...runs.run import Run
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...store.store import Group, Object
+    from ...store.groups import Group
+    from ...store.objects import Object
 
 
 def read_checked(group: Group, name: str) -> Object:

@@ -23,7 +23,7 @@ from rs_embed.runs.open_run import open_run
 from rs_embed.runs.run_files import freeze_run, load_run
 from rs_embed.stages.fetch import fetch
 from rs_embed.stages.shared.jobs import StageError
-from rs_embed.store.store import read_object
+from rs_embed.store.objects import read_object
 
 from ...support.earth_engine import TOO_MANY, UNAVAILABLE, EarthEngine, Fault
 from ...support.exports import CHECKOUT
