@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ DISTRIBUTION = "rs-embed-workflow"
 UNKNOWN = "0+unknown"
 
 
+@functools.cache
 def package_version() -> str:
     """Version of the installed distribution.
 

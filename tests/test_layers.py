@@ -103,6 +103,12 @@ def test_no_modules_import_each_other_in_a_circle():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+def test_the_document_lists_the_same_layers():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| \d+ \| ([^|]+) \|", text, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == [set(line) for line in LAYERS]
+
+
 def test_every_name_is_in_a_table_once():
     names = [word for line in LAYERS for word in line]
     assert Counter(names).most_common(1)[0][1] == 1
