@@ -34,6 +34,12 @@ def test_the_adapter_of_the_contributing_page_works(tmp_path):
         "pixels = np.stack(result.models['bandmeans'].inputs)\n"
         "assert np.allclose(result.embedding('bandmeans'), pixels.mean((2, 3)) * 1e-4, rtol=1e-5)\n"
     )
+    # the shape of grids that the page gives
+    script += (
+        code_block("export")
+        .replace("    backend=", "    output=OutputSpec.grid(),\n    backend=")
+        .replace("import ", "import OutputSpec, ", 1)
+    )
     done = python(script, cwd=folder, env=os.environ | {"PYTHONPATH": str(copy)})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "(2, 3)"
+    assert done.stdout.splitlines() == ["(2, 3)", "(2, 3, 64, 64)"]
