@@ -59,7 +59,7 @@ def test_the_command_line_reports_the_error_of_the_disk(monkeypatch, capsys):
     def fail(options: object) -> int:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/somewhere/rois.csv")
 
-    monkeypatch.setattr(cli, "_step", fail)
+    monkeypatch.setattr(cli, "_run_step", fail)
     assert cli.main(["merge"]) == 1
     assert capsys.readouterr().err == "error: merge: /somewhere/rois.csv cannot be used: No such file or directory\n"
 
