@@ -25,7 +25,7 @@ N, SIDE, BANDS = 30, 224, tuple(f"b{i}" for i in range(12))
 def serve(folder: Path, address: Connection) -> None:
     """Run a service with one image until the other end of the pipe sends something."""
     from tests.support.earth_engine import serve_earth_engine
-    from tests.support.ee_graph import Scene
+    from tests.support.ee_images import Scene
     from tests.support.rasters import noise, write
 
     path = write(folder / "a.tif", noise(0, (len(BANDS), 300, 300)))

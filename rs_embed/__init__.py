@@ -14,6 +14,7 @@ from .reading import ExportResult, ModelResult, load_export
 from .reading.result import Failure
 from .request.config import ExportConfig, ExportModelRequest, ExportTarget
 from .request.gee_settings import GeeSettings
+from .request.mask_spec import MaskSpec
 from .request.specs import (
     BBox,
     FetchSpec,
@@ -42,6 +43,7 @@ __all__ = [
     "FetchSpec",
     "GeeSettings",
     "InputPrepSpec",
+    "MaskSpec",
     "ModelCost",
     "ModelError",
     "ModelResult",

@@ -26,6 +26,7 @@ LAYERS = (
     ("models", "reading"),
     ("providers", "weights", "formats"),
     ("planning", "store", "machine"),
+    ("products",),
     ("request",),
     ("errors", "version"),
 )
@@ -36,6 +37,7 @@ SUBPACKAGES = {
     "stages": (("repair", "prepare"), ("fetch", "embed", "write", "merge"), ("manifests",), ("shared",)),
     "models": (("prithvi", "remoteclip", "terrafm", "thor", "mosaiks"), ("shared",)),
     "formats": (("netcdf", "npz"),),
+    "products": (("sentinel2", "landsat", "hls", "modis", "sentinel1"), ("base",)),
 }
 #: Basenames that sibling packages have for the same role.
 ROLES = {"base", "provider"}

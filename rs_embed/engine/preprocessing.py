@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import ModelError
 from ..models.base import Image
 from .tiled_image import TiledImage
 
@@ -32,6 +33,29 @@ class NetworkInput:
         """What inputs of one batch have in common."""
         arrays = sorted(self.arrays.items())
         return (self.image.output_kind, *((name, a.shape, a.dtype.str) for name, a in arrays))
+
+
+def compute_inputs(preprocess: Callable[[Image], dict[str, np.ndarray]], image: Image) -> dict[str, np.ndarray]:
+    """The inputs of a network for one image, as torch takes them, whatever the adapter returns:
+    C-contiguous, in the machine's byte order, floats as float32, integers as they are.
+
+    The kernel that torch chooses depends on the order in memory, so with one order the bits of an
+    embedding do not depend on how an adapter has computed its arrays, or on the others of a batch.
+
+    Raises:
+        ModelError: from the adapter; or an array is not numeric.
+    """
+    import numpy as np
+
+    from ..models.shared.inputs import round_to_float32
+
+    inputs = {}
+    for name, array in preprocess(image).items():
+        if array.dtype.kind not in "biuf":
+            raise ModelError(f"the adapter returns {name!r} of dtype {array.dtype}; allowed: integers or floats")
+        values = round_to_float32(array) if array.dtype.kind == "f" else array
+        inputs[name] = np.asarray(values, values.dtype.newbyteorder("="), order="C")
+    return inputs
 
 
 def preprocess_images(
@@ -106,4 +130,4 @@ def _read_image(item: Image | Callable[[], Image]) -> Image:
 
 
 def _preprocess_tile(image: TiledImage, number: int, preprocess: Callable) -> NetworkInput:
-    return NetworkInput(image, number, preprocess(image.tile(number)))
+    return NetworkInput(image, number, compute_inputs(preprocess, image.tile(number)))

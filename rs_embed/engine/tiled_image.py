@@ -9,7 +9,7 @@ follows:
 - vector of an uncut image: the model's own; of several tiles, the mean (or maximum) of their own
   vectors, weighted with the pixels in the ROI that each tile owns;
 - vector of a ROI in an uncut square: mean (or maximum) of the cells that the ROI touches, or the
-  model's own vector of the square (``ModelInfo.rectangle_pooling``).
+  model's own vector of the square (``ModelInfo.rectangle_pooling``, ``vector_of_cells``).
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Embedding:
     Attributes:
         array: (D,) or (D, h, w) float32.
         metadata: ``input_prep`` (how a large image was prepared), ``batch`` (inputs of its forward
-            pass) and, for a grid, its shape ``grid`` and ``cells``, the share of the image that it
-            covers: (y0, y1, x0, x1).
+            pass) and, for a grid, its shape ``grid`` and ``cells``, the part of the image that its
+            cells of equal size cover: (y0, y1, x0, x1) as shares of the image, above 1 where the
+            last cells extend beyond it.
     """
 
     array: np.ndarray
@@ -67,13 +68,14 @@ class TiledImage:
         output: OutputSpec,
         *,
         rectangle_pooling: str = "cells",
+        cell: int | None = None,
         smallest: int = 1,
         limits: tuple[float, float] | None = None,
     ) -> None:
         height, width = image.pixels.shape[-2:]
         if min(height, width) < smallest:
             raise ModelError(format_too_small(height, width, smallest))
-        self.key, self.output = key, output
+        self.key, self.output, self._cell = key, output, cell
         layout = tile_layout.compute_layout(height, width, prep, output.mode)
         self._input_prep: dict = {"mode": "resize" if prep.mode == "auto" else prep.mode}
         self._layout = None
@@ -99,13 +101,14 @@ class TiledImage:
         self.failed, self.batch = False, 0
 
     def tile(self, number: int) -> Image:
-        """One tile, with the centre of its own footprint."""
+        """One tile, with the centre of its own footprint; its pixels are C-contiguous, in the
+        machine's byte order."""
         image, layout = self._image, self._layout
         if layout is None:
-            return image
+            return replace(image, pixels=_arrange(image.pixels))
         centre = (image.lon, image.lat)
         lon, lat = centre_of_window(image.grid, layout.footprint(number)) if image.grid is not None else centre
-        pixels = layout.cut_tile(image.pixels, number)
+        pixels = _arrange(layout.cut_tile(image.pixels, number))
         return replace(image, pixels=pixels, lon=lon, lat=lat, grid=None, roi=None)
 
     def add_result(self, number: int, result: np.ndarray) -> Embedding | None:
@@ -131,13 +134,26 @@ class TiledImage:
         """The embedding from the cells (D, h, w) of the whole image: cropped to the ROI, and
         pooled for a vector."""
         height, width = grid.shape[1:]
-        rows, columns = crop_slices((height, width), self._roi) if self._roi else (slice(0, height), slice(0, width))
+        scale_y, scale_x = self._grid_extent(height, width)
+        rows, columns = slice(0, height), slice(0, width)
+        if self._roi is not None:
+            y0, y1, x0, x1 = self._roi
+            rows, columns = crop_slices((height, width), (y0 / scale_y, y1 / scale_y, x0 / scale_x, x1 / scale_x))
         cells = grid[:, rows, columns]
         if self.output.mode == "pooled":
             vector = cells.max(axis=(1, 2)) if self.output.pooling == "max" else cells.mean(axis=(1, 2))
             return Embedding(vector, self._metadata())
-        covered = [rows.start / height, rows.stop / height, columns.start / width, columns.stop / width]
+        covered = [scale_y * rows.start / height, scale_y * rows.stop / height]
+        covered += [scale_x * columns.start / width, scale_x * columns.stop / width]
         return Embedding(cells.copy(), self._metadata() | {"cells": covered, "grid": list(cells.shape[1:])})
+
+    def _grid_extent(self, rows: int, columns: int) -> tuple[float, float]:
+        """Height and width of the cells of the whole image, as shares of it: above 1 where its
+        last cells have fewer pixels than the others."""
+        if self._cell is None or self._layout is not None:
+            return 1.0, 1.0
+        height, width = self._image.pixels.shape[-2:]
+        return rows * self._cell / height, columns * self._cell / width
 
 
 def tile_image(adapter: Adapter, options: Any, prep: Prep, output: OutputSpec, key: Any, image: Image) -> TiledImage:
@@ -148,7 +164,8 @@ def tile_image(adapter: Adapter, options: Any, prep: Prep, output: OutputSpec, k
         image,
         prep,
         output,
-        rectangle_pooling=info.rectangle_pooling,
+        rectangle_pooling=info.rectangle_pooling if info.vector_of_cells(options) else "own",
+        cell=info.cell(options),
         smallest=info.smallest(options),
         limits=info.limits(options, image.modality, len(image.pixels)),
     )
@@ -165,7 +182,14 @@ def _scale_down(pixels: np.ndarray, height: int, width: int, limits: tuple[float
         return pixels
     import numpy as np
 
-    from ..models.shared.inputs import resize
+    from ..models.shared.inputs import resize, round_to_float32
 
-    values = pixels.astype(np.float32, copy=False)
+    values = round_to_float32(pixels)
     return resize(values if limits is None else np.clip(values, *limits), height, width)
+
+
+def _arrange(pixels: np.ndarray) -> np.ndarray:
+    """The pixels in C order and the machine's byte order; the array itself where it has both."""
+    import numpy as np
+
+    return np.asarray(pixels, pixels.dtype.newbyteorder("="), order="C")

@@ -95,5 +95,5 @@ def stack_on_device(arrays: Sequence[np.ndarray], device: str) -> torch.Tensor:
     import numpy as np
     import torch
 
-    batch = torch.from_numpy(np.stack(arrays))
+    batch = torch.from_numpy(np.ascontiguousarray(np.stack(arrays)))  # np.stack keeps the order in memory
     return batch.pin_memory().to(device, non_blocking=True) if device == "cuda" else batch.to(device)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..engine.image_cost import compute_image_cost, max_frames
-from ..planning.plan import Chunk
+from ..planning.plan import Chunk, Plan
 from ..planning.units import Source, Unit
 from ..runs.run import Run
 from ..stages.shared.state import Jobs
@@ -47,9 +47,11 @@ def _count_array_bytes(run: Run, chunks: Sequence[Chunk]) -> int:
     embeddings, tensors."""
     total = 0
     for source in run.plan.sources if chunks else ():
-        units = [u for u in run.plan.units if u.source == source.id]
-        for shape, count in _count_shapes(run, source, chunks).items():
-            total += count * _count_roi_bytes(run, source, units, shape)
+        rois = [i for chunk in chunks for i in run.plan.rois_of(source.id, chunk.start, chunk.stop)]
+        first = {run.plan.boxes[i]: i for i in reversed(rois)}  # all points, and all boxes, have the same readers
+        shapes = Counter((run.plan.boxes[i], image_shape(run, source, i)) for i in rois)
+        for (kind, shape), count in shapes.items():
+            total += count * _count_roi_bytes(run, source, run.plan.readers(source.id, first[kind]), shape)
     return total
 
 
@@ -69,16 +71,11 @@ def _count_roi_bytes(run: Run, source: Source, units: Sequence[Unit], shape: tup
     return total
 
 
-def _count_shapes(run: Run, source: Source, chunks: Sequence[Chunk]) -> Counter[tuple[int, int]]:
-    """Number of ROIs by the (height, width) of their images."""
-    return Counter(image_shape(run, source, i) for chunk in chunks for i in range(chunk.start, chunk.stop))
-
-
 def count_files(run: Run) -> dict[str, int]:
     """Files of the run when it is done, if no files existed before."""
     plan, config = run.plan, run.request.config
     n, has_manifest = len(plan.roi_ids), int(config.save_manifest)
-    jobs = len(plan.sources) * len(plan.parts) + (len(plan.embedded_units) + 1) * len(plan.chunks) + 1
+    jobs = len(plan.receipts()) + 1
     is_per_item = plan.layout == "per_item"
     export = n * (1 + has_manifest) + has_manifest if is_per_item else 1 + has_manifest
     has_imagery = run.provider.freeze() is not None or bool(plan.names_by_source)
@@ -96,14 +93,20 @@ def _count_object_files(run: Run) -> int:
     """Files of the objects in the store, with their declarations of bands and the records of freed
     chips."""
     plan, config = run.plan, run.request.config
-    objects = {s.id: len(set(plan.object_names(s.id))) for s in plan.sources}
-    # one file for each part or chunk instead of one for each object
-    chip_packs, embedding_packs = (len(plan.parts), len(plan.chunks)) if config.pack else (None, None)
+    objects = {s.id: _count_names(plan, s.id, plan.rois_of(s.id)) for s in plan.sources}
+    every = {u.id: _count_names(plan, u.source, range(len(plan.roi_ids))) for u in plan.embedded_units}
     files = 0
     if config.keep_work == "all" or (config.keep_work == "embeddings" and not config.save_inputs):
-        files += sum(chip_packs or n for n in objects.values()) + len(objects)
+        # one file for each part instead of one for each object
+        files += sum(len(plan.parts_of(s)) if config.pack else n for s, n in objects.items()) + len(objects)
     elif config.save_inputs:
         files += len(objects)
     if config.keep_work != "none":
-        files += sum(embedding_packs or objects[u.source] for u in plan.embedded_units)
+        files += sum(len(plan.chunks) if config.pack else n for n in every.values())
     return files
+
+
+def _count_names(plan: Plan, source_id: str, rois: Sequence[int]) -> int:
+    """Number of different objects of some ROIs."""
+    names = plan.object_names(source_id)
+    return len({names[i] for i in rois})

@@ -66,7 +66,8 @@ def estimate(run: Run, todo: Jobs | None = None, *, gpus: int | None = None, gpu
     if hours is not None:
         wall_hours = _gpu_wall_hours(models, parallel) if device == "cuda" else hours / parallel
     chunks = len(plan.chunks)
-    all_jobs = len(plan.sources) * len(plan.parts), len(plan.embedded_units) * chunks, chunks, 1, 0
+    all_fetch_jobs = sum(len(plan.parts_of(source.id)) for source in plan.sources)
+    all_jobs = all_fetch_jobs, len(plan.embedded_units) * chunks, chunks, 1, 0
     return Estimate(
         rois=len(plan.roi_ids),
         chunks=chunks,

@@ -55,15 +55,14 @@ def _count_source(
     run: Run, source: Source, jobs: Jobs, chips: MissingObjects, embeddings: dict[str, MissingObjects]
 ) -> None:
     """Count the chips of one source, and the embeddings of the units that read it."""
-    readers = [u for u in run.plan.embedded_units if u.source == source.id]
-    has_embedding = {u.id: run.store.embedding_group(u.id).has for u in readers}
+    has_embedding = {u.id: run.store.embedding_group(u.id).has for u in run.plan.embedded_units}
     find_missing_bands = _missing_bands_finder(run, source)
     objects = run.plan.object_names(source.id)
     find_shape = functools.lru_cache(1)(functools.partial(image_shape, run, source))
     with _open_records(run, source) as records:
-        for index, is_fetched, units in _list_rois(run, source, readers, jobs):
-            name = objects[index]
-            lacking = {u.id for u in readers if not has_embedding[u.id](name)}
+        for index, is_fetched, units in _list_rois(run, source, jobs):
+            name, readers = objects[index], run.plan.readers(source.id, index)
+            lacking = {u.id for u in readers if u.id in has_embedding and not has_embedding[u.id](name)}
             for unit in units:
                 if unit.id in lacking:
                     embeddings[unit.id].shapes[find_shape(index)] += 1
@@ -71,9 +70,8 @@ def _count_source(
                     embeddings[unit.id].stored += 1
             if not is_fetched:
                 continue
-            needed = set(source.bands)
-            if not run.request.config.save_inputs:
-                needed = {b for u in readers if u.id in lacking for b in u.sensor.bands}
+            save_all = run.request.config.save_inputs
+            needed = {b for u in readers if save_all or u.id in lacking for b in u.sensor.bands}
             missing = find_missing_bands(name, needed)
             if missing:
                 to_fetch = missing.difference(*(r.bands for r in records if r.find(name) is not None))
@@ -95,20 +93,23 @@ def _open_records(run: Run, source: Source) -> Iterator[list[freed_chips.FreedCh
         yield [held.enter_context(records) for records in opened if records is not None]
 
 
-def _list_rois(run: Run, source: Source, readers: list[Unit], jobs: Jobs) -> Iterator[tuple[int, bool, list[Unit]]]:
-    """(ROI index, whether its chip is fetched, units that embed it) of the ROIs of the remaining
-    jobs."""
+def _list_rois(run: Run, source: Source, jobs: Jobs) -> Iterator[tuple[int, bool, list[Unit]]]:
+    """(ROI index, whether its chip is fetched, units that embed it) of the ROIs of a source in the
+    remaining jobs."""
     plan, to_fetch, to_embed = run.plan, set(jobs.fetch), set(jobs.embed)
     seen: set[str] = set()
     objects = plan.object_names(source.id)
     has_repeated = len(set(objects)) < len(objects)
     for chunk in plan.chunks:
-        units = [u for u in readers if f"embed/{u.id}/{chunk.name}.json" in to_embed]
+        to_embed_here = {u.id for u in plan.embedded_units if f"embed/{u.id}/{chunk.name}.json" in to_embed}
         for part in chunk.parts:
             is_fetched = f"fetch/{source.id}/{part.name}.json" in to_fetch
-            if not is_fetched and not units:
+            if not is_fetched and not to_embed_here:
                 continue
-            for index in range(part.start, part.stop):
+            for index in plan.rois_of(source.id, part.start, part.stop):
+                units = [u for u in plan.readers(source.id, index) if u.id in to_embed_here]
+                if not is_fetched and not units:
+                    continue
                 if has_repeated:
                     if objects[index] in seen:
                         continue

@@ -142,7 +142,7 @@ class NpzWriter:
             if array.dtype != dtype:
                 raise ValueError(f"{key}: a piece of dtype {array.dtype} in an array of {dtype}")
             if array.size:
-                yield np.ascontiguousarray(array).data.cast("B")
+                yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -26,6 +26,7 @@ from ..store.atomic_files import report_write_errors
 from .child import Child
 from .explain import explain_failure
 from .progress import show_progress
+from .report import print_result
 
 #: Time in which a second interrupt counts, seconds.
 _SECOND_INTERRUPT_S = 5.0
@@ -90,7 +91,9 @@ def run_workflow(run: Run, child: Child) -> None:
                 child.run(snakemake_arguments(run, profile), run.dir, detached, (child_events, text, lock, shared))
             child_events.close()
             failures, status = _wait_for_child(run, child, events, remote=profile.remote)
-    if status:
+    if not status:
+        print_result(run, only_unusual=not run.request.config.show_progress)
+    else:
         with contextlib.suppress(OSError), open(log, "ab") as text:  # explain_failure reports a full disk
             text.write(child.read_early_output())
         raise ExportError(explain_failure(run, failures, log, status), log=str(log))

@@ -63,7 +63,10 @@ class Progress:
             return rule, len(self.plan.roi_ids), None
         span = self.plan.parts[wildcards["part"]] if rule == "fetch" else self.plan.chunk[wildcards["chunk"]]
         folder = {"fetch": wildcards.get("source"), "embed": wildcards.get("unit")}.get(rule)
-        return rule, span.stop - span.start, f"{rule}/{folder}/{span.name}.json" if folder else None
+        size = span.stop - span.start
+        if rule == "fetch":
+            size = len(self.plan.rois_of(wildcards["source"], span.start, span.stop))
+        return rule, size, f"{rule}/{folder}/{span.name}.json" if folder else None
 
     def _count_reused(self, receipt: str | None) -> int:
         """ROIs of a finished job that needed no work."""
@@ -78,7 +81,10 @@ class Progress:
         of jobs."""
         plan, n = self.plan, len(self.plan.roi_ids)
         full = {
-            "fetch": (len(plan.sources) * len(plan.parts), n * len(plan.sources)),
+            "fetch": (
+                sum(len(plan.parts_of(s.id)) for s in plan.sources),
+                sum(len(plan.rois_of(s.id)) for s in plan.sources),
+            ),
             "embed": (len(plan.embedded_units) * len(plan.chunks), n * len(plan.embedded_units)),
             "write": (len(plan.chunks), n),
             "merge": (1, n),

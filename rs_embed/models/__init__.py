@@ -3,6 +3,8 @@
 - :mod:`.base`: the interface of a model family (``Adapter``) and its input (``Image``)
 - :mod:`.mosaiks`, :mod:`.prithvi`, :mod:`.remoteclip`, :mod:`.terrafm`, :mod:`.thor`: one family
   each
+- :mod:`.prithvi_variants`: the published models of Prithvi
+- :mod:`.thor_inputs`: what enters THOR
 - :mod:`.shared`: parts of several families (transformer, weights, units of measure and sizes of
   inputs)
 

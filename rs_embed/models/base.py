@@ -41,7 +41,10 @@ class Image:
         bands: band names.
         scale_m: pixel size, metres.
         lon, lat: centre of this image, degrees (for models conditioned on location).
-        dates: ISO date of each frame, or () where unknown (for models conditioned on time).
+        dates: ISO date of each frame, or () where unknown (for models conditioned on time): the
+            day of its images if they are of one day, else the middle of its part of the window.
+        bin_dates: the middle of each frame's part of the window, whatever images it has; ()
+            without a window.
         window: (start, end) of the request, or None.
         roi: (y0, y1, x0, x1), position of the ROI in an image that was enlarged to a square, as
             shares of the image; None where the image covers exactly the ROI. The engine crops the
@@ -66,6 +69,7 @@ class Image:
     is_tile: bool = False
     grid: Grid | None = None
     whole_range: ValueRange | None = None
+    bin_dates: tuple[str, ...] = ()
 
 
 class Adapter(Protocol):

@@ -1,19 +1,21 @@
 """MOSAIKS: random convolutional features, a strong baseline that needs no weights.
 
-A pair of features is the mean over the image of ``relu(r)`` and of ``relu(-r)``, with the response
-``r = w * x + bias`` of a random patch ``w`` over all bands. The patches are seeded Gaussian noise
-(those of the paper are cut out of images; Gaussian noise needs no training imagery). The pair of
-signs and the bias of -1 are those of torchgeo's ``RCF``.
+A pair of features is the mean over the image of ``relu(c - bias)`` and of ``relu(-c - bias)``,
+with the response ``c = w * x`` of a random patch ``w`` over all bands. The patches are seeded
+Gaussian noise (those of the paper are cut out of images; Gaussian noise needs no training
+imagery).
 
 Sources: Rolf et al. 2021, "A generalizable and accessible approach to machine learning with global
 satellite imagery", Nature Communications 12, 4392, Methods (features, patch size 3, ReLU, average
-pooling); torchgeo ``torchgeo/models/rcf.py`` (Gaussian mode, sign pairs, bias).
+pooling); the authors' ``mosaiks/featurization.py`` (``BasicCoatesNgNet``: the pair) and
+``mosaiks/config.py`` (bias 0); torchgeo ``torchgeo/models/rcf.py`` (Gaussian patches, its own pair
+and bias).
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
@@ -23,6 +25,7 @@ from ..request.fields import option
 from ..request.specs import OutputSpec, SensorSpec
 from ..weights.checkpoints import Checkpoint
 from .base import Image
+from .shared.inputs import check_scaled_values, to_float32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +46,13 @@ class Options:
     )
     patch_size: int = option(3, "side of the random patches, pixels; odd", minimum=1, maximum=31)
     seed: int = option(0, "seed of the random patches", minimum=0, maximum=2**63 - 1)
-    bias: float = option(-1.0, "added before the ReLU")
+    bias: float = option(0.0, "threshold of the ReLUs; torchgeo: -1")
+    activation: str = option(
+        "paper",
+        "the two features of a response c: relu(c - bias) and relu(-c - bias), or torchgeo's relu(c + bias) and "
+        "relu(-(c + bias)); the same for bias 0",
+        choices=("paper", "torchgeo"),
+    )
     input_scale: float = option(
         1e-4, "factor from the source's values to the model's (1e-4: DN to reflectance)", above=0
     )
@@ -75,7 +84,7 @@ def _compute_cost(options: Options, modality: str, shape: InputShape) -> PassCos
 
 INFO = ModelInfo(
     id="mosaiks",
-    version=1,
+    version=2,
     summary="random convolutional features: no weights, any bands, any size",
     citation="Rolf et al. 2021, Nature Communications 12, 4392",
     licence="none needed (no pretrained weights)",
@@ -92,6 +101,9 @@ INFO = ModelInfo(
     precisions=("fp32",),
     any_bands=True,
     smallest=lambda options: options.patch_size,
+    cell=lambda options: options.grid_cell,
+    # without a bias, both definitions of the features are the same
+    canonical=lambda options, modality: replace(options, activation="paper") if options.bias == 0 else options,
     cost=_compute_cost,
     # ReLU and means cost as much as the convolution; measured on a CPU (make bench-rates)
     pace=0.16,
@@ -129,26 +141,33 @@ class Mosaiks:
         return network.requires_grad_(False).eval()
 
     def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
-        """(C, H, W) float32 scaled pixels; non-finite ones become 0."""
+        """(C, H, W) float32 scaled pixels; non-finite ones become 0.
+
+        Raises:
+            ModelError: no value is finite, or ``input_scale`` does not fit the values.
+        """
         import numpy as np
 
-        pixels = image.pixels[0]
-        return {"pixels": np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0) * np.float32(options.input_scale)}
+        pixels = to_float32(image)
+        check_scaled_values(image, pixels, options.input_scale)
+        return {"pixels": pixels[0] * np.float32(options.input_scale)}
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
         """The patches and the pixels: response maps are computed block by block while they are
         pooled."""
         return network.weight, batch["pixels"]
 
-    def _compute_responses(self, tokens: Any, options: Options) -> Any:
-        """Response maps of ``_FILTER_BLOCK`` patches at a time, both signs: pairs of (B, K, H-p+1,
-        W-p+1)."""
+    def _compute_features(self, tokens: Any, options: Options) -> Any:
+        """Features of ``_FILTER_BLOCK`` patches at a time at every position, both signs: pairs of
+        (B, K, H-p+1, W-p+1)."""
         import torch.nn.functional as F
 
         weight, pixels = tokens
+        positive_bias = -options.bias if options.activation == "paper" else options.bias
         for start in range(0, weight.shape[0], _FILTER_BLOCK):
-            maps = F.conv2d(pixels, weight[start : start + _FILTER_BLOCK]).add_(options.bias)
-            yield F.relu(maps), F.relu(-maps)
+            response = F.conv2d(pixels, weight[start : start + _FILTER_BLOCK])
+            # in place: memory for two maps
+            yield (response + positive_bias).relu_(), response.neg_().sub_(options.bias).relu_()
 
     def pooled(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
         """Mean (or max) over all positions: (B, D), positive features first, then negative
@@ -156,13 +175,14 @@ class Mosaiks:
         import torch
 
         reduce = (lambda m: m.amax((2, 3))) if output.pooling == "max" else (lambda m: m.mean((2, 3)))
-        blocks = [(reduce(a), reduce(b)) for a, b in self._compute_responses(tokens, options)]
+        blocks = [(reduce(a), reduce(b)) for a, b in self._compute_features(tokens, options)]
         return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)
 
     def grid(self, tokens: Any, output: OutputSpec, options: Options) -> torch.Tensor:
         """Mean (or max) over the pixels of a cell of ``grid_cell`` pixels: (B, D, ceil(H / cell),
-        ceil(W / cell)). The response of a pixel is the one centred on it; the ``patch_size // 2``
-        pixels at the border use the nearest one."""
+        ceil(W / cell)). The last cells can have fewer pixels: those inside the image. The response
+        of a pixel is the one centred on it; the ``patch_size // 2`` pixels at the border use the
+        nearest one."""
         import torch
         import torch.nn.functional as F
 
@@ -178,7 +198,7 @@ class Mosaiks:
             count = F.avg_pool2d(F.pad(torch.ones_like(maps[:1, :1]), padding), cell)
             return F.avg_pool2d(F.pad(maps, padding), cell) / count
 
-        blocks = [(reduce(a), reduce(b)) for a, b in self._compute_responses(tokens, options)]
+        blocks = [(reduce(a), reduce(b)) for a, b in self._compute_features(tokens, options)]
         return torch.cat([a for a, _ in blocks] + [b for _, b in blocks], dim=1)
 
     def describe_weights(self, network: Any, options: Options) -> dict:

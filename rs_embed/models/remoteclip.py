@@ -7,14 +7,15 @@ It uses red, green and blue:
 
 All LayerNorms have eps 1e-5. Sources: Liu et al. 2024, arXiv 2306.11029, section III (the model
 continues the training of CLIP); Radford et al. 2021, arXiv 2103.00020, section 2.4 and figure 3
-(tower, projection, mean and deviation of the images); open_clip's ``model_configs`` (sizes).
-Tensors have the names of the published open_clip state dict.
+(tower, projection, mean and deviation of the images); open_clip's ``model_configs`` (sizes). The
+sources of the activation are at :func:`_choose_activation`. Tensors have the names of the
+published open_clip state dict.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..planning.flops import InputShape, PassCost, matmul_flops, transformer_flops
@@ -68,15 +69,26 @@ class Options(PretrainedOptions):
     """Options of RemoteCLIP."""
 
     variant: str = option("ViT-B-32", "size of the image tower", choices=tuple(VARIANTS))
-    activation: str = option(
-        "gelu",
-        "of the MLPs: exact GELU, as open_clip builds these towers, or OpenAI's x * sigmoid(1.702 x)",
+    activation: str | None = option(
+        None,
+        "of the MLPs: exact GELU, or OpenAI's x * sigmoid(1.702 x); null: quickgelu with preset 'official', gelu with "
+        "'rs-embed'",
         choices=("gelu", "quickgelu"),
     )
 
 
 def _get_variant(options: Options) -> Variant:
     return VARIANTS[options.variant]
+
+
+def _choose_activation(options: Options) -> str:
+    """The activation of a request. The authors train and evaluate on open_clip's models with the
+    tag ``openai`` (ITRA, ``itra/model/models.py``, ``get_model``, and ``itra/training/params.py``,
+    ``--image-model-tag``; RemoteCLIP, ``remoteclip_retrieval.py``, ``get_model``), which open_clip
+    2.16 builds with ``quick_gelu=True`` (``src/open_clip/model.py``,
+    ``build_model_from_openai_state_dict``). Without a tag, as in the example of their README and
+    in rs-embed 0.3.1, open_clip builds the same towers with exact GELU."""
+    return options.activation or ("quickgelu" if options.preset == "official" else "gelu")
 
 
 def _published_weights(options: Options) -> Weights:
@@ -98,7 +110,7 @@ def _compute_cost(options: Options, modality: str, shape: InputShape) -> PassCos
 
 INFO = ModelInfo(
     id="remoteclip",
-    version=1,
+    version=2,
     summary="RemoteCLIP image tower (ViT-B/32 or ViT-L/14) on true colour: vectors of CLIP's space of pictures and captions",
     citation="Liu et al. 2024, RemoteCLIP, IEEE TGRS 62, arXiv 2306.11029",
     licence="Apache-2.0 (repository; the weights file names none of its own)",
@@ -115,6 +127,7 @@ INFO = ModelInfo(
     square=True,
     weights=_published_weights,
     smallest=lambda options: _get_variant(options).patch,
+    canonical=lambda options, modality: replace(options, activation=_choose_activation(options)),
     rectangle_pooling="own",
     cost=_compute_cost,
     batch={"cpu": 8, "cuda": 64, "mps": 16},
@@ -153,7 +166,13 @@ class RemoteCLIP(Pretrained):
             positional_embedding=(v.cells**2 + 1, v.width),
             norm_pre=nn.LayerNorm(v.width, 1e-5),
             transformer=Transformer(
-                v.width, v.depth, v.heads, 4 * v.width, eps=1e-5, activation=options.activation, final_norm=False
+                v.width,
+                v.depth,
+                v.heads,
+                4 * v.width,
+                eps=1e-5,
+                activation=_choose_activation(options),
+                final_norm=False,
             ),
             norm_post=nn.LayerNorm(v.width, 1e-5),
             proj=(v.width, v.out),

@@ -5,7 +5,10 @@
     x = [class; e] + positions;  blocks and norm (eps 1e-6);  pooled = x_class, grid = x_patches
 
 Sources: Danish et al. 2025, arXiv 2506.06281, section 3 (stems, one-modality path of the fusion,
-blocks); the authors' ``terrafm.py`` (sizes, eps, names of tensors).
+blocks); the authors' ``terrafm.py`` (``terrafm_base``, ``terrafm_large``: sizes and eps;
+``PatchEmbed``: stems and their vectors; ``TokenProjection``; ``TerraFM.forward``: the vector;
+``TerraFM.extract_feature``: the grid after the last norm). The authors publish no scaling of
+pixels: that of :meth:`TerraFM.preprocess` is from rs-embed 0.3.1.
 """
 
 from __future__ import annotations
@@ -71,7 +74,10 @@ class Options(PretrainedOptions):
 
 
 def _choose_stem(options: Options, modality: str) -> str:
-    """The published name of the stem that a request uses."""
+    """The published name of the stem that a request uses. Training had each product in its own
+    stem (arXiv 2506.06281, section 3). The authors' ``TerraFM.prepare_tokens`` does not pass
+    ``is_l2a`` on to ``PatchEmbed.forward``, so that their ``forward``, and rs-embed 0.3.1, put
+    12 bands of any product into the stem of L1C."""
     if modality == "s1":
         return "s1"
     return "s2_" + (options.stem or ("l2a" if options.preset == "official" else "l1c"))
@@ -102,6 +108,8 @@ INFO = ModelInfo(
     aliases=("terrafm_b",),
     size=lambda options: SIDE,
     square=True,
+    # The file was uploaded in commit dc6ae70 of the hub (head: 3631173). The full ids are not
+    # known here, so commit and digest are recorded at the first use.
     weights=lambda options: (
         Weights("MBZUAI/TerraFM", "main", "TerraFM-B.pth") if VARIANTS[options.variant].published else None
     ),
@@ -159,8 +167,10 @@ class TerraFM(Pretrained):
     def preprocess(self, image: Image, options: Options) -> dict[str, np.ndarray]:
         """(12 or 2, 224, 224) float32 in 0..1: reflectance, or power on a logarithmic scale;
         stretched to the size."""
+        import numpy as np
+
         pixels = scale_log_power(to_linear_power(image)) if image.modality == "s1" else to_reflectance(image)
-        return {"pixels": resize(pixels[:1], SIDE, SIDE)[0]}
+        return {"pixels": np.ascontiguousarray(resize(pixels[:1], SIDE, SIDE)[0])}
 
     def forward(self, network: Any, batch: dict[str, torch.Tensor], options: Options) -> Any:
         """Tokens after the last norm, (B, 197, width), class token first."""

@@ -14,11 +14,6 @@ from typing import Any
 from ..request.specs import SensorSpec, TemporalSpec
 from .flops import InputShape, PassCost
 
-#: Units of measure of Sentinel-1.
-LINEAR, DECIBEL = "linear power", "dB"
-#: Units of measure of the collections of one product (from Earth Engine's description of both).
-COLLECTION_UNITS = {"COPERNICUS/S1_GRD": DECIBEL, "COPERNICUS/S1_GRD_FLOAT": LINEAR}
-
 #: Value of the option ``weights`` for random weights.
 RANDOM = "random"
 
@@ -125,10 +120,15 @@ class ModelInfo:
             modality and frames.
         any_bands: accepts any bands in any order; otherwise a request has as many bands as the
             modality, in its order.
+        cell: side of a cell of a grid in pixels, from the options, where the model has one: the
+            last cells then have fewer pixels if it does not divide the image. None: the cells
+            divide the image evenly.
         smallest: shortest side of an image that the model accepts, pixels.
         rectangle_pooling: the vector of a ROI whose image was enlarged to a square: ``"cells"``,
             the mean (or max) of the cells of the grid in the ROI, or ``"own"``, the vector of the
             model for the square (where cells have another dimension).
+        vector_of_cells: whether a mean of cells is the vector that the options ask for; where not,
+            a rectangle has the model's own vector whatever ``rectangle_pooling`` is.
         cost: the cost of a forward pass, from options, modality and input shape; None if it is not
             known.
         pace: rate of the network, as a share of the rate of matrix products on a device.
@@ -155,8 +155,10 @@ class ModelInfo:
     canonical: Callable[[Any, str], Any] = lambda options, modality: options
     limits: Callable[[Any, str, int], tuple[float, float] | None] = lambda options, modality, frames: None
     any_bands: bool = False
+    cell: Callable[[Any], int | None] = lambda options: None
     smallest: Callable[[Any], int] = lambda options: 1
     rectangle_pooling: str = "cells"
+    vector_of_cells: Callable[[Any], bool] = lambda options: True
     cost: Callable[[Any, str, InputShape], PassCost] | None = None
     pace: float = 1.0
     batch: Mapping[str, int] = field(default_factory=lambda: {"cpu": 8, "cuda": 64, "mps": 16})

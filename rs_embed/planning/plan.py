@@ -6,7 +6,8 @@ files and imports no models or providers. Python and the Snakefile use the same 
 the ids of the ROIs; the stages look up their geometry.
 
 - A *source* (``units.py``) is one imagery request without its bands; ``bands`` is the union over
-  the models of this run.
+  the models of this run. Where some models take boxes as they are and the run also has points, a
+  source contains only the ROIs of one of the two kinds.
 - A *unit* (``units.py``) is one model request with its bands and settings; its identity does not
   depend on other models.
 - A *chunk* is a sequence of consecutive ROIs (one embed job per unit, one write job); a *part* is
@@ -26,6 +27,7 @@ from ..errors import ModelError
 from ..request.config import OUTPUT_OPTIONS, SUFFIX
 from ..request.identity import digest
 from ..request.request import Request
+from ..request.specs import BBox
 from .chunk_sizes import choose_chunk_size
 from .model_info import ModelInfo
 from .units import Generation, Source, Unit, check_model, make_unit
@@ -59,6 +61,7 @@ class Plan:
 
     Attributes:
         roi_ids, names: of the ROIs, in order.
+        boxes: a byte per ROI, 1 for a box and 0 for a point.
         target: the file (combined) or the folder (per_item).
         names_by_source: names of the objects of a source, where they are not the ROI ids; see
             :meth:`object_names`.
@@ -69,6 +72,7 @@ class Plan:
     request: Request
     roi_ids: tuple[str, ...]
     names: tuple[str, ...]
+    boxes: bytes
     sources: tuple[Source, ...]
     units: tuple[Unit, ...]
     chunks: tuple[Chunk, ...]
@@ -104,19 +108,71 @@ class Plan:
         return self.units if self.request.config.save_embeddings else ()
 
     def object_names(self, source_id: str) -> tuple[str, ...]:
-        """Names in the store of the chips of a source, and of the embeddings computed from them:
-        one per ROI.
+        """Names in the store of the chips of a source, and of the embeddings of its models: one
+        per ROI (:meth:`rois_of` are the ROIs with chips of the source).
 
         A name is the ROI id or, if the provider lists what else determines the pixels (such as the
         files of a catalogue), a digest of both.
         """
         return self.names_by_source.get(source_id, self.roi_ids)
 
+    # which chips --------------------------------------------------------------------------------
+
+    @cached_property
+    def _kinds(self) -> frozenset[int]:
+        """The kinds of ROIs in this run: 0 for points, 1 for boxes."""
+        return frozenset(self.boxes)
+
+    @cached_property
+    def _readers(self) -> dict[tuple[str, int], tuple[Unit, ...]]:
+        """The units that read a source, by its id and the kind of ROIs."""
+        found: dict[tuple[str, int], tuple[Unit, ...]] = {(s.id, kind): () for s in self.sources for kind in (0, 1)}
+        for unit in self.units:
+            for kind in self._kinds:
+                found[unit.source if kind else unit.point_source, kind] += (unit,)
+        return found
+
+    def readers(self, source_id: str, index: int) -> tuple[Unit, ...]:
+        """The units that read the chip of a ROI from a source."""
+        return self._readers[source_id, self.boxes[index]]
+
+    def chip_source(self, unit: Unit, index: int) -> str:
+        """Id of the source from which a unit reads the chip of a ROI."""
+        return unit.source if self.boxes[index] else unit.point_source
+
+    def unit_sources(self, unit: Unit) -> tuple[str, ...]:
+        """Ids of the sources that a unit reads: one, or that of boxes and that of points."""
+        return tuple(dict.fromkeys((unit.source, unit.point_source)))
+
+    def rois_of(self, source_id: str, start: int = 0, stop: int | None = None) -> Sequence[int]:
+        """The ROIs of which a source has chips, by index, among the ROIs ``start .. stop-1``."""
+        rois = range(start, len(self.roi_ids) if stop is None else stop)
+        read = {kind for kind in self._kinds if self._readers[source_id, kind]}
+        return rois if read == self._kinds else [i for i in rois if self.boxes[i] in read]
+
+    def parts_of(self, source_id: str) -> Mapping[str, Part]:
+        """The parts with ROIs of a source, by name: one fetch job each."""
+        return self._parts_by_source[source_id]
+
+    @cached_property
+    def _parts_by_source(self) -> dict[str, dict[str, Part]]:
+        return {
+            s.id: {name: p for name, p in self.parts.items() if self.rois_of(s.id, p.start, p.stop)}
+            for s in self.sources
+        }
+
+    def read_bands(self, source: Source, indices: Sequence[int]) -> tuple[str, ...]:
+        """The bands of a source that are read of some ROIs, in its order."""
+        kinds = self._kinds if len(self._kinds) == 1 else {self.boxes[i] for i in indices}
+        read = {b for kind in kinds for unit in self._readers[source.id, kind] for b in unit.sensor.bands}
+        return tuple(b for b in source.bands if b in read)
+
     # keys of receipts ---------------------------------------------------------------------------
 
     def fetch_key(self, source: Source, part: Part) -> str:
         """Digest of what a fetch job stores."""
-        return digest([source.id, sorted(source.bands), self.object_names(source.id)[part.start : part.stop]])
+        rois = self.rois_of(source.id, part.start, part.stop)
+        return digest([source.id, sorted(self.read_bands(source, rois)), self._chip_names(source.id, rois)])
 
     def embed_key(self, unit: Unit, chunk: Chunk) -> str:
         """Digest of what an embed job computes, and of what it rejects."""
@@ -131,11 +187,19 @@ class Plan:
 
     def _chip_inputs(self, start: int = 0, stop: int | None = None) -> list[Any]:
         """Everything except the sources that determines the pixels of some ROIs."""
-        return [self.roi_ids[start:stop], {s: k[start:stop] for s, k in self.names_by_source.items()}]
+        rois = {s: self.rois_of(s, start, stop) for s in self.names_by_source}
+        return [self.roi_ids[start:stop], {s: self._chip_names(s, some) for s, some in rois.items() if some}]
+
+    def _chip_names(self, source_id: str, rois: Sequence[int]) -> Sequence[str]:
+        names = self.object_names(source_id)
+        return names[rois.start : rois.stop] if isinstance(rois, range) else [names[i] for i in rois]
 
     @cached_property
     def _output_part(self) -> list[Any]:
-        options = {k: getattr(self.request.config, k) for k in OUTPUT_OPTIONS}
+        config = self.request.config
+        options = {k: getattr(config, k) for k in OUTPUT_OPTIONS}
+        if config.fail_on_bad_input and not config.save_embeddings:
+            options["fail_on_bad_input"] = True  # without embed jobs, write jobs reject bad input
         return [self.layout, options, [[u.id, u.label] for u in self.units]]
 
     @cached_property
@@ -169,7 +233,7 @@ class Plan:
     def fetch_receipts(self, chunk: Chunk, source_ids: Sequence[str] | None = None) -> list[str]:
         """Receipts of the fetch jobs that a chunk depends on."""
         ids = [s.id for s in self.sources] if source_ids is None else source_ids
-        return [f"fetch/{s}/{p.name}.json" for s in ids for p in chunk.parts]
+        return [f"fetch/{s}/{p.name}.json" for s in ids for p in chunk.parts if p.name in self.parts_of(s)]
 
     def embed_receipts(self, chunk: Chunk) -> list[str]:
         """Receipts of the embed jobs of a chunk, in unit order."""
@@ -186,7 +250,11 @@ class Plan:
     def receipts(self) -> dict[str, str]:
         """Every receipt of the run with the key that it must contain, without
         :attr:`merge_receipt`."""
-        keys = {f"fetch/{s.id}/{p.name}.json": self.fetch_key(s, p) for s in self.sources for p in self.parts.values()}
+        keys = {
+            f"fetch/{s.id}/{p.name}.json": self.fetch_key(s, p)
+            for s in self.sources
+            for p in self.parts_of(s.id).values()
+        }
         keys |= {f"embed/{u.id}/{c.name}.json": self.embed_key(u, c) for u in self.embedded_units for c in self.chunks}
         return keys | {f"items/{c.name}.json": self.items_key(c) for c in self.chunks}
 
@@ -233,7 +301,8 @@ def make_plan(
     provider: dict[str, Any],
     target: str,
     generation: Generation = Generation(),
-    object_names: Callable[[Source], Sequence[str] | None] = lambda source: None,
+    boxes: Sequence[bool] | None = None,
+    object_names: Callable[[Plan, Source], Sequence[str] | None] = lambda plan, source: None,
     digest_of: Callable[[str], str] = lambda path: path,
     hash_files: Callable[[Sequence[str]], None] = lambda paths: None,
     chunk_size: int | None = None,
@@ -254,8 +323,9 @@ def make_plan(
         digest_of: sha256 of a local weights file, from its path in the request.
         hash_files: called with all local weights files after every model request is checked, so
             that they are hashed together, and only for valid requests.
-        object_names: names in the store of the objects of a source, one per ROI; None for the ROI
-            ids.
+        boxes: whether each ROI is a box; None: as in ``request``.
+        object_names: names in the store of the objects of a source, one per ROI (those of
+            :meth:`Plan.rois_of` count), from the plan without names; None for the ROI ids.
         chunk_size: size of the chunks, if the request does not set it.
         gpus: number of GPUs (several numbers if it is not known), empty for CPUs. pace:
             approximate seconds per ROI on a core or a GPU. Both determine the chunk size if it is
@@ -267,33 +337,43 @@ def make_plan(
     """
     settings = [check_model(model, request, describe(model.name)) for model in request.models]
     hash_files([each.weights_file for each in settings if each.weights_file is not None])
+    kinds = bytes(isinstance(s, BBox) for s in request.spatials) if boxes is None else bytes(map(bool, boxes))
     units: list[Unit] = []
     sources: dict[str, Source] = {}  # each with the bands of all its units
     for model, each in zip(request.models, settings):
-        unit, source = make_unit(each, request, provider, generation, digest_of)
+        unit, (of_boxes, of_points) = make_unit(each, request, provider, generation, digest_of)
         if unit.key in {u.key for u in units}:
             raise ModelError(
                 f"models: {model.name!r} and another request both name their arrays {unit.key!r}; allowed: a different label= for each"
             )
+        read = [source for kind, source in enumerate((of_points, of_boxes)) if kind in kinds]
+        unit = replace(unit, source=read[-1].id, point_source=read[0].id)
         units.append(unit)
-        known = sources.get(source.id, source).bands
-        bands = known + tuple(b for b in source.bands if b not in known)
-        sources[source.id] = replace(source, bands=bands)
+        for source in read:
+            known = sources.get(source.id, source).bands
+            bands = known + tuple(b for b in source.bands if b not in known)
+            sources[source.id] = replace(source, bands=bands)
     paces = {u.id: pace(u, sources[u.source]) for u in units} if request.config.save_embeddings else {}
     if not (chunk_size := request.config.chunk_size or chunk_size):
         chunk_size = choose_chunk_size(len(roi_ids), gpus=gpus, paces=[*paces.values()] or [1.0])
-    return Plan(
+    plan = Plan(
         request=request,
         roi_ids=tuple(roi_ids),
         names=request.names,
+        boxes=kinds,
         sources=tuple(sources.values()),
         units=tuple(units),
         chunks=make_chunks(len(roi_ids), chunk_size),
         target=target,
         chunk_size=chunk_size,
-        names_by_source={s.id: tuple(n) for s in sources.values() if (n := object_names(s)) is not None},
         pace=paces,
     )
+    names = {s.id: tuple(n) for s in plan.sources if (n := object_names(plan, s)) is not None}
+    for unit in units:  # a name is also that of the embedding, in the group of the unit
+        if unit.source != unit.point_source and unit.source in names:
+            both = zip(kinds, names[unit.source], names.get(unit.point_source, plan.roi_ids))
+            names[unit.source] = tuple(of_box if is_box else of_point for is_box, of_box, of_point in both)
+    return replace(plan, names_by_source=names)
 
 
 def make_chunks(n: int, chunk_size: int) -> tuple[Chunk, ...]:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ModelError, SpecError
+from ..products import COLLECTION_UNITS, DECIBEL, LINEAR
 from ..request.config import ExportModelRequest, canonical_modality
 from ..request.fields import from_mapping, to_mapping
 from ..request.identity import digest
 from ..request.request import Request
 from ..request.specs import FetchSpec, InputPrepSpec, SensorSpec, TemporalSpec
-from .model_info import COLLECTION_UNITS, DECIBEL, LINEAR, RANDOM, Frames, ModelInfo, Prep, Weights
+from .model_info import RANDOM, Frames, ModelInfo, Prep, Weights
+from .source_mask import resolve_mask
 
 #: Increased by hand when the meaning of a stored chip changes (grid rule, resampling, units of
 #: measure).
@@ -55,8 +57,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Unit:
-    """One model request of the run with all defaults filled in; ``key`` is in the names of its
-    arrays (requirements B2)."""
+    """One model request of the run with all defaults filled in.
+
+    Attributes:
+        key: in the names of its arrays (requirements B2).
+        source: id of the source that it reads; in a run with points and boxes, that of the boxes.
+        point_source: that of the points; see :func:`make_unit`.
+        identity: of its embeddings; ``identity["source"]`` is that of boxes in every run.
+    """
 
     id: str
     label: str
@@ -66,6 +74,7 @@ class Unit:
     modality: str
     sensor: SensorSpec
     source: str
+    point_source: str
     prep: Prep
     identity: dict[str, Any]
 
@@ -79,6 +88,8 @@ class ModelSettings:
     Attributes:
         where: its key in the request, for messages.
         published: the published weights file of the model, or None.
+        mask: the mask in the identity of its source, or None
+            (:func:`~rs_embed.planning.source_mask.resolve_mask`).
     """
 
     where: str
@@ -90,6 +101,7 @@ class ModelSettings:
     frames: Frames
     prep: Prep
     published: Weights | None
+    mask: dict[str, Any] | None
 
     @property
     def weights_file(self) -> str | None:
@@ -117,6 +129,8 @@ def check_model(model: ExportModelRequest, request: Request, info: ModelInfo) ->
     options: Any = from_mapping(info.options, model.model_config or {}, f"{where}.model_config", ModelError)
     sensor = _change_sensor(overrides.sensor or info.modalities[modality].sensor, overrides.fetch)
     _check_sentinel_1_fields(sensor, info, modality, where)
+    prefix = f"{where}." if overrides is model else ""
+    mask = resolve_mask(sensor, f"{prefix}{'sensor' if overrides.sensor else 'fetch'}.mask")
     prep = resolve_prep(request.config.input_prep, info.size(options))
     if (reason := info.refuse(options, modality, sensor.scale_m, prep)) is not None:
         raise ModelError(f"{where}: {reason}")
@@ -136,7 +150,7 @@ def check_model(model: ExportModelRequest, request: Request, info: ModelInfo) ->
         published = info.weights(options)
     except ModelError as error:
         raise ModelError(f"{where}.{error}") from None
-    return ModelSettings(where, model.label or info.id, info, options, modality, sensor, frames, prep, published)
+    return ModelSettings(where, model.label or info.id, info, options, modality, sensor, frames, prep, published, mask)
 
 
 def make_unit(
@@ -145,8 +159,12 @@ def make_unit(
     provider: dict[str, Any],
     generation: Generation,
     digest_of: Callable[[str], str],
-) -> tuple[Unit, Source]:
-    """The unit of a checked model request, and its source.
+) -> tuple[Unit, tuple[Source, Source]]:
+    """The unit of a checked model request, and its sources: of boxes and of points.
+
+    A model with ``ModelInfo.square`` gets a box as its enclosing square; the footprint of a point
+    is a square for every model. All models therefore read the points of the square source, which
+    has their chips once.
 
     Args:
         digest_of: sha256 of a local weights file, from its path in the request.
@@ -154,7 +172,9 @@ def make_unit(
     Raises:
         ModelError: the local weights file cannot be read.
     """
-    source = _make_source(settings, request, provider, generation)
+    source, of_points = (
+        _make_source(settings, request, provider, generation, square=square) for square in (settings.info.square, True)
+    )
     identity = _unit_identity(settings, request, source)
     options = settings.options
     chosen = getattr(options, "weights", None), getattr(options, "seed", 0)
@@ -175,10 +195,11 @@ def make_unit(
         modality=settings.modality,
         sensor=settings.sensor,
         source=source.id,
+        point_source=of_points.id,
         prep=settings.prep,
         identity=identity,
     )
-    return unit, source
+    return unit, (source, of_points)
 
 
 def _choose_modality(model: ExportModelRequest, request: Request, info: ModelInfo, sensor: SensorSpec | None) -> str:
@@ -326,7 +347,9 @@ def _check_sentinel_1_fields(sensor: SensorSpec, info: ModelInfo, modality: str,
         )
 
 
-def _make_source(settings: ModelSettings, request: Request, provider: dict[str, Any], generation: Generation) -> Source:
+def _make_source(
+    settings: ModelSettings, request: Request, provider: dict[str, Any], generation: Generation, *, square: bool
+) -> Source:
     sensor = settings.sensor
     identity: dict[str, Any] = {
         "version": CHIP_VERSION,
@@ -339,10 +362,12 @@ def _make_source(settings: ModelSettings, request: Request, provider: dict[str, 
         "temporal": settings.frames.identity(),
         "projection": request.config.projection,
         "resampling": "nearest",
-        "square": settings.info.square,
+        "square": square,
     }
     if settings.modality == "s1":
         identity["s1"] = {k: getattr(sensor, k) for k in _S1_FIELDS}
+    if settings.mask is not None:
+        identity["mask"] = settings.mask
     if generation.chips:
         identity["generation"] = generation.chips
     return Source(f"{provider['name']}-{digest(identity, 16)}", identity, sensor.bands, settings.frames)

@@ -44,10 +44,13 @@ class Chip:
         coverage: share of values with data, 0..1, of each band. 0 in all bands means that there is
             no imagery: a result, not an error. By band, like ``band_warnings``, because another
             model of a run may read these bands together with others.
-        dates: ISO date of each frame (of the window's midpoint for a composite), T entries; empty
-            if unknown.
+        dates: ISO date of each frame, T entries: of its images if they are of one day, else the
+            middle of its part of the window; empty if unknown.
         provenance: scenes, dates, request, and whatever else describes where the pixels came from
             (JSON values).
+        date_is: for each of ``dates``: ``"acquisition"`` (all images of the frame are of this
+            day), ``"bin_middle"`` (the middle of the frame's part of the window), or
+            ``"window_middle"`` (of the whole window, whose composite stands in); () where unknown.
         band_warnings: sentences about each band for the quality record, for example about a frame
             without imagery.
     """
@@ -57,6 +60,7 @@ class Chip:
     dates: tuple[str, ...]
     provenance: dict
     band_warnings: tuple[tuple[str, ...], ...] = ()
+    date_is: tuple[str, ...] = ()
 
     @property
     def valid(self) -> float:

@@ -14,6 +14,8 @@ from ..request.specs import TemporalSpec
 if TYPE_CHECKING:
     import numpy as np
 
+#: End of the sentences about frames that the composite of the whole window replaces.
+STANDS_IN = "the composite of the whole window stands in"
 #: Values (C, H, W) and validity (C, H, W) of an image.
 Masked = tuple["np.ndarray", "np.ndarray"]
 
@@ -48,12 +50,50 @@ def midpoint(start: str, end: str) -> str:
     return (first + (dt.date.fromisoformat(end) - first) / 2).isoformat()
 
 
+def frame_dates(
+    window: tuple[str, str] | None,
+    bins: Sequence[tuple[str, str]],
+    days: Sequence[str],
+    empty: Sequence[bool] = (),
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The date of every frame, and what it is.
+
+    Args:
+        window: (start, end) of the request, or None.
+        bins: dates of the frames' bins (:func:`time_bins`); empty without a window.
+        days: ISO date of every image that was used.
+        empty: frames that the composite of the whole window replaces.
+
+    Returns:
+        (dates, kinds): ``"acquisition"`` where all images of a frame are of one day;
+        ``"bin_middle"`` otherwise, also for a replaced frame if all images are in one bin;
+        ``"window_middle"`` for other replaced frames. () without a window, unless all images are
+        of one day.
+    """
+    if window is None:
+        return ((days[0],), ("acquisition",)) if len(set(days)) == 1 else ((), ())
+    used = [b for b in bins if any(b[0] <= d < b[1] for d in days)]
+    found = []
+    for number, dates in enumerate(bins):
+        replaced = number < len(empty) and empty[number]
+        inside = set(days if replaced else (d for d in days if dates[0] <= d < dates[1]))
+        if len(inside) == 1:
+            found.append((inside.pop(), "acquisition"))
+        elif replaced and len(used) != 1:
+            found.append((midpoint(*window), "window_middle"))
+        else:  # of a replaced frame, the bin that has all images
+            found.append((midpoint(*(used[0] if replaced else dates)), "bin_middle"))
+    return tuple(date for date, _ in found), tuple(kind for _, kind in found)
+
+
 def composite_dtype(dtypes: Sequence[np.dtype], images: int, how: str, fill_value: float) -> np.dtype:
     """The dtype that represents a composite and ``fill_value`` exactly: that of the images, or a
     float for the median of several integer images, which can lie between two integers."""
     import numpy as np
 
     dtype = np.result_type(*dtypes)
+    if dtype == np.float16:  # NetCDF has no such type
+        dtype = np.dtype(np.float32)
     if how == "median" and images > 1 and dtype.kind in "iub":
         dtype = np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
     if dtype.kind in "iu":
@@ -137,9 +177,7 @@ def composite_frames(
             whole = whole or composite_window()
             image = whole if image is None else replace_bands(image, whole, empty)
             for i in np.flatnonzero(empty):
-                warnings[i].append(
-                    f"frame {number} ({start}..{end}) has no imagery, the composite of the whole window stands in"
-                )
+                warnings[i].append(f"frame {number} ({start}..{end}) has no imagery, {STANDS_IN}")
         pixels.append(image[0])
         covered.append(band_coverage(image[1]))
         records.append({"start": start, "end": end, "scenes": list(ids), **({"empty": True} if all(empty) else {})})

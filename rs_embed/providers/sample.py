@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError, ProviderError, SpecError
 from ..request.geometry import Grid, get_transformer
 from .base import Chip, FetchCost, Roi
+from .composite import band_coverage, combine
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..planning.units import Source
+    from ..request.specs import TemporalSpec
 
 COLLECTION = "COPERNICUS/S2_SR_HARMONIZED"
 BANDS = ("B2", "B3", "B4", "B8")
@@ -89,28 +91,37 @@ class SampleProvider:
         """Do nothing: the scene has no metadata to look up."""
 
     def resolve(self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool) -> None:
-        """Refuse other collections and bands, windows without the scene's date, and ROIs outside
-        the scene."""
+        """Refuse other collections, bands and masks; with ``strict`` also windows without the
+        scene's date, and ROIs that are not inside the scene."""
         if source.identity["collection"] != COLLECTION:
             raise ProviderError(
                 f"sensor.collection: {source.identity['collection']!r} is not in the sample scene; allowed: {COLLECTION!r}"
+            )
+        if "mask" in source.identity:
+            kind = source.identity["mask"]["kind"]
+            raise ProviderError(
+                f"fetch.mask: {kind!r} is not valid, the sample scene has no quality band; allowed: null"
             )
         missing = [b for b in source.bands if b not in BANDS]
         if missing:
             raise ProviderError(f"sensor.bands: {missing[0]!r} is not in the sample scene; allowed: {', '.join(BANDS)}")
         if source.frames.mode != "composite":
             raise ProviderError("the sample scene is one image; allowed: models that use a single composite")
+        if not strict:
+            return
         for window in {r.temporal for r in rois}:
-            if window is not None and not window.start <= DATE < window.end:
+            if window is not None and not _is_in_window(window):
                 raise ProviderError(
-                    f"temporal: {window.start}..{window.end} has no image of the sample scene; allowed: a window with its nominal date {DATE}"
+                    f"temporal: {window.start}..{window.end} has no image of the sample scene; allowed: a window with its "
+                    f"nominal date {DATE}, or continue_on_error, which records its ROIs as no_data"
                 )
         for roi, grid in zip(rois, grids):
             if not _is_inside_scene(grid):
                 west, south, east, north = get_transformer(SCENE.crs, "EPSG:4326").transform_bounds(*SCENE.bounds)
                 raise SpecError(
                     f"ROI {roi.name!r}: {roi.spatial} is not inside the sample scene; "
-                    f"allowed: footprints within lon {west:.4f}..{east:.4f}, lat {south:.4f}..{north:.4f}"
+                    f"allowed: footprints within lon {west:.4f}..{east:.4f}, lat {south:.4f}..{north:.4f}, "
+                    "or continue_on_error, which records ROIs outside it as no_data"
                 )
 
     def fetch_cost(self, source: Source, bands: Sequence[str], height: int, width: int) -> FetchCost:
@@ -118,30 +129,44 @@ class SampleProvider:
         return FetchCost(0, 2, 0)
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
-        """The nearest scene pixel of every pixel centre; uint16 DN."""
+        """The nearest scene pixel of every pixel centre; uint16 DN. Pixels outside the scene have
+        the fill value, in a dtype that represents it; a ROI without any pixel, or whose window
+        does not contain the scene's date, has no imagery."""
         import numpy as np
 
-        columns, rows = _scene_indices(grid)
-        if not ((columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)).all():
-            raise ProviderError(f"ROI {roi.name!r} is not inside the sample scene")
-        pixels = np.ascontiguousarray(read_scene()[[BANDS.index(b) for b in bands]][:, rows, columns])
+        columns, rows, inside = _scene_indices(grid)
+        if not inside.any() or not _is_in_window(roi.temporal):
+            reason = f"the window does not contain {DATE}" if inside.any() else "the ROI is outside it"
+            said = (f"no image of the sample scene: {reason}",)
+            empty = np.zeros((len(bands), 0, 0), np.uint16)
+            return Chip(empty, (0.0,) * len(bands), (), {"scenes": []}, (said,) * len(bands))
+        values = read_scene()[[BANDS.index(b) for b in bands]][:, rows, columns]
+        image = np.ascontiguousarray(values), np.broadcast_to(inside, values.shape)
+        pixels, valid = combine([image], "mosaic", source.identity["fill_value"]) if not inside.all() else image
         provenance = {
             "scenes": ["spyndex/data/S2_10m.json"],
             "package": f"spyndex {importlib.metadata.version('spyndex')}",
             "note": "the scene's place and date are nominal, not where and when it was taken",
         }
-        return Chip(pixels, (1.0,) * len(bands), (DATE,), provenance)
+        return Chip(pixels, band_coverage(valid), (DATE,), provenance, date_is=("acquisition",))
 
 
-def _scene_indices(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Scene column and row of every pixel of a grid, (H, W) each."""
+def _is_in_window(window: TemporalSpec | None) -> bool:
+    return window is None or window.start <= DATE < window.end
+
+
+def _scene_indices(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scene column and row of every pixel of a grid, and whether it is inside the scene, (H, W)
+    each; 0 for pixels outside."""
     import numpy as np
 
     x, y = np.meshgrid(*grid.centres())
-    if grid.crs != SCENE.crs:
+    if grid.crs != SCENE.crs:  # infinity where a point cannot be projected
         x, y = get_transformer(grid.crs, SCENE.crs).transform(x, y)
     left, _, _, top = SCENE.bounds
-    return np.floor((x - left) / 10.0).astype(int), np.floor((top - y) / 10.0).astype(int)
+    columns, rows = np.floor((x - left) / 10.0), np.floor((top - y) / 10.0)
+    inside = (columns >= 0) & (columns < SIDE) & (rows >= 0) & (rows < SIDE)
+    return np.where(inside, columns, 0).astype(int), np.where(inside, rows, 0).astype(int), inside
 
 
 def _is_inside_scene(grid: Grid) -> bool:

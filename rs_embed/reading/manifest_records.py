@@ -19,7 +19,7 @@ class ImageRecords:
     """
 
     #: Keys of a record of an image.
-    KEYS = ("crs", "shape", "affine", "roi", "dates", "fetched")
+    KEYS = ("crs", "shape", "affine", "roi", "dates", "date_is", "fetched")
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.default = entry.get("default") or {}

@@ -114,7 +114,8 @@ class ExportResult:
 
         Columns: ``row``, ``name``, ``lon``, ``lat`` (centre), ``west``, ``south``, ``east``,
         ``north`` (degrees), ``start``, ``end`` (window, end excluded), ``status``, ``error``,
-        ``stage``, ``retryable``, ``valid`` (0..1), ``constant_bands``, ``warnings``,
+        ``stage``, ``retryable``, ``valid`` (0..1), ``constant_bands``, ``warnings`` (sentences),
+        ``warning_kinds`` (docs/outputs.md#warnings; empty in exports of earlier versions),
         ``duplicate_of`` (first row of another ROI with the same vector) and ``repeats`` (first row
         that requests the same ROI); with ``per_model`` also ``model``, ``crs``, ``height``,
         ``width`` and ``fetched``. With several models, the line of a ROI is ``partial`` if some

@@ -95,7 +95,9 @@ def _mercator_to_degrees(x: float, y: float) -> tuple[float, float]:
 # pandas ------------------------------------------------------------------------------------------
 
 _ROI_COLUMNS = ("row", "name", "lon", "lat", "west", "south", "east", "north", "start", "end")
-_RESULT_COLUMNS = ("status", "error", "stage", "retryable", "valid", "constant_bands", "warnings", "duplicate_of")
+_RESULT_COLUMNS = ("status", "error", "stage", "retryable", "valid")
+#: Columns of a list, which becomes one text, with the separator.
+_QUALITY_COLUMNS = {"constant_bands": ", ", "warnings": "; ", "warning_kinds": ", "}
 _DTYPES = {"retryable": "boolean", "valid": "float64", "row": "int64"}
 _DTYPES |= dict.fromkeys(("duplicate_of", "repeats", "height", "width"), "Int64")  # with pandas.NA, like strings
 _DTYPES |= dict.fromkeys(("lon", "lat", "west", "south", "east", "north"), "float64")
@@ -114,7 +116,8 @@ def build_items_table(
 
     repeats = _first_of_group(repeated)
     model_columns = (("model",), _IMAGE_COLUMNS) if per_model else ((), ())
-    columns = [*_ROI_COLUMNS, *model_columns[0], *_RESULT_COLUMNS, *model_columns[1], "repeats"]
+    results_of = (*_RESULT_COLUMNS, *_QUALITY_COLUMNS, "duplicate_of")
+    columns = [*_ROI_COLUMNS, *model_columns[0], *results_of, *model_columns[1], "repeats"]
     data: dict[str, list[Any]] = {c: [] for c in columns}
     keys = ("quality", *(("crs", "shape", "fetched") if per_model else ()))
     all_results = zip(*(_iter_results(m, keys) for m in models)) if models else itertools.repeat(())
@@ -124,6 +127,7 @@ def build_items_table(
         lines = [{**f, "model": m.name} for m, f in zip(models, results)] if per_model else [_merge_results(results)]
         for line in lines:
             line |= roi | {"repeats": repeats.get(row)}
+            line |= {k: separator.join(line[k]) or None for k, separator in _QUALITY_COLUMNS.items()}
             for column in columns:
                 data[column].append(line.get(column))
     table = pandas.DataFrame(data)
@@ -153,8 +157,9 @@ def _iter_results(model: ModelResult, keys: Sequence[str]) -> Iterator[dict[str,
             "stage": failure and failure.stage,
             "retryable": failure and failure.retryable,
             "valid": quality.get("valid"),
-            "constant_bands": ", ".join(quality.get("constant_bands") or ()) or None,
-            "warnings": "; ".join(quality.get("warnings") or ()) or None,
+            "constant_bands": quality.get("constant_bands") or (),
+            "warnings": quality.get("warnings") or (),
+            "warning_kinds": quality.get("kinds") or (),
             "duplicate_of": duplicates.get(row),
             "crs": meta.get("crs"),
             "height": height,
@@ -170,13 +175,12 @@ def _merge_results(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     status = (
         "partial" if 0 < failed < len(statuses) else "ok" if "ok" in statuses else statuses[0] if statuses else None
     )
-    out: dict[str, Any] = {k: next((f[k] for f in results if f[k] is not None), None) for k in _RESULT_COLUMNS}
-    warnings = dict.fromkeys(f["warnings"] for f in results if f["warnings"])
-    return out | {
-        "status": status,
-        "valid": min((f["valid"] for f in results if f["valid"] is not None), default=None),
-        "warnings": "; ".join(warnings) or None,
-    }
+    columns = (*_RESULT_COLUMNS, "duplicate_of")
+    out: dict[str, Any] = {k: next((f[k] for f in results if f[k] is not None), None) for k in columns}
+    # each band, sentence and kind once
+    out |= {k: tuple(dict.fromkeys(value for f in results for value in f[k])) for k in _QUALITY_COLUMNS}
+    lowest = min((f["valid"] for f in results if f["valid"] is not None), default=None)
+    return out | {"status": status, "valid": lowest}
 
 
 # xarray ------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class ExportConfig:
     save_embeddings: bool = option(True, "run the models and save the embeddings")
     save_manifest: bool = option(True, "write the JSON manifest beside the arrays")
     fail_on_bad_input: bool = option(
-        False, "treat constant, partly filled or non-finite input as an error before inference"
+        False, "treat suspicious input as an error, before inference and also without embeddings"
     )
     chunk_size: int | None = option(
         None, "ROIs per embed job; null: chosen automatically; does not change the results", minimum=1

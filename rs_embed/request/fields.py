@@ -74,6 +74,8 @@ def describe_allowed(hint: Any, rules: Mapping[str, Any]) -> str:
         words = [repr(c) for c in rules["choices"]]
         if type(None) in union_members(hint):
             words.append("null")
+        members = [kind for kind in union_members(hint) if isinstance(kind, type)]
+        words += [f"a mapping ({kind.__name__})" for kind in members if dataclasses.is_dataclass(kind)]
         return "one of " + ", ".join(words) if len(words) > 1 else words[0]
     kinds = []
     for kind in union_members(hint):
@@ -267,6 +269,7 @@ def from_mapping(cls: type[T], given: Any, where: str, error: type[Exception]) -
         )
     fields = dataclasses.fields(cls)
     refuse_unknown(given, [f.name for f in fields], where, error)
+    values = dict(given)
     for f in fields:
         if f.default is dataclasses.MISSING and f.name not in given:
             raise error(
@@ -274,6 +277,10 @@ def from_mapping(cls: type[T], given: Any, where: str, error: type[Exception]) -
             )
         if f.name in given:
             value, hint = given[f.name], resolve_hints(cls)[f.name]
+            nested = next((kind for kind in union_members(hint) if dataclasses.is_dataclass(kind)), None)
+            if isinstance(value, Mapping) and isinstance(nested, type):
+                values[f.name] = from_mapping(nested, value, f"{where}.{f.name}", error)
+                continue
             try:
                 same = normalise_value(value, hint, f.metadata) == value
             except Refused:
@@ -281,7 +288,7 @@ def from_mapping(cls: type[T], given: Any, where: str, error: type[Exception]) -
             # in a config file a choice is spelled exactly as in the schema
             if not same and not isinstance(value, list):
                 raise error(f"{where}.{f.name}: {value!r} is not valid; allowed: {describe_allowed(hint, f.metadata)}")
-    return cls(**given)
+    return cls(**values)
 
 
 def to_mapping(obj: Any, *, defaults: bool = False) -> dict[str, Any]:

@@ -273,11 +273,15 @@ def _fetched_mercator_bounds(
     return bounds if max(map(abs, squared)) > math.pi * EARTH_RADIUS_M * (1 + 1e-12) else squared
 
 
-def lonlat_boxes(grids: Sequence[Grid]) -> np.ndarray:
+def lonlat_boxes(grids: Sequence[Grid], *, fold: bool = False) -> np.ndarray:
     """Boxes that contain the grids: (N, 4) float64, west, south, east, north, degrees; slightly
     too large, never too small.
 
     The box of a grid that contains a pole or touches the antimeridian spans all longitudes.
+
+    Args:
+        fold: the box of a grid that crosses the antimeridian, without a pole, has west > east
+            instead.
     """
     import numpy as np
 
@@ -291,15 +295,22 @@ def lonlat_boxes(grids: Sequence[Grid]) -> np.ndarray:
         x, y = left + (right - left) * along, bottom + (top - bottom) * up
         lon, lat = get_transformer(crs, "EPSG:4326").transform(x, y)
         west, south, east, north = lon.min(1), lat.min(1), lon.max(1), lat.max(1)
+        pole = np.zeros(len(members), bool)
+        if crs in POLAR:  # 2e6: false origin of UPS
+            pole = ((left <= 2e6) & (right >= 2e6) & (bottom <= 2e6) & (top >= 2e6)).ravel()
+        if fold:  # longitudes of a grid that crosses are continuous around its centre
+            crosses = (east - west > 180) & ~pole
+            turned = lon - 360 * np.round((lon - lon[:, 12:13]) / 360)
+            west, east = np.where(crosses, turned.min(1), west), np.where(crosses, turned.max(1), east)
         # edges are curved between the sampled points, by less than this share of the box
         wide, high = 0.02 * (east - west), 0.02 * (north - south)
         west, south, east, north = west - wide, south - high, east + wide, north + high
         if crs in POLAR:
-            # false origin of UPS
-            pole = ((left <= 2e6) & (right >= 2e6) & (bottom <= 2e6) & (top >= 2e6)).ravel()
             north = np.where(pole & (crs == POLAR[0]), 90, north)
             south = np.where(pole & (crs == POLAR[1]), -90, south)
-        around = east - west > 180
+        around = (east - west > 180) | pole
+        if fold:
+            west, east = (np.where(~around & (abs(v) > 180), v - 360 * np.sign(v), v) for v in (west, east))
         boxes[members] = np.stack([np.where(around, -180, west), south, np.where(around, 180, east), north], axis=1)
     return boxes
 

@@ -169,6 +169,11 @@ def parse_spatial(row: Any, where: str) -> SpatialSpec:
     raise SpecError(f"{where}: {given or 'nothing'} is not a ROI; allowed: {', '.join(POINT)} or {', '.join(BOX)}")
 
 
+def is_box(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a validated table is a box, and not a point."""
+    return _cell(row, BOX[0]) not in (None, "")
+
+
 def parse_window(row: Mapping[str, Any], where: str) -> TemporalSpec | None:
     """The window of one row, or None; the message of a :class:`SpecError` begins with
     ``where``."""

@@ -12,10 +12,13 @@ from typing import Any
 from .config import LABEL, LAYOUTS, NAME, ExportConfig
 from .fields import json_schema
 from .gee_settings import GeeSettings
+from .mask_spec import MaskSpec
 from .request import DEVICES, REQUIRED
 from .specs import BBox, FetchSpec, InputPrepSpec, OutputSpec, PointBuffer, SensorSpec
 from .stac_settings import stac_schema
 
+#: Keys of the imagery request.
+_IMAGERY = {"sensor": SensorSpec, "fetch": FetchSpec}
 _TEXT = {"type": "string", "minLength": 1}
 _TEXT_OR_NULL = {"type": ["string", "null"], "minLength": 1}
 _LABEL_OR_NULL = {"type": ["string", "null"], "pattern": f"^{LABEL.pattern}$"}
@@ -77,7 +80,17 @@ def config_schema() -> dict[str, Any]:
 
 
 def _imagery_schemas() -> dict[str, Any]:
-    return {"sensor": _nullable(json_schema(SensorSpec)), "fetch": _nullable(json_schema(FetchSpec))}
+    return {key: _nullable(json_schema(cls, {"mask": _mask_schema()})) for key, cls in _IMAGERY.items()}
+
+
+def _mask_schema() -> dict[str, Any]:
+    """The schema of a mask: null, a word, or the mapping of a :class:`MaskSpec`."""
+    return _word_or_mapping(json_schema(FetchSpec)["properties"]["mask"], json_schema(MaskSpec))
+
+
+def _word_or_mapping(plain: dict[str, Any], mapping: dict[str, Any]) -> dict[str, Any]:
+    shared = {key: plain.pop(key) for key in ("description", "default") if key in plain}
+    return shared | {"oneOf": [plain, mapping]}
 
 
 def _rois_schema() -> dict[str, Any]:
@@ -117,9 +130,7 @@ def _export_schema() -> dict[str, Any]:
     nothing = {"save_inputs": {"const": False}, "save_embeddings": {"const": False}}
     refetch = {"required": ["refetch"], "properties": {"refetch": {"const": True}}}
     again = {"required": ["resume"], "properties": {"resume": {"const": False}}}
-    plain = json_schema(ExportConfig)["properties"]["input_prep"]
-    spec = json_schema(InputPrepSpec)
-    prep = {"description": plain.pop("description"), "default": plain.pop("default"), "oneOf": [plain, spec]}
+    prep = _word_or_mapping(json_schema(ExportConfig)["properties"]["input_prep"], json_schema(InputPrepSpec))
     return json_schema(ExportConfig, {"input_prep": prep}) | {
         "not": {"required": list(nothing), "properties": nothing},
         "if": refetch,

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import SpecError
 from .fields import check_fields, option
+from .mask_spec import CLOUD_SCORE, CLOUDS, MaskSpec, normalise_mask
 
 WGS84 = "EPSG:4326"
 #: Semi-major axis of WGS 84 in metres (NGA.STND.0036, table 3.1).
@@ -110,6 +111,9 @@ class BBox(_Validated):
 
 
 SpatialSpec = BBox | PointBuffer
+
+#: Words of the masks.
+MASKS = (CLOUDS, CLOUD_SCORE)
 
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -221,6 +225,9 @@ class SensorSpec(_Validated):
         modality: modality of the model for this sensor, or None.
         orbit: ``"ASCENDING"``, ``"DESCENDING"`` or None (Sentinel-1).
         use_float_linear: Sentinel-1 as linear power rather than dB.
+        mask: which pixels of each image are masked before the composite: None (clouds are in the
+            pixels), ``"clouds"``, ``"cloud_score_plus"`` or a
+            :class:`~rs_embed.request.mask_spec.MaskSpec`.
         s1_require_iw, s1_relax_iw_on_empty: use images in IW mode, and other modes if no IW image
             exists (Sentinel-1).
         check_input, check_raise, check_save_dir: diagnostics of the reference library; not
@@ -239,12 +246,16 @@ class SensorSpec(_Validated):
     use_float_linear: bool = option(True, doc="Sentinel-1: linear power (true) or dB (false)")
     s1_require_iw: bool = option(True, doc="Sentinel-1: prefer interferometric wide swath")
     s1_relax_iw_on_empty: bool = option(True, doc="Sentinel-1: use other modes if no IW image exists")
+    mask: str | MaskSpec | None = option(
+        None, doc="pixels that are masked before the composite; null: none, clouds stay", choices=MASKS
+    )
     check_input: bool = option(False, doc="not supported; see fail_on_bad_input", not_yet=bool)
     check_raise: bool = option(True, doc="not supported; see fail_on_bad_input", not_yet=lambda v: not v)
     check_save_dir: str | None = option(None, doc="not supported", not_yet=bool)
 
     def validate(self) -> None:
         """Check every field; raise :class:`SpecError`."""
+        object.__setattr__(self, "mask", normalise_mask(self.mask, "SensorSpec.mask"))
         super().validate()
         if not self.collection.strip():
             raise SpecError(f"SensorSpec.collection: {self.collection!r} is not valid; allowed: a collection id")
@@ -263,6 +274,11 @@ class FetchSpec(_Validated):
         cloudy_pct: highest scene cloud cover, percent, inclusive.
         fill_value: value of pixels without data.
         composite: ``"median"`` or ``"mosaic"``.
+        mask: which pixels of each image are masked before the composite (see :class:`SensorSpec`).
+
+    Example:
+        >>> FetchSpec(cloudy_pct=80, mask="clouds").mask
+        'clouds'
     """
 
     scale_m: float | None = option(None, doc="pixel size, metres", above=0)
@@ -271,6 +287,14 @@ class FetchSpec(_Validated):
     )
     fill_value: float | None = option(None, doc="value of pixels without data")
     composite: str | None = option(None, doc="how the images of the window are combined", choices=("median", "mosaic"))
+    mask: str | MaskSpec | None = option(
+        None, doc="pixels that are masked before the composite; null: none, clouds stay", choices=MASKS
+    )
+
+    def validate(self) -> None:
+        """Check every field; raise :class:`SpecError`."""
+        object.__setattr__(self, "mask", normalise_mask(self.mask, "FetchSpec.mask"))
+        super().validate()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""The config section ``stac``: names of the collections and assets in a STAC API, and the scaling
-of their values."""
+"""The config section ``stac``: names of the collections and assets in a STAC API, the scaling of
+their values, and how the API is searched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 from ..errors import ModelError
 from .fields import refuse_unknown
 
-_KEYS = ("collection", "assets", "scale", "offset")
+_KEYS = ("collection", "assets", "scale", "offset", "side_files")
+#: Word of ``scale``: as each item says.
+_FROM_ITEM = "item"
+_METHODS = ("GET", "POST")
 _TEXT = {"type": "string", "minLength": 1}
 
 
@@ -22,13 +25,21 @@ def read_stac_settings(given: Any) -> dict[str, Any]:
     """
     if given is None:
         return {}
-    _check_mapping(given, "stac", ("collections",))
+    _check_mapping(given, "stac", ("collections", "search_method"))
+    out: dict[str, Any] = {}
+    method = given.get("search_method")
+    if method is not None:
+        if not isinstance(method, str) or method.upper() not in _METHODS:
+            raise ModelError(
+                f"stac.search_method: {method!r} is not valid; allowed: GET, POST, or null (POST, else GET)"
+            )
+        out["search_method"] = method.upper()
     collections = given.get("collections")
-    if collections is None:
-        return {}
-    _check_mapping(collections, "stac.collections", None)
-    entries = {str(name): _read_entry(entry, f"stac.collections.{name}") for name, entry in collections.items()}
-    return {"collections": entries} if entries else {}
+    if collections is not None:
+        _check_mapping(collections, "stac.collections", None)
+        entries = {str(name): _read_entry(entry, f"stac.collections.{name}") for name, entry in collections.items()}
+        out |= {"collections": entries} if entries else {}
+    return out
 
 
 def _read_entry(entry: Any, where: str) -> dict[str, Any]:
@@ -40,8 +51,17 @@ def _read_entry(entry: Any, where: str) -> dict[str, Any]:
         _check_mapping(entry["assets"], f"{where}.assets", None)
         what = "an asset, or asset#2 for the second band of its file"
         out["assets"] = {str(b): _check_text(a, f"{where}.assets.{b}", what) for b, a in entry["assets"].items()}
+    from_item = isinstance(entry.get("scale"), str) and entry["scale"].strip().lower() == _FROM_ITEM
+    if from_item:
+        if entry.get("offset") is not None:
+            raise ModelError(f"{where}.offset: {entry['offset']!r} is not valid beside scale: item; allowed: null")
+        out["scale"] = _FROM_ITEM
+    if entry.get("side_files") is not None:
+        if not isinstance(entry["side_files"], bool):
+            raise ModelError(f"{where}.side_files: {entry['side_files']!r} is not valid; allowed: true or false")
+        out["side_files"] = entry["side_files"]
     for key in ("scale", "offset"):
-        if entry.get(key) is not None:
+        if entry.get(key) is not None and not from_item:
             out[key] = _check_number(entry[key], f"{where}.{key}", zero=key == "offset")
     if not out:
         raise ModelError(f"{where}: {entry!r} is empty; allowed: a mapping with the keys {', '.join(_KEYS)}")
@@ -65,7 +85,8 @@ def _check_text(given: Any, where: str, allowed: str) -> str:
 def _check_number(given: Any, where: str, *, zero: bool) -> float:
     is_number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
     if not is_number or not (zero or given):
-        raise ModelError(f"{where}: {given!r} is not valid; allowed: a number{'' if zero else ' other than 0'}")
+        allowed = "" if zero else " other than 0, or 'item'"
+        raise ModelError(f"{where}: {given!r} is not valid; allowed: a number{allowed}")
     return float(given)
 
 
@@ -82,13 +103,23 @@ def stac_schema() -> dict[str, Any]:
                 "type": "object",
                 "additionalProperties": _TEXT,
             },
-            "scale": {"description": "value = number * scale + offset", "type": "number", "not": {"const": 0}},
+            "scale": {
+                "description": "value = number * scale + offset; item: as each item says",
+                "anyOf": [{"type": "number", "not": {"const": 0}}, {"const": _FROM_ITEM}],
+            },
             "offset": {"description": "value = number * scale + offset", "type": "number"},
+            "side_files": {
+                "description": "look for masks and nodata values in files beside the rasters",
+                "type": "boolean",
+            },
         },
     }
     return {
         "description": "names of the collections in a STAC API (backend stac:...)",
         "type": ["object", "null"],
         "additionalProperties": False,
-        "properties": {"collections": {"type": ["object", "null"], "additionalProperties": entry}},
+        "properties": {
+            "collections": {"type": ["object", "null"], "additionalProperties": entry},
+            "search_method": {"description": "of searches; null: POST, else GET", "enum": ["GET", "POST", None]},
+        },
     }

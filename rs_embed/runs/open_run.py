@@ -14,10 +14,11 @@ from typing import Any
 
 from ..engine.image_cost import estimate_seconds
 from ..engine.size_checks import check_sizes
+from ..errors import ModelError
 from ..machine.devices import count_visible_gpus, gpus_wanted
 from ..models import get_model_info
 from ..planning.model_info import RANDOM
-from ..planning.plan import make_plan
+from ..planning.plan import Plan, make_plan
 from ..planning.units import Generation, Source, Unit
 from ..providers import Provider, Roi, get_provider
 from ..request import rois as table
@@ -54,6 +55,7 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
     Raises:
         SpecError, ModelError, ProviderError: the request is refused, with one sentence.
     """
+    _refuse_random_weights(request)
     target = target_path(request, base)
     work, store, folder = locate_folders(request, target, base)
     request = resolve_gee_settings(request, base)
@@ -79,8 +81,11 @@ def open_run(request: Request, base: str, *, gpu: bool | None = None) -> Run:
         pace=_estimate_pace(request, imagery.rois, gpu=on_gpu),
     )
     for unit in plan.embedded_units:
-        check_sizes(unit, plan.names, imagery.grids[unit.source], strict=imagery.strict)
-    largest = {source.id: imagery.largest_chip(source) for source in plan.sources}
+        for source in plan.unit_sources(unit):
+            read = [(i, grid) for i, grid in imagery.grids[source] if plan.chip_source(unit, i) == source]
+            names, grids = [plan.names[i] for i, _ in read], [grid for _, grid in read]
+            check_sizes(unit, names, grids, strict=imagery.strict)
+    largest = {source.id: imagery.largest_chip(plan, source) for source in plan.sources}
     return Run(replace(plan, largest_chips=largest), folder, work, Store(store), provider, generation, digests)
 
 
@@ -94,6 +99,19 @@ def _find_provider(request: Request, base: str, store: Path, folder: Path) -> Pr
         known = read_sealed(*shared_lookups_file(store, provider)).get("provider")
         provider = get_provider(request.backend, base, known, settings=settings)
     return provider
+
+
+def _refuse_random_weights(request: Request) -> None:
+    """Refuse random weights with ``fail_on_bad_input``: every embedding would be an error. Only at
+    a start, so that the frozen requests of earlier versions can be read."""
+    if not (request.config.fail_on_bad_input and request.config.save_embeddings):
+        return
+    for model in request.models:
+        if (model.model_config or {}).get("weights") == RANDOM:
+            raise ModelError(
+                f"models.{model.name}.model_config.weights: {RANDOM!r} is not valid with fail_on_bad_input, because such a model is "
+                "not trained; allowed: null (the published file) or the path of a weights file, or fail_on_bad_input=False"
+            )
 
 
 def _with_relative_weights(model: ExportModelRequest, base: str, folder: str) -> ExportModelRequest:
@@ -126,36 +144,44 @@ class _ImageryLookup:
     """What the provider has for the ROIs of a request.
 
     Attributes:
-        rois: of the request, in order. grids: by source id, a pixel grid for every ROI.
+        rois: of the request, in order. grids: by source id, the index and the pixel grid of each
+            of its ROIs.
         strict: a ROI without imagery is an error, and not a ``no_data`` row.
     """
 
     provider: Provider
     rois: Sequence[Roi]
     strict: bool
-    grids: dict[str, list[Grid]] = field(default_factory=dict)
+    grids: dict[str, list[tuple[int, Grid]]] = field(default_factory=dict)
 
-    def look_up(self, source: Source) -> list[str] | None:
+    def look_up(self, plan: Plan, source: Source) -> list[str] | None:
         """The names under which a source's objects are stored, one per ROI; None where they are
-        the ROIs' ids.
+        the ROIs' ids. A ROI of which the source has no chip has its id.
 
         Raises:
             SpecError, ProviderError: a chip is too large, or known to be missing; names the ROI.
         """
-        grids = self.grids[source.id] = [roi_grid(source, roi) for roi in self.rois]
-        for roi, grid in zip(self.rois, grids):
-            refuse_too_large(grid, _planes(source), f"ROI {roi.name!r}")
-        found = self.provider.resolve(source, self.rois, grids, strict=self.strict)
-        return None if found is None else [digest([roi.id, more]) for roi, more in zip(self.rois, found)]
+        rois = [self.rois[i] for i in plan.rois_of(source.id)]
+        grids = [roi_grid(source, roi) for roi in rois]
+        self.grids[source.id] = [(roi.index, grid) for roi, grid in zip(rois, grids)]
+        for roi, grid in zip(rois, grids):
+            refuse_too_large(grid, _planes(plan, source, roi.index), f"ROI {roi.name!r}")
+        found = self.provider.resolve(source, rois, grids, strict=self.strict)
+        if found is None:
+            return None
+        names = [roi.id for roi in self.rois]
+        for roi, more in zip(rois, found):
+            names[roi.index] = digest([roi.id, more])
+        return names
 
-    def largest_chip(self, source: Source) -> int:
+    def largest_chip(self, plan: Plan, source: Source) -> int:
         """Values in the largest chip of a source."""
-        return _planes(source) * max(grid.height * grid.width for grid in self.grids[source.id])
+        return max(_planes(plan, source, i) * grid.height * grid.width for i, grid in self.grids[source.id])
 
 
-def _planes(source: Source) -> int:
-    """Values of a chip per pixel: bands of all frames."""
-    return len(source.bands) * source.frames.count
+def _planes(plan: Plan, source: Source, index: int) -> int:
+    """Values per pixel of the chip of a ROI: bands of all frames."""
+    return len(plan.read_bands(source, [index])) * source.frames.count
 
 
 def _estimate_pace(request: Request, rois: Sequence[Roi], *, gpu: bool) -> Callable[[Unit, Source], float]:

@@ -139,7 +139,8 @@ def load_run(folder: str | Path) -> Run:
         provider=provider.identity(),
         target=request.target.path,
         generation=generation,
-        object_names=lambda source: imagery.get("keys", {}).get(source.id),
+        boxes=[table.is_box(row) for row in rows],
+        object_names=lambda plan, source: imagery.get("keys", {}).get(source.id),
         digest_of=digests.sha256,
     )
     return Run(plan, folder, work, Store(store), provider, generation, digests, rows)

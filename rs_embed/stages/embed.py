@@ -24,8 +24,9 @@ from ..store import receipts
 from ..store.objects import Object, write_object
 from ..version import DISTRIBUTION, package_version
 from .shared.jobs import find_chunk, find_unit, group_by_object, make_stage_error, measure_job
-from .shared.model_images import NoData, find_bad_input, make_image
+from .shared.model_images import NoData, make_image
 from .shared.packing import pack_embeddings
+from .shared.quality import find_bad_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +107,7 @@ def _find_lacking(rows: _Rows, chunk: Chunk) -> list[int]:
         stored = group.read_metadata(name)
         if stored is not None:
             rows.add_stored(name, stored)
-            if bad := find_bad_input(rows.run, stored.meta["quality"]):
+            if stored.meta["status"] == "ok" and (bad := find_bad_input(rows.run, stored.meta["quality"])):
                 rows.add_error(index, bad)
         elif name in failed:
             rows.by_object[name] = failed[name]
@@ -117,12 +118,13 @@ def _find_lacking(rows: _Rows, chunk: Chunk) -> list[int]:
 
 def _read_failed_fetches(run: Run, unit: Unit, chunk: Chunk) -> dict[str, dict]:
     """Failed rows of the chunk's fetch receipts, by object."""
-    source, failed = run.plan.source[unit.source], {}
-    for part in chunk.parts:
-        receipt = receipts.read(f"fetch/{source.id}/{part.name}.json", run.plan.fetch_key(source, part))
-        for row in receipt["rows"]:
-            if row["status"] == "failed":
-                failed[row["object"]] = {k: v for k, v in row.items() if k != "object"}
+    failed = {}
+    for source in (run.plan.source[s] for s in run.plan.unit_sources(unit)):
+        for part in (p for p in chunk.parts if p.name in run.plan.parts_of(source.id)):
+            receipt = receipts.read(f"fetch/{source.id}/{part.name}.json", run.plan.fetch_key(source, part))
+            for index, row in zip(run.plan.rois_of(source.id, part.start, part.stop), receipt["rows"]):
+                if row["status"] == "failed" and run.plan.chip_source(unit, index) == source.id:
+                    failed[row["object"]] = {k: v for k, v in row.items() if k != "object"}
     return failed
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 
@@ -49,11 +49,12 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
     source, part = find_source(run, source_id), find_part(run, part_name)
     started = time.monotonic()
     objects = run.plan.object_names(source.id)
-    indices = group_by_object(objects, range(part.start, part.stop))
+    rois = run.plan.rois_of(source.id, part.start, part.stop)
+    indices = group_by_object(objects, rois)
     lacking = _find_missing_bands(run, source, indices)
     restored = restore_freed_chips(run.store, source.id, lacking)
     if restored:
-        lacking = _find_missing_bands(run, source, lacking)
+        lacking = _find_missing_bands(run, source, {name: indices[name] for name in lacking})
     rows: dict[str, dict] = {name: {"status": "ok"} for name in indices if name not in lacking}
     wanted = [(run.roi(indices[name][0]), bands) for name, bands in lacking.items()]
     for bands in {bands for _, bands in wanted}:
@@ -76,20 +77,20 @@ def fetch(run: Run, source_id: str, part_name: str) -> dict:
         f"fetch/{source.id}/{part.name}.json",
         "fetch",
         run.plan.fetch_key(source, part),
-        [{"object": name, **rows[name]} for name in objects[part.start : part.stop]],
+        [{"object": name, **rows[name]} for name in (objects[i] for i in rois)],
         **counts,
         **measure_job(started),
     )
     return counts
 
 
-def _find_missing_bands(run: Run, source: Source, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def _find_missing_bands(run: Run, source: Source, indices: Mapping[str, Sequence[int]]) -> dict[str, tuple[str, ...]]:
     """Bands that something in this run will read and no stored chip has, of each object with such
     bands."""
     band_sets = run.store.list_band_sets(source.id, source.bands)
     found = {}
-    for name in names:
-        needed = needed_bands(run, source, name)
+    for name, (index, *_) in indices.items():
+        needed = needed_bands(run, source, index)
         if missing := run.store.select_band_sets(source.id, needed, name, band_sets)[1]:
             found[name] = tuple(missing)
     return found
@@ -156,6 +157,7 @@ def _fetch_and_store(run: Run, source: Source, roi: Roi, bands: tuple[str, ...],
         "affine": list(grid.affine),
         "coverage": {band: round(share, 6) for band, share in zip(bands, chip.coverage)},
         "dates": list(chip.dates),
+        **({"date_is": list(chip.date_is)} if chip.date_is else {}),
         "provenance": chip.provenance,
         "fetched": utc_now(),
     }

@@ -56,9 +56,10 @@ def merge(run: Run, threads: CoreShare = CoreShare(1)) -> dict:
         files.append(manifest.file_record(plan.manifest))
     if not run.request.config.save_manifest:
         manifest.remove_manifest(plan.manifest_beside_target, plan.target)
-    receipts.write(plan.merge_receipt, "merge", plan.merge_key, files, **measure_job(started))
+    result = survey.counts.as_json()
+    receipts.write(plan.merge_receipt, "merge", plan.merge_key, files, result=result, **measure_job(started))
     remove_leftovers(run)
-    return {"rois": len(plan.roi_ids), **survey.statuses}
+    return {"rois": len(plan.roi_ids), **survey.counts.statuses}
 
 
 def _write_arrays(run: Run, survey: Survey, threads: int) -> tuple[list[str], str | None]:
@@ -124,7 +125,7 @@ def _read_row(run: Run, unit: Unit, kind: str, index: int) -> Row:
         stored = read_checked(run.store.embedding_group(unit.id), name)
         array, meta = stored.array, stored.meta
     else:
-        array, meta = read_chip(run, unit.source, unit.sensor.bands, name)
+        array, meta = read_chip(run, run.plan.chip_source(unit, index), unit.sensor.bands, name)
     if array is None:
         raise StoreError(
             f"the chip of ROI {run.plan.names[index]!r} has no pixels, unlike its record; run again with resume=false"

@@ -18,7 +18,7 @@ from ..store import receipts
 from .manifests import array_metadata, documents
 from .manifests.roi_record import build_roi_record
 from .shared import chunk_files
-from .shared.jobs import find_chunk, make_stage_error, measure_job, utc_now
+from .shared.jobs import StageError, find_chunk, make_stage_error, measure_job, utc_now
 from .shared.packing import pack_chunk
 from .shared.restored_chips import store_chips_before_replacement
 
@@ -89,6 +89,8 @@ def _call_for_all(call: Callable[[int], dict], indices: Sequence[int], workers: 
 def _raise_errors(run: Run, errors: dict[int, BaseException]) -> None:
     """Raise the errors of ROIs as one, if there are any."""
     for index, error in errors.items():
+        if isinstance(error, StageError):
+            raise error
         if not isinstance(error, StoreError):
             labels = ", ".join(u.label for u in run.plan.units)
             raise make_stage_error("write", run.plan.names[index], labels, error) from error
@@ -105,9 +107,9 @@ def _read_receipt_rows(run: Run, chunk: Chunk) -> dict[tuple[str, int], dict]:
         receipt = receipts.read(f"embed/{unit.id}/{chunk.name}.json", plan.embed_key(unit, chunk))
         rows |= {(unit.id, i): r for i, r in zip(range(chunk.start, chunk.stop), receipt["rows"])}
     for source in plan.sources:
-        for part in chunk.parts:
+        for part in (p for p in chunk.parts if p.name in plan.parts_of(source.id)):
             receipt = receipts.read(f"fetch/{source.id}/{part.name}.json", plan.fetch_key(source, part))
-            rows |= {(source.id, i): r for i, r in zip(range(part.start, part.stop), receipt["rows"])}
+            rows |= {(source.id, i): r for i, r in zip(plan.rois_of(source.id, part.start, part.stop), receipt["rows"])}
     return rows
 
 

@@ -46,24 +46,33 @@ class Object:
 
 
 def write_object(path: Path, array: np.ndarray, meta: dict[str, Any]) -> Object:
-    """Store an array with its metadata (JSON values)."""
+    """Store an array with its metadata (JSON values); the result has the array as it is stored."""
+    array = _arrange(array)
     data, sha = encode_object(array, meta)
     replace_file(path, data)
     return Object(array, meta, sha, len(data))
 
 
 def encode_object(array: np.ndarray, meta: dict[str, Any]) -> tuple[memoryview, str]:
-    """The bytes of an object, and its digest, hex."""
+    """The bytes of an object, and its digest, hex. They depend on the values and their dtype, not
+    on the order in memory."""
     import numpy as np
 
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.lib.format.write_array(buffer, _arrange(array), allow_pickle=False)
     text = json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     buffer.write(text)
     buffer.write(struct.pack("<Q8s", len(text), _MAGIC))
     sha = hashlib.sha256(buffer.getbuffer()).digest()
     buffer.write(sha)
     return buffer.getbuffer(), sha.hex()
+
+
+def _arrange(array: np.ndarray) -> np.ndarray:
+    """The array in C order and little-endian; the array itself where it has both."""
+    import numpy as np
+
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
 def read_object(path: Path) -> Object:

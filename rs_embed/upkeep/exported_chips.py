@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import StoreError
 from ..formats import ArrayFile, manifest, open_arrays
 from ..formats.parallel import map_in_order
+from ..planning.units import Unit
 from ..runs.run import Run
 from ..stages.manifests.documents import single_key, stacked_key
 from ..stages.shared.chunk_files import expected_files
@@ -77,8 +78,8 @@ def record_chips(
     run = entry.run
     if group.bands is None or group.id not in run.plan.source or not run.request.config.save_inputs:
         return set()
-    names = set(names) & set(run.plan.object_names(group.id))
-    if not names or not set(group.bands) <= {b for arrays in _input_arrays(run, group) for b in arrays.bands}:
+    names = set(names).intersection(itertools.chain.from_iterable(chips for _, chips in _list_exported(run, group)))
+    if not names:
         return set()
     path, export = freed_chips.records_path(store, group.id, group.bands, run.dir), _Export(run)
     with freed_chips.open_records(path, store) or contextlib.nullcontext() as old:
@@ -175,9 +176,18 @@ def _merge_records(
 
 
 def _read_back(export: _Export, group: StoredGroup, names: set[str]) -> Iterator[dict]:
-    """Records of chips that the export has with equal bytes. Threads read files of single ROIs, or
+    """Records of chips that the export has with equal bytes."""
+    for arrays, chips in _list_exported(export.run, group):
+        if some := names & chips:
+            yield from _read_back_arrays(export, group, arrays, some)
+
+
+def _read_back_arrays(
+    export: _Export, group: StoredGroup, arrays: list[_InputArrays], names: set[str]
+) -> Iterator[dict]:
+    """Records of chips from the arrays with their bands. Threads read files of single ROIs, or
     compare the rows of a combined file."""
-    arrays, files = _input_arrays(export.run, group), _intact_files(export, group, names)
+    files = _intact_files(export, group, names)
 
     def make_record(chip: _ExportedChip) -> dict | None:
         return _make_record(group, chip)
@@ -249,12 +259,26 @@ def _intact_files(export: _Export, group: StoredGroup, names: set[str]) -> Itera
                 yield record, [_Location(name, record["path"], None)]
 
 
-def _input_arrays(run: Run, group: StoredGroup) -> list[_InputArrays]:
-    """The arrays with bands of a group; of units that read the same bands, those of the first
-    one."""
-    first = {u.sensor.bands: u for u in reversed(run.plan.units) if u.source == group.id}
+def _list_exported(run: Run, group: StoredGroup) -> list[tuple[list[_InputArrays], set[str]]]:
+    """The chips of a group that an export can contain, by the arrays with their bands: other
+    models may read the points of a source than its boxes."""
+    plan = run.plan
+    found: dict[tuple[str, ...], tuple[tuple[Unit, ...], set[str]]] = {}
+    objects = plan.object_names(group.id)
+    for index in plan.rois_of(group.id):
+        readers = plan.readers(group.id, index)
+        found.setdefault(tuple(u.id for u in readers), (readers, set()))[1].add(objects[index])
+    listed = [(_input_arrays(readers, group), names) for readers, names in found.values()]
+    bands = set(group.bands or ())
+    return [(arrays, names) for arrays, names in listed if bands <= {b for one in arrays for b in one.bands}]
+
+
+def _input_arrays(units: Sequence[Unit], group: StoredGroup) -> list[_InputArrays]:
+    """The arrays of some units with bands of a group; of units that read the same bands, those of
+    the first one."""
+    first = {u.sensor.bands: u for u in reversed(units)}
     wanted = set(group.bands or ())
-    units = [u for u in run.plan.units if first.get(u.sensor.bands) is u and wanted & set(u.sensor.bands)]
+    units = [u for u in units if first.get(u.sensor.bands) is u and wanted & set(u.sensor.bands)]
     return [_InputArrays(u.sensor.bands, stacked_key("input", u.key), single_key("input", u.key)) for u in units]
 
 

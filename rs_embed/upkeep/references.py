@@ -27,11 +27,14 @@ class References:
         self._uses: dict[tuple[str, str], list[_Use]] = defaultdict(list)
         for entry in runs:
             plan = entry.run.plan
-            names = {s.id: frozenset(plan.object_names(s.id)) for s in plan.sources}
+            every = {s.id: frozenset(plan.object_names(s.id)) for s in plan.sources}
             for source in plan.sources:
-                self._uses["chips", source.id].append(_Use(entry, frozenset(source.bands), names[source.id]))
+                rois, names = plan.rois_of(source.id), every[source.id]
+                if len(rois) < len(plan.roi_ids):
+                    names = frozenset(plan.object_names(source.id)[i] for i in rois)
+                self._uses["chips", source.id].append(_Use(entry, frozenset(source.bands), names))
             for unit in plan.embedded_units:
-                self._uses["embeddings", unit.id].append(_Use(entry, frozenset(), names[unit.source]))
+                self._uses["embeddings", unit.id].append(_Use(entry, frozenset(), every[unit.source]))
 
     def _find_uses(self, group: StoredGroup) -> list[_Use]:
         """Uses of a group. A source refers to a chip if it reads any of its bands. Where the

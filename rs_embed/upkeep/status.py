@@ -63,6 +63,7 @@ def collect_run_status(entry: RunFolder) -> dict:
         "freed": sorted(freed_kinds(entry.folder)),
         "stages": counts.stages,
         "failed_rois": counts.failed_rois,
+        "result": counts.result,
         "unreadable_receipts": counts.unreadable,
         "files": {k: getattr(counts, k) for k in ("recorded", "gone", "changed", "touched")},
         "finished": counts.finished,
@@ -75,6 +76,7 @@ class _RunCounts:
     Attributes:
         stages: jobs by stage: done, all (``of``), failed. complete: all jobs are done. finished:
             end of the last job.
+        result: counts of a merge (``stages/shared/run_result.py``), or None.
         failed_rois: ROIs that failed, at least in part. unreadable: receipts that cannot be read.
         recorded: final files in receipts; of these ``gone``: missing, ``changed``: of another
             size, ``touched``: of another time.
@@ -88,6 +90,7 @@ class _RunCounts:
         self.stages["merge"] = {"done": 0, "of": 1, "failed": 0, "unit": "run"}
         self.failed_rois = self.unreadable = self.recorded = self.gone = self.changed = self.touched = 0
         self.finished: str | None = None
+        self.result: dict | None = None
         for path, key in (plan.receipts() | {plan.merge_receipt: plan.merge_key}).items():
             stage = path.split("/")[0].removesuffix(".json")
             self.stages[stage]["of"] += stage != "merge"
@@ -127,6 +130,7 @@ class _RunCounts:
             for _, record in expected_files(self.run, Path(path).stem, receipt).values():
                 self._count_file(os.path.join(target, record["path"]), record)
         elif stage == "merge":
+            self.result = receipt.get("result")
             for record in receipt["rows"]:
                 self._count_file(os.path.join(self.run.dir, record["path"]), record)
 

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from ..stages.shared.run_result import format_result
 from .pack import PackReport
 from .problems import VerifyReport
 from .prune import Prunable
@@ -80,6 +81,8 @@ def _run_lines(run: dict) -> Iterator[str]:
         done = (f"{'write' if k == 'items' else k} {s['done']}/{s['of']}" for k, s in run["stages"].items())
         yield f"    done     {', '.join(done)} jobs"
     failed = [f"{s['failed']} in {k}" for k, s in run["stages"].items() if s["failed"] and k != "items"]
+    if run["result"]:
+        yield f"    result   {format_result(run['result'])}"
     if run["failed_rois"] or failed:
         yield f"    failed   {_count(run['failed_rois'], 'ROI')}{f' ({chr(44).join(failed)})' if failed else ''}"
     if run["unreadable_receipts"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -139,12 +139,14 @@ def _find_users(shared: SharedStore, group: StoredGroup, name: str) -> list[tupl
     users: list[tuple[RunFolder, str]] = []
     for entry in shared.runs:
         plan = entry.run.plan
+        rois: Sequence[int] = range(len(plan.roi_ids))
         if group.kind == "chips":
             source = group.id if group.id in plan.source else None
+            rois = plan.rois_of(source) if source else ()
         else:
             source = plan.unit[group.id].source if group.id in {u.id for u in plan.embedded_units} else None
-        if source and name in plan.object_names(source):
-            users.append((entry, f"ROI {plan.names[plan.object_names(source).index(name)]!r}"))
+        if source and name in (objects := plan.object_names(source)) and (index := objects.index(name)) in rois:
+            users.append((entry, f"ROI {plan.names[index]!r}"))
     return users
 
 
@@ -228,22 +230,25 @@ class _ListedObjects:
         step, _, remaining = path.partition("/")
         if step not in ("fetch", "embed") or {"fetch": "chips", "embed": "embeddings"}[step] in self.freed:
             return
-        ident = remaining.split("/")[0]
-        for name in dict.fromkeys(row["object"] for row in receipt["rows"] if row["status"] != "failed"):
-            if step == "embed":
+        ident, plan, span = remaining.split("/")[0], self.run.plan, Path(remaining).stem
+        if step == "embed":
+            for name in dict.fromkeys(row["object"] for row in receipt["rows"] if row["status"] != "failed"):
                 self._check_embedding(ident, name)
-            else:
-                self._check_chip(self.run.plan.source[ident], name)
+            return
+        rois = plan.rois_of(ident, plan.parts[span].start, plan.parts[span].stop)
+        listed = {row["object"]: i for i, row in zip(rois, receipt["rows"]) if row["status"] != "failed"}
+        for name, index in listed.items():
+            self._check_chip(plan.source[ident], index, name)
 
     def _check_embedding(self, unit: str, name: str) -> None:
         if name not in self.embedded.get(unit, ()):
             self._report_missing(self.run.store.embedding_path(unit, name), f"embedding {unit}")
 
-    def _check_chip(self, source: Source, name: str) -> None:
-        readers = [u for u in self.run.plan.embedded_units if u.source == source.id]
-        readers = [u for u in readers if name not in self.embedded.get(u.id, ())]
-        of_readers = {b for u in readers for b in u.sensor.bands}
-        need = set(source.bands) if self.run.request.config.save_inputs else of_readers
+    def _check_chip(self, source: Source, index: int, name: str) -> None:
+        readers = self.run.plan.readers(source.id, index)
+        if not self.run.request.config.save_inputs:
+            readers = tuple(u for u in readers if name not in self.embedded.get(u.id, ()))
+        need = {b for u in readers for b in u.sensor.bands}
         for group in self.chips:
             if group.id == source.id and name in group.objects:
                 need -= set(group.bands or source.bands)

@@ -1,4 +1,4 @@
-"""The engine and the random features: batches, order, errors, and a plain implementation."""
+"""The engine: batches, order, errors, and what its interface supports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rs_embed.machine import devices
 from rs_embed.machine.cores import CoreShare
 from rs_embed.models import MODELS, get_adapter
 from rs_embed.models.base import Image
-from rs_embed.models.mosaiks import ADAPTER, Options, draw_patches
+from rs_embed.models.mosaiks import ADAPTER, Options
 from rs_embed.planning.model_info import Frames, Modality, ModelInfo, Prep
 from rs_embed.request.fields import option
 
@@ -38,52 +38,6 @@ def embedded(
     how = resolve_settings(adapter, device, batch, CoreShare(threads))
     with Engine(adapter, options, "s2", BANDS, output or OutputSpec.pooled(), how, prep=prep) as engine:
         return dict(engine.run(enumerate(images)))
-
-
-def by_hand(pixels: np.ndarray, options: Options) -> np.ndarray:
-    """Responses of every patch at every position in float64: (D, H-p+1, W-p+1)."""
-    weight, p = draw_patches(options, 4).astype(np.float64), options.patch_size
-    windows = np.lib.stride_tricks.sliding_window_view(
-        pixels[0].astype(np.float64) * options.input_scale, (p, p), (1, 2)
-    )
-    response = np.einsum("khwij,fkij->fhw", windows, weight) + options.bias
-    return np.concatenate([np.maximum(response, 0), np.maximum(-response, 0)])
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.parametrize("options", [Options(features=10), Options(features=130, patch_size=5, seed=3, bias=0.5)])
-def test_pooled_features_are_those_of_a_plain_implementation(options, pooling):
-    one = image(1)
-    (found,) = run([one], options, OutputSpec.pooled(pooling)).values()
-    maps = by_hand(one.pixels, options)
-    expected = maps.mean((1, 2)) if pooling == "mean" else maps.max((1, 2))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-@pytest.mark.parametrize(("height", "width", "cell"), [(24, 20, 4), (25, 19, 8), (7, 7, 16), (9, 33, 5)])
-def test_grid_cells_pool_the_responses_of_their_pixels(height, width, cell, pooling):
-    options = Options(features=12, grid_cell=cell)
-    one = image(2, height, width)
-    (found,) = run([one], options, OutputSpec.grid(pooling)).values()
-    # a response is centred on a pixel; those of the border take their nearest one
-    maps = np.pad(by_hand(one.pixels, options), ((0, 0), (1, 1), (1, 1)), "edge")
-    rows, columns = -(-height // cell), -(-width // cell)
-    assert found.shape == (12, rows, columns)
-    reduce = np.mean if pooling == "mean" else np.max
-    for r in range(rows):
-        for c in range(columns):
-            block = maps[:, r * cell : (r + 1) * cell, c * cell : (c + 1) * cell]
-            np.testing.assert_allclose(found[:, r, c], reduce(block, axis=(1, 2)), rtol=2e-5, atol=2e-5)
-
-
-def test_patches_are_fixed_by_their_seed():
-    same, other = draw_patches(Options(features=8), 4), draw_patches(Options(features=8, seed=1), 4)
-    assert np.array_equal(same, draw_patches(Options(features=8), 4))
-    assert not np.array_equal(same, other)
-    assert same.shape == (4, 4, 3, 3)
-    assert abs(float(draw_patches(Options(features=4096), 4).std()) - 1) < 0.01
 
 
 @pytest.mark.parametrize("output", [OutputSpec.pooled(), OutputSpec.grid()])
@@ -116,29 +70,6 @@ def test_an_image_that_is_too_small_fails_alone():
     assert isinstance(found[1], ModelError)
     assert str(found[1]) == "an image of 9 x 2 pixels is too small; allowed: at least 3 pixels a side"
     assert found[0].shape == found[2].shape == (32,)
-
-
-def test_non_finite_pixels_count_as_zero():
-    holed, zeroed = image(3), image(3)
-    holed.pixels[0, 1, 4:9] = np.nan
-    zeroed.pixels[0, 1, 4:9] = 0
-    assert run([holed])[0].tobytes() == run([zeroed])[0].tobytes()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"features": 7}, "model_config.features: 7 is not valid; allowed: an even integer"),
-        ({"patch_size": 4}, "model_config.patch_size: 4 is not valid; allowed: an odd integer"),
-        ({"grid_cell": 0}, "model_config.grid_cell: 0 is not valid; allowed: an integer >= 1"),
-        ({"seed": -1}, "model_config.seed: -1 is not valid; allowed: an integer >= 0"),
-        ({"features": True}, "model_config.features: True is not valid; allowed: an integer"),
-        ({"preset": "mine"}, "model_config.preset: 'mine' is not valid; allowed: one of 'official', 'rs-embed'"),
-    ],
-)
-def test_invalid_options_are_refused(options, message):
-    with pytest.raises(ModelError, match=message):
-        Options(**options)
 
 
 def test_model_ids_have_aliases_and_suggestions():

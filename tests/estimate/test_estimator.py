@@ -52,7 +52,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c == "combined" else pytest.mark.heavy) for c in CASES])
+@pytest.mark.heavy
+@pytest.mark.parametrize("case", CASES)
 def test_jobs_and_files_are_those_of_the_run_and_bytes_stay_below(tmp_path, case):
     options, layout = CASES[case]
     options = {"chunk_size": 3} | options
@@ -221,6 +222,7 @@ def test_measurements_of_earlier_jobs_replace_data_sheets(tmp_path, monkeypatch)
     assert (plan(target, places(5), [SMALL]).device, plan(target, places(5), [SMALL]).parallel) == ("cuda", 2)
 
 
+@pytest.mark.heavy
 def test_requests_of_earth_engine_are_counted(tmp_path):
     from ..support.gee_runs import Archive, settings
     from ..support.rasters import at, noise

@@ -16,9 +16,10 @@ from rs_embed.formats.npz import NpzReader, NpzWriter
 
 SMALL = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-NUMBERS = st.sampled_from(["uint8", "<u2", "<i4", "float32"]).flatmap(
+DTYPES = ["u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8", ">u2", ">f4"]
+NUMBERS = st.sampled_from(DTYPES).flatmap(
     lambda dtype: arrays.array_shapes(min_dims=2, max_dims=4, max_side=9).flatmap(
-        lambda shape: arrays.arrays(dtype, shape, elements={"allow_nan": False} if dtype == "float32" else None)
+        lambda shape: arrays.arrays(dtype, shape, elements={"allow_nan": False} if "f" in dtype else None)
     )
 )
 

@@ -89,6 +89,7 @@ def test_a_folder_with_shell_characters_is_refused_on_a_cluster(tmp_path):
     assert_refusal(found.value, "work_dir", "$(id)", "letters")
 
 
+@pytest.mark.heavy
 def test_a_call_that_waited_takes_what_the_run_it_waited_for_has_made(tmp_path):
     """With ``resume=False`` both mean the same new generation."""
     target = combined(tmp_path / "run")
@@ -106,6 +107,7 @@ def test_a_call_that_waited_takes_what_the_run_it_waited_for_has_made(tmp_path):
     assert jobs(run_folder(tmp_path / "run")) == set()
 
 
+@pytest.mark.heavy
 def test_a_call_that_waits_for_a_stopped_run_does_not_start_it_again(tmp_path):
     target, folder = combined(tmp_path / "run"), tmp_path / "run"
     export(target, places(2))
@@ -124,6 +126,7 @@ def test_a_call_that_waits_for_a_stopped_run_does_not_start_it_again(tmp_path):
     assert times(tmp_path) != made
 
 
+@pytest.mark.heavy
 def test_a_run_of_another_target_or_one_that_is_starting_is_left_alone(tmp_path, capsys):
     for name in ("a", "b"):
         export(combined(tmp_path / name), places(2))
@@ -149,6 +152,7 @@ def start(folder: Path, features: int, **streams) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=CHECKOUT, text=True, start_new_session=True, **streams)
 
 
+@pytest.mark.heavy
 def test_a_closed_terminal_does_not_end_a_run(tmp_path):
     read, write = os.pipe()
     os.close(read)

@@ -1,4 +1,4 @@
-"""Prithvi against a plain float64 formulation; frames, published tensors, and errors."""
+"""Prithvi against a plain float64 formulation; frames, dates, and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rs_embed import ModelError, OutputSpec, TemporalSpec
-from rs_embed.models import get_adapter, get_model_info, prithvi
+from rs_embed.models import get_adapter, get_model_info
 from rs_embed.models.base import Image
 from rs_embed.models.prithvi import ADAPTER, BANDS, MEAN, STD, VARIANTS, Options, Variant
 from rs_embed.models.shared import inputs
@@ -18,8 +18,10 @@ from rs_embed.planning.model_info import Frames
 from rs_embed.weights.checkpoints import Checkpoint
 
 from ..support import oracle
+from ..support import prithvi_oracle as formulas
 
 SMALL = Variant(dim=32, depth=2, heads=4, patch=56, size="", revision="")
+SIZES = formulas.Sizes(dim=32, depth=2, heads=4, patch=56)
 DATES = ("2021-12-31", "2022-02-14", "2024-12-31", "2022-07-17")
 MEAN_OUT, MAX_OUT, GRID, GRID_MAX = (
     OutputSpec.pooled(),
@@ -27,22 +29,6 @@ MEAN_OUT, MAX_OUT, GRID, GRID_MAX = (
     OutputSpec.grid(),
     OutputSpec.grid("max"),
 )
-
-
-def shapes(v: Variant) -> dict[str, tuple[int, ...]]:
-    """The encoder's published tensors but the table of positions."""
-    own = {
-        "cls_token": (1, 1, v.dim),
-        "patch_embed.proj.weight": (v.dim, 6, 1, v.patch, v.patch),
-        "patch_embed.proj.bias": (v.dim,),
-        "temporal_embed_enc.scale": (1,),
-        "location_embed_enc.scale": (1,),
-        "norm.weight": (v.dim,),
-        "norm.bias": (v.dim,),
-    }
-    for i in range(v.depth):
-        own |= oracle.block_shapes(f"blocks.{i}", v.dim)
-    return own
 
 
 def image(seed: int, frames: int = 1, height: int = 224, width: int = 224, **changes) -> Image:
@@ -58,8 +44,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def state():
-    scales = {"temporal_embed_enc.scale": np.float32([0.7]), "location_embed_enc.scale": np.float32([-0.5])}
-    return oracle.random_state(shapes(SMALL), 3) | scales
+    return formulas.random_state(SIZES, 3)
 
 
 @pytest.fixture
@@ -75,27 +60,6 @@ def tokens(network, items: list[dict], options: Options | None = None) -> torch.
         return ADAPTER.forward(network, batch, options or Options())
 
 
-def by_hand(state: dict, pixels: np.ndarray, dates: tuple[str, ...], lat: float, lon: float) -> np.ndarray:
-    """(T, 4, 4, 32) patch tokens of normalised pixels (T, 6, 224, 224)."""
-    state = {name: values.astype(np.float64) for name, values in state.items()}
-    d = SMALL.dim
-    sequence = [state["cls_token"][0, 0]]
-    place = state["location_embed_enc.scale"] * np.concatenate([oracle.sincos(d // 2, lat), oracle.sincos(d // 2, lon)])
-    for t, (frame, date) in enumerate(zip(pixels, dates)):
-        cells = oracle.patches(frame, state["patch_embed.proj.weight"][:, :, 0], state["patch_embed.proj.bias"])
-        day = dt.date.fromisoformat(date)
-        number = (day - dt.date(day.year, 1, 1)).days + 1
-        time = np.concatenate([oracle.sincos(d // 2, day.year), oracle.sincos(d // 2, number)])
-        for r in range(4):
-            for c in range(4):
-                position = np.concatenate([oracle.sincos(12, c), oracle.sincos(12, r), oracle.sincos(8, t)])
-                sequence.append(cells[r, c] + position + state["temporal_embed_enc.scale"] * time + place)
-    x = np.stack(sequence)
-    for i in range(SMALL.depth):
-        x = oracle.block(x, state, f"blocks.{i}", SMALL.heads, 1e-5)
-    return oracle.norm(x, state["norm.weight"], state["norm.bias"], 1e-5)[1:].reshape(len(dates), 4, 4, d)
-
-
 @pytest.mark.parametrize("preset", ["official", "rs-embed"])
 @pytest.mark.parametrize("frames", [1, 3, 4])
 def test_tokens_vectors_and_grids_are_those_of_the_formulas(network, state, frames, preset):
@@ -105,7 +69,7 @@ def test_tokens_vectors_and_grids_are_those_of_the_formulas(network, state, fram
         scaled = (one.pixels - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
     else:
         scaled = np.clip(one.pixels / 10000, 0, 1)
-    expected = by_hand(state, scaled, one.dates, one.lat, one.lon)
+    expected = formulas.tokens(SIZES, state, scaled, one.dates, one.lat, one.lon)
     found = tokens(network, [ADAPTER.preprocess(one, options)], options)
     close = {"rtol": 0, "atol": 1e-5}
     np.testing.assert_allclose(found[0].reshape(frames, 4, 4, 32).numpy(), expected, **close)
@@ -134,6 +98,36 @@ def test_date_and_location_reach_the_network(network):
     for changes in ({"dates": ("2021-01-31",)}, {"dates": ("2020-12-31",)}, {"lat": 44.0}, {"lon": 11.0}):
         assert float((embed(**changes) - first).abs().max()) > 1e-3
     assert float((embed(lat=image(1).lon, lon=image(1).lat) - first).abs().max()) > 1e-3, "they are not the same"
+
+
+def test_the_dates_are_those_of_the_images_and_for_rs_embed_the_middles_of_the_bins(small):
+    one = image(1, 2, bin_dates=("2022-01-20", "2022-03-31"))
+    middles = replace(one, dates=one.bin_dates, bin_dates=())
+    for preset, same in (("official", one.dates), ("rs-embed", one.bin_dates)):
+        found = ADAPTER.preprocess(one, Options(preset=preset))["time"]
+        days = [dt.date.fromisoformat(date).timetuple() for date in same]
+        expected = [np.concatenate([oracle.sincos(16, d.tm_year), oracle.sincos(16, d.tm_yday)]) for d in days]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    # an image without bins, as callers of the adapter may make it
+    without = ADAPTER.preprocess(middles, Options(preset="rs-embed"))["time"]
+    assert np.array_equal(without, ADAPTER.preprocess(one, Options(preset="rs-embed"))["time"])
+
+
+def test_a_kept_frame_has_the_date_of_its_own_image(small):
+    one = image(1, 3, bin_dates=("2022-01-20", "2022-03-31", "2022-06-10"))
+    one.pixels[1] = one.pixels[0]
+    for preset, dates in (("official", one.dates), ("rs-embed", one.bin_dates)):
+        found = ADAPTER.preprocess(one, Options(preset=preset))["time"]
+        two = replace(one, pixels=one.pixels[[0, 2]], dates=(dates[0], dates[2]), bin_dates=())
+        assert np.array_equal(found, ADAPTER.preprocess(two, Options(preset=preset))["time"])
+
+
+def test_the_latitude_comes_first():
+    """``LocationEncoder`` of the authors' prithvi_mae.py; their inference.py passes the longitude
+    first, which is not reproduced."""
+    found = ADAPTER.preprocess(image(1, lat=47.5, lon=-122.25), Options())["place"]
+    expected = np.concatenate([oracle.sincos(384, 47.5), oracle.sincos(384, -122.25)])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (100, 100), (60, 75), (31, 90)])
@@ -277,36 +271,6 @@ def test_two_spellings_of_an_option_are_one_identity():
         Options(variant="200_tl")
 
 
-PUBLISHED = {  # variant: (D, depth, heads, patch, cells a side, parameters of the encoder)
-    "prithvi_eo_v2_100_tl": (768, 12, 12, 16, 14, 86_237_186),
-    "prithvi_eo_v2_300_tl": (1024, 24, 16, 16, 14, None),
-    "prithvi_eo_v2_600_tl": (1280, 32, 16, 14, 16, None),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_the_network_has_the_published_tensors_and_no_others(name):
-    dim, depth, heads, patch, cells, count = PUBLISHED[name]
-    options = Options(variant=name)
-    with torch.device("meta"):
-        network = ADAPTER.build(options, "s2", BANDS)
-    published = shapes(Variant(dim, depth, heads, patch, "", ""))
-    assert len(published) == 7 + 12 * depth
-    own = {ADAPTER.rename(n, options, "s2"): shape for n, shape in published.items()}
-    assert own == {n: tuple(p.shape) for n, p in network.named_parameters()}
-    if count:
-        assert sum(p.numel() for p in network.parameters()) == count
-    for ignored in ("pos_embed", "decoder.mask_token", "decoder.decoder_blocks.0.norm1.weight", "decoder.norm.weight"):
-        assert ADAPTER.rename(ignored, options, "s2") is None
-    assert (
-        ADAPTER.rename("blocks.0.ls1.gamma", options, "s2") not in own
-    )  # of another architecture: the loader refuses it
-    assert network.encoder.blocks[0].attn.heads == heads
-    assert get_model_info("prithvi").dim(options) == dim
-    assert get_model_info("prithvi").smallest(options) == patch
-    assert prithvi.SIZE // patch == cells
-
-
 def test_the_large_variant_has_as_many_cells_as_positions(monkeypatch):
     monkeypatch.setitem(VARIANTS, "prithvi_eo_v2_600_tl", replace(SMALL, dim=80, heads=1, patch=14, depth=1))
     options = Options(variant="600_tl")
@@ -322,11 +286,7 @@ def test_the_description_of_the_model():
     assert get_adapter("prithvi") is ADAPTER
     sensor = info.modalities["s2"].sensor
     assert (sensor.bands, sensor.scale_m, info.size(Options()), info.square) == (BANDS, 30.0, 224, True)
-    for name in PUBLISHED:
-        weights = info.weights(Options(variant=name))
-        assert weights.repository.startswith("ibm-nasa-geospatial/Prithvi-EO-2.0-")
-        assert len(weights.revision) == 40 and len(weights.sha256 or "0" * 64) == 64
-        assert weights.file == f"Prithvi_EO_V2_{name.split('_')[3]}M_TL.pt"
+    assert info.version == 2  # 1: the middle of the bin for every frame
 
 
 def test_half_precision_stays_close(network):

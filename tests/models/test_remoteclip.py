@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,14 +100,22 @@ def embed(network, images, options):
         return ADAPTER.pooled(tokens, OutputSpec.pooled("max"), options).numpy(), grid.numpy()
 
 
-@pytest.mark.parametrize("activation", ["gelu", "quickgelu"])
-def test_the_tower_is_that_of_a_plain_implementation(tiny, activation):
+@pytest.mark.parametrize(
+    ("given", "function"),
+    [
+        ({}, oracle.quick_gelu),
+        ({"preset": "rs-embed"}, oracle.gelu),
+        ({"activation": "gelu"}, oracle.gelu),
+        ({"preset": "rs-embed", "activation": "quickgelu"}, oracle.quick_gelu),
+    ],
+    ids=["official", "rs-embed", "gelu", "rs-embed-quickgelu"],
+)
+def test_the_tower_is_that_of_a_plain_implementation(tiny, given, function):
     state, checkpoint = tiny
-    options = Options(activation=activation)
+    options = Options(**given)
     network = ADAPTER.load(options, "s2", BANDS, checkpoint)
     one = image(1)
     pooled, grid = embed(network, [one], options)
-    function = {"gelu": oracle.gelu, "quickgelu": oracle.quick_gelu}[activation]
     tokens = tower(state, ADAPTER.preprocess(one, options)["pixels"], TINY, function)
     top = oracle.norm(tokens[:1], state["visual.ln_post.weight"], state["visual.ln_post.bias"], 1e-5)
     np.testing.assert_allclose(pooled[0], (top @ state["visual.proj"])[0], atol=1e-5)
@@ -115,13 +124,35 @@ def test_the_tower_is_that_of_a_plain_implementation(tiny, activation):
         for column in range(7):
             np.testing.assert_allclose(grid[0, :, row, column], tokens[1 + 7 * row + column], atol=1e-5)
     assert pooled.std() > 0.3, "the values vary"
+    (other,) = {oracle.gelu, oracle.quick_gelu} - {function}
+    there = tower(state, ADAPTER.preprocess(one, options)["pixels"], TINY, other)
+    assert np.abs(grid[0].reshape(24, 49).T - there[1:]).max() > 1e-3, "the activations are told apart"
+
+
+def test_options_that_name_the_activation_of_the_preset_are_the_same_request():
+    def same(one: dict, other: dict) -> bool:
+        return INFO.canonical(Options(**one), "s2") == INFO.canonical(Options(**other), "s2")
+
+    assert same({}, {"activation": "quickgelu"})
+    assert same({"preset": "rs-embed"}, {"preset": "rs-embed", "activation": "gelu"})
+    assert not same({}, {"activation": "gelu"})
+    assert not same({"preset": "rs-embed"}, {"preset": "rs-embed", "activation": "quickgelu"})
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (61, 61), (48, 75)])
+def test_pixels_are_contiguous(height, width):
+    one = image(1, height, width)
+    for pixels in (one.pixels, np.asfortranarray(one.pixels)):
+        made = ADAPTER.preprocess(replace(one, pixels=pixels), Options())["pixels"]
+        assert made.flags.c_contiguous
+        assert np.array_equal(made, ADAPTER.preprocess(one, Options())["pixels"])
 
 
 def test_norms_of_faint_tokens_have_the_published_eps(tiny, tmp_path):
     faint = {n: t * np.float32(0.002 if n.endswith(oracle.FAINT) else 1) for n, t in tiny[0].items()}
     network = ADAPTER.load(Options(), "s2", BANDS, oracle.save_checkpoint(faint, tmp_path / "faint.pt"))
     pooled, grid = embed(network, [image(1)], Options())
-    tokens = tower(faint, ADAPTER.preprocess(image(1), Options())["pixels"], TINY, oracle.gelu)
+    tokens = tower(faint, ADAPTER.preprocess(image(1), Options())["pixels"], TINY, oracle.quick_gelu)
     top = oracle.norm(tokens[:1], faint["visual.ln_post.weight"], faint["visual.ln_post.bias"], 1e-5)
     np.testing.assert_allclose(pooled[0], (top @ faint["visual.proj"])[0], atol=1e-5)
     np.testing.assert_allclose(grid[0].reshape(24, 49).T, tokens[1:], atol=1e-5)
@@ -277,6 +308,7 @@ def test_the_description_of_the_model():
         assert len(weights.sha256) == 64
     with pytest.raises(ModelError, match=r"model_config.variant: 'RN50' is not valid"):
         Options(variant="RN50")
-    with pytest.raises(ModelError, match=r"model_config.activation: 'relu' is not valid"):
+    with pytest.raises(ModelError, match=r"activation: 'relu' is not valid; allowed: one of 'gelu', 'quickgelu', null"):
         Options(activation="relu")
+    assert INFO.version == 2
     assert remoteclip.SIDE == 224

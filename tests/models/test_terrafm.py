@@ -181,6 +181,16 @@ def test_radar_pixels_are_logarithms_over_their_99th_percentile(height, width, p
     np.testing.assert_allclose(found, oracle.bilinear(np.minimum(logs / top, 1), 224, 224), atol=COORDINATES)
 
 
+@pytest.mark.parametrize("make", [optical, radar])
+@pytest.mark.parametrize("side", [224, 61])
+def test_pixels_are_contiguous(make, side):
+    one = make(1, side, side)
+    turned = Image(one.modality, np.asfortranarray(one.pixels), one.bands, 10.0, 12.4, 51.3)
+    found = ADAPTER.preprocess(turned, Options())["pixels"]
+    assert found.flags.c_contiguous
+    assert np.array_equal(found, ADAPTER.preprocess(one, Options())["pixels"])
+
+
 def test_radar_pixels_that_are_nearly_all_empty_keep_their_logarithms():
     one = radar(3)
     one.pixels[0, :, 1:] = 0

@@ -20,6 +20,7 @@ from rs_embed.weights.checkpoints import Checkpoint
 SMALL = [
     (remoteclip, "ViT-B-32", remoteclip.Variant(32, 192, 2, 3, 64)),
     (prithvi, "prithvi_eo_v2_100_tl", prithvi.Variant(192, 2, 3, 16, "100M", "0")),
+    (prithvi, "prithvi_eo_v1_100", prithvi.Variant(192, 2, 3, 16, "100M", "0", conditioned=False)),
     (terrafm, "b", terrafm.Variant(96, 2, 3)),
     (thor, "tiny", thor.Variant(96, 2, 3, 32)),
 ]
@@ -53,6 +54,7 @@ CASES = [
     ("remoteclip", "s2", {}, (224, 224)),
     ("prithvi", "s2", {"temporal_mode": "single"}, (100, 120)),
     ("prithvi", "s2", {"max_frames": 3}, (224, 224)),
+    ("prithvi", "s2", {"variant": "v1_100", "max_frames": 2}, (224, 224)),
     ("terrafm", "s2", {}, (64, 64)),
     ("terrafm", "s1", {}, (64, 64)),
     ("thor", "s2", {"variant": "tiny"}, (96, 96)),

@@ -157,7 +157,7 @@ S2_OPTIONS = {"collection": "S2_L1C", "scale_m": 20, "cloudy_pct": 50, "fill_val
         *(({"fetch": FetchSpec(**{k: S2_OPTIONS[k]})}, {"unit", "source"}) for k in [*S2_OPTIONS][1:]),
         ({"provider": PROVIDER | {"version": 2}}, {"unit", "source"}),
         ({"known": MODELS | {"alpha": replace(ALPHA, version=2)}}, {"unit"}),
-        ({"known": MODELS | {"alpha": replace(ALPHA, square=True)}}, {"unit", "source"}),
+        ({"known": MODELS | {"alpha": replace(ALPHA, square=True)}}, {"unit"}),  # points are squares
         ({"known": MODELS | {"alpha": replace(ALPHA, size=lambda options: 64)}}, {"unit"}),
         ({"resume": False, "generation": Generation("g1")}, {"unit"}),
         ({"resume": False, "refetch": True, "generation": Generation("g1", "g1")}, {"unit", "source"}),

@@ -16,7 +16,7 @@ from ..support.factories import PROVIDER, assert_refusal, request
 NAMES = sorted({get_model_info(name).id for name in MODELS})
 #: Another value of every option than its default.
 OTHER = {
-    "activation": "quickgelu",
+    "activation": {"remoteclip": "gelu", "mosaiks": "torchgeo"},
     "bias": 0.5,
     "features": 64,
     "grid_cell": 9,
@@ -33,6 +33,7 @@ OTHER = {
         "terrafm": "l",
         "thor": "tiny",
     },
+    "vector": "pooled_token",
 }
 
 
@@ -44,13 +45,13 @@ def unit(model: str, options: dict | None = None, **changes) -> Unit:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_of_a_model_is_in_its_identity(name):
     declared = {f.name for f in dataclasses.fields(get_model_info(name).options)}
-    own = {"weights": "random"} if "weights" in declared else {}
+    own = {"weights": "random"} if "weights" in declared else {"bias": -1.0}  # without one, activation has no effect
     ids = [unit(name, own).id]
     for key in sorted(declared - {"weights", "n_frames"}):
         other = OTHER[key][name] if isinstance(OTHER[key], dict) else OTHER[key]
         ids.append(unit(name, own | {key: other}).id)
     assert len(set(ids)) == len(ids)
-    if own:
+    if "weights" in own:
         assert unit(name, {"weights": "a.pt"}).id == unit(name, {"weights": "a.pt", "seed": 1}).id != unit(name, own).id
 
 
@@ -77,6 +78,8 @@ def test_what_changes_no_number_is_in_no_identity():
     assert same("prithvi", None, {"temporal_mode": "single"}, {"temporal_mode": "single", "max_frames": 1})
     assert not same("prithvi", None, {}, {"temporal_mode": "single"})
     assert not same("prithvi", None, {}, {"max_frames": 2})
+    assert same("mosaiks", None, {}, {"activation": "torchgeo"}, {"bias": -0.0})
+    assert not same("mosaiks", None, {"bias": -1.0}, {"activation": "torchgeo", "bias": -1.0})
 
 
 @pytest.mark.parametrize(("scale_m", "prep"), [(12.5, "resize"), (7, "tile")])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rs_embed import TemporalSpec
 from rs_embed.planning.model_info import Frames
 from rs_embed.providers import composite
+from rs_embed.providers.composite import frame_dates, midpoint, time_bins
 
 from ..support.rasters import at, catalogue, chip, noise, write
 
@@ -88,7 +92,8 @@ def test_frames_are_the_composites_of_their_bins_with_a_warning_for_an_empty_one
     assert np.array_equal(got.pixels[0], np.mean(images[:2], axis=0).astype("float32"))
     assert np.array_equal(got.pixels[1], np.median(images, axis=0).astype("float32"))
     assert np.array_equal(got.pixels[2], images[2])
-    assert got.dates == ("2022-06-16", "2022-07-16", "2022-08-16")
+    assert got.dates == ("2022-06-16", "2022-07-17", "2022-08-31")
+    assert got.date_is == ("bin_middle", "window_middle", "acquisition")
     assert got.warnings == (
         "frame 1 (2022-07-01..2022-08-01) has no imagery, the composite of the whole window stands in",
     )
@@ -168,3 +173,42 @@ def test_decibel_and_linear_power_are_converted_into_each_other(tmp_path):
     assert [s["scene"] for s in exact.provenance["scenes"]] == ["d.tif"], (
         "the collection itself comes before its other form"
     )
+
+
+DAYS = st.lists(st.integers(0, 89), max_size=6)
+
+
+@given(DAYS, st.integers(1, 5), st.data())
+def test_the_date_of_a_frame_is_that_of_its_images_if_they_are_of_one_day(days, count, data):
+    window = TemporalSpec.range("2022-06-01", "2022-08-30")
+    bins = time_bins(window, Frames("equal", count))
+    start = dt.date(2022, 6, 1)
+    dates = [(start + dt.timedelta(days=d)).isoformat() for d in days]
+    empty = [not any(a <= d < b for d in dates) for a, b in bins]
+    found, kinds = frame_dates((window.start, window.end), bins, dates, empty)
+    for (a, b), date, kind, replaced in zip(bins, found, kinds, empty, strict=True):
+        inside = {d for d in dates if replaced or a <= d < b}
+        if len(inside) == 1:
+            assert (date, kind) == (inside.pop(), "acquisition")
+        else:
+            used = [(a, b) for a, b in bins if any(a <= d < b for d in dates)]
+            if replaced and len(used) != 1:
+                expected = midpoint(window.start, window.end), "window_middle"
+            else:
+                expected = midpoint(*(used[0] if replaced else (a, b))), "bin_middle"
+            assert (date, kind) == expected
+
+
+def test_without_a_window_only_images_of_one_day_have_a_date():
+    assert frame_dates(None, [], ["2022-06-01", "2022-06-01"]) == (("2022-06-01",), ("acquisition",))
+    assert frame_dates(None, [], ["2022-06-01", "2022-06-02"]) == ((), ())
+    assert frame_dates(None, [], []) == ((), ())
+
+
+def test_float16_becomes_float32_which_every_format_can_store():
+    half = np.dtype(np.float16)
+    assert composite.composite_dtype([half], 1, "mosaic", 0.0) == np.float32
+    assert composite.composite_dtype([half, np.dtype(np.uint8)], 2, "median", -9999.0) == np.float32
+    values = np.arange(6, dtype=np.float16).reshape(1, 2, 3)
+    found, _ = composite.combine([(values, np.ones(values.shape, bool))] * 2, "median", 0.0)
+    assert found.dtype == np.float32 and np.array_equal(found, values)

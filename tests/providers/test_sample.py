@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 from pyproj import Transformer
 
-from rs_embed import BBox, ExportTarget, ModelError, PointBuffer, ProviderError, SpecError, TemporalSpec
-from rs_embed.providers import Roi, get_provider
+from rs_embed import (
+    BBox,
+    ExportTarget,
+    ModelError,
+    PointBuffer,
+    ProviderError,
+    SpecError,
+    TemporalSpec,
+    export_batch,
+    load_export,
+)
+from rs_embed.providers import get_provider
 from rs_embed.request.config import ExportConfig, ExportModelRequest
 from rs_embed.request.geometry import make_grid
 from rs_embed.request.request import Request
@@ -141,8 +151,74 @@ def test_unknown_backends_are_refused():
     assert get_provider("auto", ".").name == "gee"
 
 
-def test_a_fetch_outside_the_scene_is_an_error(tmp_path):
-    run = run_of(tmp_path, places(1))
-    outside = Roi(0, "x", "out", PointBuffer(12.30, 51.345, 100), WINDOW)
-    with pytest.raises(ProviderError, match="'out' is not inside"):
-        run.provider.fetch(run.plan.sources[0], ("B2",), outside, make_grid(outside.spatial, "utm", 10.0))
+OUTSIDE = PointBuffer(12.30, 51.345, 100)
+EDGE = PointBuffer(12.3875, 51.345, 200)  # partly on the scene
+
+
+@pytest.mark.parametrize("projection", ["utm", "web_mercator"])
+def test_rois_without_imagery_are_not_refused_with_continue_on_error(tmp_path, projection):
+    spatials = [*places(1), OUTSIDE, PointBuffer(-170.0, -45.0, 100), EDGE]
+    config = ExportConfig(projection=projection, continue_on_error=True)
+    run = run_of(tmp_path, spatials, config=config)
+    inside, outside, far, edge = (fetch(run, i)[0] for i in range(4))
+    assert inside.valid == 1
+    for chip in (outside, far):
+        assert chip.coverage == (0.0,) * 4
+        assert chip.pixels.size == 0
+        assert chip.warnings == ("no image of the sample scene: the ROI is outside it",)
+    assert 0 < edge.valid < 1
+
+
+def test_pixels_outside_the_scene_have_the_fill_value(tmp_path):
+    for fill in (0, 7, -1, 0.5):
+        given = {"fetch": FetchSpec(fill_value=fill), "config": ExportConfig(continue_on_error=True)}
+        chip, grid = fetch(run_of(tmp_path, [EDGE], **given))
+        column, row = round((grid.affine[2] - ORIGIN[0]) / 10), round((ORIGIN[1] - grid.affine[5]) / 10)
+        assert column < 0
+        expected = SCENE[:, row : row + grid.height, : column + grid.width]
+        assert np.array_equal(chip.pixels[:, :, -column:], expected)
+        assert (chip.pixels[:, :, :-column] == fill).all()
+        assert chip.coverage == ((grid.width + column) / grid.width,) * 4
+
+
+def test_a_window_without_the_scene_is_no_data_with_continue_on_error(tmp_path):
+    keywords = {"temporal": TemporalSpec.year(2020), "config": ExportConfig(continue_on_error=True)}
+    chip, _ = fetch(run_of(tmp_path, places(1), **keywords))
+    assert chip.coverage == (0.0,) * 4
+    assert chip.warnings == ("no image of the sample scene: the window does not contain 2022-07-15",)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("sensor", "message"),
+    [
+        (SensorSpec("LANDSAT/LC08/C02/T1_L2", ("SR_B2",)), "sensor.collection"),
+        (SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B2", "B11")), "sensor.bands: 'B11'"),
+        (
+            SensorSpec("COPERNICUS/S2_SR_HARMONIZED", ("B2",), mask="clouds"),
+            r"mask: 'clouds' is not valid, the sample scene has no quality band",
+        ),
+    ],
+)
+def test_what_the_scene_never_has_is_refused_with_and_without_continue_on_error(tmp_path, sensor, message, strict):
+    config = ExportConfig(continue_on_error=not strict)
+    with pytest.raises(ProviderError, match=message):
+        run_of(tmp_path, places(1), sensor=sensor, config=config)
+
+
+@pytest.mark.heavy
+def test_an_export_with_a_roi_outside_the_scene_has_a_row_without_data(tmp_path):
+    result = export_batch(
+        spatials=[*places(1), OUTSIDE],
+        temporal=WINDOW,
+        models=["mosaiks"],
+        target=ExportTarget.combined(str(tmp_path / "run")),
+        backend="sample",
+        config=ExportConfig(continue_on_error=True, show_progress=False, cores=2),
+    )
+    (model,) = result["models"]
+    assert result["status"] == "ok"
+    assert list(model["no_data_indices"]) == [1]
+    loaded = load_export(str(tmp_path / "run"))
+    assert np.isfinite(loaded.embedding("mosaiks")[0]).all()
+    assert np.isnan(loaded.embedding("mosaiks")[1]).all()

@@ -265,7 +265,9 @@ def test_bad_input_is_recorded_or_refused(make):
     quality = [read_object(run.store.embedding_path(unit, r)).meta["quality"] for r in run.plan.roi_ids]
     assert quality[0] == {"valid": 1.0}
     assert quality[1]["warnings"] == ["constant bands: B2, B3, B4, B8"]
-    assert quality[2] == {"valid": 0.75, "warnings": ["25.0 % of the pixels have no data"]}
+    assert quality[2] == {
+        "valid": 0.75, "warnings": ["25.0 % of the pixels have no data"], "kinds": ["partly_filled"],
+    }  # fmt: skip
     strict = make(provider=Fake(p00001="flat"), fail_on_bad_input=True, store_dir="strict")
     fetch_all(strict)
     with pytest.raises(StageError, match=r"ROI 'p00001', model mosaiks: bad input: constant bands: B2, B3, B4, B8"):

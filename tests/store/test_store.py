@@ -25,7 +25,7 @@ META = {"status": "ok", "bands": ["B2"], "note": "ä", "valid": 1.0}
 @settings(max_examples=60, deadline=None)
 @given(
     array=hnp.arrays(
-        st.sampled_from(["u1", "u2", "i2", "f4", "f8"]),
+        st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]),
         hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5),
     )
 )
@@ -36,6 +36,10 @@ def test_an_object_is_read_back_as_written(array, tmp_path_factory):
     assert found.array.dtype == array.dtype
     assert np.array_equal(found.array, array, equal_nan=array.dtype.kind == "f")
     assert found.meta == META
+    for form in (np.asfortranarray, lambda a: a.astype(a.dtype.newbyteorder(">")), lambda a: a[::-1].copy()[::-1]):
+        other = write_object(path.with_name("y.npy"), form(array), META)
+        assert other.sha256 == written.sha256
+        assert other.array.flags.c_contiguous and other.array.dtype == array.dtype
     assert (
         (found.sha256, found.size)
         == (written.sha256, path.stat().st_size)

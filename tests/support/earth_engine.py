@@ -24,7 +24,8 @@ import numpy as np
 
 from rs_embed.request.geometry import Grid
 
-from .ee_graph import Graph, Image, RequestRefused, Scene
+from .ee_graph import Graph
+from .ee_images import Image, RequestRefused, Scene
 
 PROJECT = "test-project"
 

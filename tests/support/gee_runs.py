@@ -15,7 +15,7 @@ from rs_embed.request.gee_settings import GeeSettings
 
 from . import rasters
 from .earth_engine import PROJECT, EarthEngine, serve_earth_engine
-from .ee_graph import Scene
+from .ee_images import Scene
 
 S2 = "COPERNICUS/S2_SR_HARMONIZED"
 LINEAR, DECIBEL = "COPERNICUS/S1_GRD_FLOAT", "COPERNICUS/S1_GRD"
@@ -35,22 +35,31 @@ class Archive:
     collections: dict[str, list[Scene]] = dataclasses.field(default_factory=dict)
 
     def add(
-        self, path: Path, day: str, bands=("B2", "B3"), collection=S2, cloud: float | None = 0.0, **properties
+        self,
+        path: Path,
+        day: str | None,
+        bands=("B2", "B3"),
+        collection=S2,
+        cloud: float | None = 0.0,
+        more=(),
+        **properties,
     ) -> None:
-        """Add an existing file."""
+        """Add an existing file, and further files (path, bands) of the same image. An image
+        without a day is the earliest one of the catalogue, which has a day for every row."""
         name = path.stem
-        row = {"path": str(path), "collection": collection, "datetime": day, "bands": " ".join(bands), "scene": name}
-        self.rows.append(row | ({} if cloud is None else {"cloud_cover": cloud}))
+        for file, in_file in ((path, bands), *more):
+            row = {"path": str(file), "collection": collection, "datetime": day or "1970-01-01", "scene": name}
+            self.rows.append(row | {"bands": " ".join(in_file)} | ({} if cloud is None else {"cloud_cover": cloud}))
         if cloud is not None:
             properties = {"CLOUDY_PIXEL_PERCENTAGE": cloud} | properties
-        scene = Scene(name, path, day, tuple(bands), properties)
+        scene = Scene(name, path, day, tuple(bands), properties, more=tuple(more))
         self.collections.setdefault(collection, []).append(scene)
         if collection == DECIBEL:  # Earth Engine has both
             linear = dataclasses.replace(scene, convert=power)
             self.collections.setdefault(LINEAR, []).append(linear)
 
     def make(
-        self, pixels: np.ndarray, day: str, *, name: str | None = None, profile: dict | None = None, **about
+        self, pixels: np.ndarray, day: str | None, *, name: str | None = None, profile: dict | None = None, **about
     ) -> None:
         """Write and add a new image."""
         path = self.folder / f"{name or len(self.rows)}.tif"
@@ -82,12 +91,14 @@ def chips(archive: Archive, service: EarthEngine, spatial, frames: Frames | None
     return from_gee, from_files, grid
 
 
-def assert_same_chip(one, other) -> None:
-    """Two chips are equal: pixels, dtype, coverage, dates, warnings and frames."""
+def assert_same_chip(one, other, rounding: float = 0.0) -> None:
+    """Two chips are equal: pixels, dtype, coverage, dates, warnings, frames and mask.
+    The mean of two floats may be rounded in another way."""
     assert one.pixels.dtype == other.pixels.dtype
-    assert np.array_equal(one.pixels, other.pixels)
+    np.testing.assert_allclose(one.pixels, other.pixels, rtol=rounding, atol=0)
     assert one.coverage == pytest.approx(other.coverage)
-    assert (one.dates, one.warnings) == (other.dates, other.warnings)
-    assert one.provenance.get("frames") == other.provenance.get("frames")
+    assert (one.dates, one.date_is, one.warnings) == (other.dates, other.date_is, other.warnings)
+    for key in ("frames", "mask"):
+        assert one.provenance.get(key) == other.provenance.get(key)
     for scene, other_scene in zip(one.provenance["scenes"], other.provenance["scenes"], strict=True):
         assert {k: v for k, v in scene.items() if k != "mode"} == {k: v for k, v in other_scene.items() if k != "files"}

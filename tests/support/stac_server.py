@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 
 @dataclass
@@ -22,7 +22,8 @@ class Fault:
     """A fault of some requests.
 
     Attributes:
-        kind: an HTTP status, or ``slow``, ``drop`` (no answer), ``cut`` (half of the body).
+        kind: an HTTP status, or ``slow``, ``drop`` (no answer), ``cut`` (half of the body), or
+            ``page`` (a page to log in, with status 200).
         path: part of the paths that it concerns. times: how often. after: successful requests of
             that path before it.
         ranged: only for requests of ranges. headers: of the answer.
@@ -56,12 +57,14 @@ class StacServer:
         items: all items. page: largest page.
         signed: files need a token. lifetime: of a token as declared, seconds; good: tokens that
             give access to files.
+        methods: of searches. conforms: the landing page says what the API conforms to.
         faults: still to occur. requests: all requests.
     """
 
     def __init__(self, root: Path) -> None:
         self.root, self.items, self.page = root, [], 10**6
         self.signed, self.lifetime, self.tokens, self.good = False, 3600.0, 0, set()
+        self.methods, self.conforms = ("GET", "POST"), True
         self.faults: list[Fault] = []
         self.requests: list[RecordedRequest] = []
         self.address = ""
@@ -152,6 +155,8 @@ def _handler(stac: StacServer) -> type[BaseHTTPRequestHandler]:
             kind = self.fault.kind if self.fault else ""
             if kind.isdigit():
                 return self.answer(int(kind), b"not now", "text/plain", **self.fault.headers)
+            if kind == "page":
+                return self.answer(200, b"<!DOCTYPE html><html>Please log in</html>", "text/html")
             if kind == "drop":
                 self.close_connection = True
                 return self.connection.close()
@@ -188,9 +193,9 @@ def _handler(stac: StacServer) -> type[BaseHTTPRequestHandler]:
                 {"rel": "self", "href": stac.address},
                 {"rel": "root", "href": stac.address},
                 {"rel": "data", "href": f"{stac.address}/collections"},
-                {"rel": "search", "href": f"{stac.address}/search", "method": "GET", "type": "application/geo+json"},
-                {"rel": "search", "href": f"{stac.address}/search", "method": "POST", "type": "application/geo+json"},
             ]
+            search = {"rel": "search", "href": f"{stac.address}/search", "type": "application/geo+json"}
+            links += [search | {"method": m} for m in stac.methods] if stac.conforms else []
             catalogue = {
                 "type": "Catalog",
                 "id": "loopback",
@@ -198,20 +203,28 @@ def _handler(stac: StacServer) -> type[BaseHTTPRequestHandler]:
                 "description": "loopback",
                 "links": links,
             }
-            self.json(catalogue | {"conformsTo": [core + c for c in ("core", "item-search", "collections")]})
+            classes = [core + c for c in ("core", "item-search", "collections")]
+            self.json(catalogue | ({"conformsTo": classes} if stac.conforms else {}))
 
         def collections(self, _: str) -> None:
             ids = dict.fromkeys(i["collection"] for i in stac.items)
             self.json({"collections": [{"type": "Collection", "id": c} for c in ids], "links": []})
 
         def search(self, _: str) -> None:
+            if self.command not in stac.methods:
+                return self.answer(405, b"no", "text/plain")
             query = self.request_record.body or {k: v[0] for k, v in parse_qs(self.request_record.query).items()}
+            if isinstance(query.get("bbox"), str):
+                query["bbox"] = [float(v) for v in query["bbox"].split(",")]
             found = [i for i in stac.items if _matches(i, query)]
             start, size = int(query.get("token", 0)), min(int(query.get("limit", 10)), stac.page)
             links = []
             if start + size < len(found):
                 body = query | {"token": str(start + size)}
                 links = [{"rel": "next", "href": f"{stac.address}/search", "method": "POST", "body": body}]
+                if self.command == "GET":
+                    flat = body | {"bbox": ",".join(map(str, body["bbox"]))}
+                    links = [{"rel": "next", "href": f"{stac.address}/search?{urlencode(flat)}"}]
             self.json({"type": "FeatureCollection", "features": found[start : start + size], "links": links})
 
         def token(self, collection: str) -> None:
@@ -225,7 +238,8 @@ def _handler(stac: StacServer) -> type[BaseHTTPRequestHandler]:
         def file(self, name: str, query: str) -> None:
             if stac.signed and query not in stac.good:
                 return self.answer(403, b"no", "text/plain")
-            path = stac.root / name.partition("/")[2]
+            named = parse_qs(query).get("file", [unquote(name.partition("/")[2])])[0]
+            path = stac.root / named
             if not path.is_file():
                 return self.answer(404, b"no", "text/plain")
             data = path.read_bytes()
@@ -243,8 +257,10 @@ def _matches(item: dict, query: dict) -> bool:
     if query.get("collections") and item["collection"] not in query["collections"]:
         return False
     if box := query.get("bbox"):
-        west, south, east, north = item["bbox"]
-        if west > box[2] or east < box[0] or south > box[3] or north < box[1]:
+        middle = len(item["bbox"]) // 2
+        west, south, east, north = (*item["bbox"][:2], *item["bbox"][middle : middle + 2])
+        spans = [(west, east)] if west <= east else [(west, 180), (-180, east)]
+        if all(w > box[2] or e < box[0] for w, e in spans) or south > box[3] or north < box[1]:
             return False
     if span := query.get("datetime"):
         start, end = span.split("/")

@@ -134,6 +134,7 @@ def test_per_item_after_combined_fetches_and_embeds_nothing(work):
     assert sidecar["models"][1]["embedding"]["npz_key"] == "embedding__rgb"
 
 
+@pytest.mark.heavy
 def test_a_deleted_item_is_made_again_and_nothing_else_is(tmp_path):
     target = ExportTarget.per_item(str(tmp_path / "items"))
     export(target, places(5), keep_work="all")
@@ -165,15 +166,15 @@ def test_a_damaged_combined_file_is_rebuilt_from_the_store(work):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"chunk_size": 2}, {"fetched": 0, "embedded": 0}),
-        ({"order": slice(None, None, -1)}, {"fetched": 0, "embedded": 0}),
-        ({"target": "renamed"}, {"fetched": 0, "embedded": 0}),
-        ({"order": slice(0, 5)}, {"fetched": 0, "embedded": 0}),
+        pytest.param({"chunk_size": 2}, {"fetched": 0, "embedded": 0}, marks=pytest.mark.heavy),
+        pytest.param({"order": slice(None, None, -1)}, {"fetched": 0, "embedded": 0}, marks=pytest.mark.heavy),
+        pytest.param({"target": "renamed"}, {"fetched": 0, "embedded": 0}, marks=pytest.mark.heavy),
+        pytest.param({"order": slice(0, 5)}, {"fetched": 0, "embedded": 0}, marks=pytest.mark.heavy),
         ({"extra": 2}, {"fetched": 2, "embedded": 4}),
         ({"features": 128}, {"fetched": 0, "embedded": 9}),
         ({"end": "2022-08-01"}, {"fetched": 9, "embedded": 18}),
-        ({"resume": False}, {"fetched": 0, "embedded": 18}),
-        ({"resume": False, "refetch": True}, {"fetched": 9, "embedded": 18}),
+        pytest.param({"resume": False}, {"fetched": 0, "embedded": 18}, marks=pytest.mark.heavy),
+        pytest.param({"resume": False, "refetch": True}, {"fetched": 9, "embedded": 18}, marks=pytest.mark.heavy),
     ],
     ids=["chunk size", "order", "another target", "fewer", "two more", "an option", "the window", "resume", "refetch"],
 )

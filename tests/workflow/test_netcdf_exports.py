@@ -141,8 +141,8 @@ def test_in_a_folder_of_the_other_format_files_are_written_and_the_old_ones_stay
     assert {k: v for k, v in content(tmp_path).items() if k in old} == old
 
 
-@pytest.mark.parametrize("format_", ["npz", "netcdf"])
-@pytest.mark.parametrize("output", [OutputSpec.pooled(), OutputSpec.grid()])
+@pytest.mark.parametrize("format_", [pytest.param("npz", marks=pytest.mark.heavy), "netcdf"])
+@pytest.mark.parametrize("output", [pytest.param(OutputSpec.pooled(), marks=pytest.mark.heavy), OutputSpec.grid()])
 def test_a_place_without_imagery_has_a_row_that_is_nan(tmp_path, format_, output):
     write(tmp_path / "a.tif", noise(0))
     catalogue(tmp_path, {"path": "a.tif"})

@@ -23,6 +23,7 @@ from rs_embed.runs.cluster_queue import name_jobs
 from rs_embed.stages.prepare import prepare
 from rs_embed.upkeep.free_space import free_space
 from rs_embed.machine.cores import count_embed_threads, set_shared_cores
+from rs_embed.launch.report import print_result
 from rs_embed.launch.snakefile import (
     skip_exit_delays,
     open_or_load_run,
@@ -62,7 +63,9 @@ def get_chunk(wildcards) -> Chunk:
 
 def get_embed_inputs(wildcards) -> list[str]:
     """Receipts of the chunk's imagery for this unit."""
-    return PLAN.fetch_receipts(get_chunk(wildcards), [PLAN.unit[wildcards.unit].source])
+    return PLAN.fetch_receipts(
+        get_chunk(wildcards), PLAN.unit_sources(PLAN.unit[wildcards.unit])
+    )
 
 
 def get_write_inputs(wildcards) -> list[str]:
@@ -99,7 +102,8 @@ def get_fetch_memory(wildcards, attempt) -> int:
 
 def get_embed_memory(wildcards, attempt) -> int:
     """Images that wait for the network, per thread: as read, scaled and cut into tiles."""
-    return memory(6000, 4 * 4, PLAN.unit[wildcards.unit].source, attempt)
+    sources = PLAN.unit_sources(PLAN.unit[wildcards.unit])
+    return max(memory(6000, 4 * 4, source, attempt) for source in sources)
 
 
 def get_write_memory(wildcards, attempt) -> int:
@@ -150,4 +154,5 @@ def get_targets(wildcards) -> list[str]:
     wanted = [*PLAN.receipts(), PLAN.merge_receipt]
     if live and not todo.repair and all(map(os.path.exists, wanted)):
         free_space(RUN)  # without remaining jobs Snakemake calls no hook
+        print_result(RUN)
     return [*wanted, *todo.repair]

@@ -17,8 +17,8 @@ def to_bytes(reflectance: np.ndarray) -> np.ndarray:
 
 
 def resize_and_crop(pixels: np.ndarray, side: int) -> np.ndarray:
-    """(3, H, W) uint8 to (3, side, side): the shorter side resized to ``side``, then a centre
-    crop.
+    """(3, H, W) uint8 to (3, side, side), C-contiguous: the shorter side resized to ``side``, then
+    a centre crop.
 
     Source: torchvision ``Resize(side, BICUBIC)`` of a Pillow image (long side ``int(side * long /
     short)``; bicubic with a = -0.5, antialiased) and ``CenterCrop(side)`` (offsets rounded half to
@@ -29,10 +29,10 @@ def resize_and_crop(pixels: np.ndarray, side: int) -> np.ndarray:
 
     height, width = pixels.shape[-2:]
     if (height, width) == (side, side):  # Pillow copies the image in this case
-        return pixels
+        return np.ascontiguousarray(pixels)
     short = min(height, width)
     size = [side if n == short else int(side * n / short) for n in (width, height)]
     image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     left, top = (round((n - side) / 2.0) for n in size)
     cropped = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
-    return np.asarray(cropped).transpose(2, 0, 1)
+    return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))

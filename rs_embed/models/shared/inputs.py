@@ -18,6 +18,13 @@ DN_PER_REFLECTANCE = 10000.0
 POWER_FLOOR = 1e-10
 #: Share of negative values above which pixels count as decibel rather than power.
 NEGATIVE_SHARE = 0.1
+#: Of a model that scales any numbers to about 0..1: the smallest magnitude, which is 2 DN (see
+#: ``to_digital_numbers``), and the largest. 32-bit DN are below it, fill values such as -3.4e38
+#: are not.
+SCALED_RANGE = 2 / DN_PER_REFLECTANCE, 1e6
+#: Of scaled numbers that are nearly all negative, the magnitude below which they count as decibel
+#: (100 dB scaled like DN), and their share of negative ones.
+SCALED_DECIBEL, DECIBEL_NEGATIVE_SHARE = 100 / DN_PER_REFLECTANCE, 0.9
 
 _NO_VALUE = "the image has no finite value; allowed: imagery with data"
 
@@ -40,9 +47,11 @@ def to_float32(image: Image) -> np.ndarray:
     """The pixels, (T, C, H, W) float32, with 0 in place of values that are not finite; may be the
     image's array itself.
 
+    Integers above 2^24 and float64 are rounded to the nearest float32 (relative error 6e-8).
+
     Raises:
-        ModelError: channels and bands differ in number, the dtype is not numeric, or no value is
-            finite.
+        ModelError: channels and bands differ in number, the dtype is not numeric, no value is
+            finite, or a finite value is out of the range of float32.
     """
     import numpy as np
 
@@ -55,13 +64,32 @@ def to_float32(image: Image) -> np.ndarray:
         raise ModelError(f"pixels of dtype {pixels.dtype} are not valid; allowed: integers or floats")
     if pixels.dtype.kind != "f":
         return pixels.astype(np.float32)
-    pixels = pixels.astype(np.float32, copy=False)
     finite = np.isfinite(pixels)
+    pixels = round_to_float32(pixels)
     if finite.all():
         return pixels
     if image.whole_range is None and not finite.any():
         raise ModelError(_NO_VALUE)
     return np.where(finite, pixels, np.float32(0))
+
+
+def round_to_float32(values: np.ndarray) -> np.ndarray:
+    """Numbers as float32; the array itself where it is float32.
+
+    Raises:
+        ModelError: a finite value is out of the range of float32.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32, copy=False)
+    if values.dtype.kind == "f" and values.dtype.itemsize > 4 and (np.isinf(rounded) & np.isfinite(values)).any():
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        raise ModelError(
+            f"the values {low:g}..{high:g} are out of the range of float32; allowed: imagery without extreme values, such as "
+            "-1.8e308 for no data (a nodata value of the file or the catalogue)"
+        )
+    return rounded
 
 
 def _find_value_range(image: Image, pixels: np.ndarray) -> ValueRange:
@@ -70,6 +98,39 @@ def _find_value_range(image: Image, pixels: np.ndarray) -> ValueRange:
     if value_range is None:
         raise ModelError(_NO_VALUE)
     return value_range
+
+
+def check_scaled_values(image: Image, pixels: np.ndarray, factor: float) -> None:
+    """Refuse an image whose values a factor is certainly not meant for, in a model that takes any
+    bands and scales them to about 0..1. Values that are merely unusual pass, and values that are
+    all 0.
+
+    Args:
+        pixels: of the image, before scaling.
+        factor: the model's option ``input_scale``.
+
+    Raises:
+        ModelError: the scaled values are at most :data:`SCALED_RANGE`, like reflectance where DN
+            are expected, or above it, or nearly all negative and small, like decibel.
+    """
+    value_range = _find_value_range(image, pixels)
+    low, high = value_range.lowest, value_range.highest
+    largest = max(-low, high) * factor
+    if not largest:
+        return
+    looks_like = None
+    if largest <= SCALED_RANGE[0] * (1 + 1e-6):  # the factor is rounded: 2 * 0.0001
+        looks_like = "reflectance"
+    elif value_range.negative > DECIBEL_NEGATIVE_SHARE and largest <= SCALED_DECIBEL:
+        looks_like = "decibel"
+    elif largest > SCALED_RANGE[1]:
+        looks_like = "values for no data, or DN that are not scaled"
+    if looks_like is not None:
+        raise ModelError(
+            f"the values of the image, {low:g}..{high:g}, look like {looks_like} for model_config.input_scale={factor:g}; "
+            "allowed: values that input_scale scales to about 0..1, such as DN (reflectance x 10000) with 0.0001: set "
+            "input_scale (reflectance 0..1: 1), or scale and offset of the local catalogue"
+        )
 
 
 def to_digital_numbers(image: Image) -> np.ndarray:
@@ -84,7 +145,8 @@ def to_digital_numbers(image: Image) -> np.ndarray:
         raise ModelError("every value of the image is 0, which means no data in Sentinel-2; allowed: imagery with data")
     if value_range.highest <= 2:
         raise ModelError(
-            f"the highest value of the image is {value_range.highest:g}, which looks like reflectance; allowed: DN (reflectance x 10000)"
+            f"the highest value of the image is {value_range.highest:g}, which looks like reflectance; allowed: DN (reflectance x 10000, "
+            "see scale of the local catalogue)"
         )
     return pixels
 
@@ -138,11 +200,15 @@ def scale_log_power(power: np.ndarray) -> np.ndarray:
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """(T, C, H, W) float32 to another size: bilinear, half-pixel centres, no antialiasing
     (``align_corners=False``)."""
+    import numpy as np
     import torch
     import torch.nn.functional as F
 
     if pixels.shape[-2:] == (height, width):
         return pixels
+    pixels = np.ascontiguousarray(pixels)  # torch has other kernels, with other bits, for other orders
+    if not pixels.flags.writeable:  # torch warns of these, though it only reads
+        pixels = pixels.copy()
     return F.interpolate(torch.from_numpy(pixels), (height, width), mode="bilinear", align_corners=False).numpy()
 
 

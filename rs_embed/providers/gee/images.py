@@ -1,79 +1,78 @@
-"""Expressions of Earth Engine's client library for images, their metadata and composites, and
-parsers of the answers."""
+"""Which images a request uses: filters of a collection, the expression that asks for the images of
+a ROI, and the parser of its answer."""
 
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-from ...planning.model_info import COLLECTION_UNITS
 from ...planning.units import Source
+from ...products import COLLECTION_UNITS, find_product
 from ...request.geometry import Grid
+from ...request.mask_spec import CLOUD_SCORE
+from .band_types import filter_polarised, parse_signature, polarisations, signature_expression
+from .masks import own_bands
 
-if TYPE_CHECKING:
-    import numpy as np
+#: Landsat collections that are not described as products; their images have the same property.
+_LANDSAT = re.compile(r"LANDSAT/L[A-Z]\d\d/C0[12]/T[12](_RT)?(_L2|_SR|_TOA)?")
+_TIME = "system:time_start"
 
-#: Bands by common names. Sentinel-2: as in rs-embed 0.3.1; Landsat, collection 2 level 2: Earth
-#: Engine's descriptions.
-_SENTINEL_2 = {
-    "BLUE": "B2", "GREEN": "B3", "RED": "B4", "RE1": "B5", "RE2": "B6", "RE3": "B7", "NIR": "B8", "NIR_BROAD": "B8",
-    "NIR_NARROW": "B8A", "RE4": "B8A", "SWIR1": "B11", "SWIR_1": "B11", "SWIR2": "B12", "SWIR_2": "B12",
-}  # fmt: skip
-_LANDSAT_8 = {"BLUE": 2, "GREEN": 3, "RED": 4, "NIR": 5, "SWIR1": 6, "SWIR_1": 6, "SWIR2": 7, "SWIR_2": 7}
-_LANDSAT_7 = {"BLUE": 1, "GREEN": 2, "RED": 3, "NIR": 4, "SWIR1": 5, "SWIR_1": 5, "SWIR2": 7, "SWIR_2": 7}
-_ALIASES = (
-    (r"COPERNICUS/S2(_SR)?(_HARMONIZED)?", _SENTINEL_2),
-    (r"LANDSAT/LC0[89]/C02/T._L2", {k: f"SR_B{v}" for k, v in _LANDSAT_8.items()}),
-    (r"LANDSAT/L[ET]0[457]/C02/T._L2", {k: f"SR_B{v}" for k, v in _LANDSAT_7.items()}),
-)
-#: Property with the cloud cover of an image, percent. Other collections do not have it, so a
-#: filter on it would remove all images.
-_CLOUD = (
-    (r"COPERNICUS/S2(_SR)?(_HARMONIZED)?", "CLOUDY_PIXEL_PERCENTAGE"),
-    (r"LANDSAT/L[A-Z]\d\d/C0[12]/T[12](_RT)?(_L2|_SR|_TOA)?", "CLOUD_COVER"),
-    (r"NASA/HLS/HLS[LS]30/v002", "CLOUD_COVERAGE"),
-)
-_SENTINEL_1 = tuple(COLLECTION_UNITS)
-#: Methods that cast an image, by the name of the numpy dtype.
-TYPES = {
-    "uint8": "toUint8", "int8": "toInt8", "uint16": "toUint16", "int16": "toInt16", "uint32": "toUint32",
-    "int32": "toInt32", "int64": "toInt64", "float32": "toFloat", "float64": "toDouble",
-}  # fmt: skip
-#: Number of bands whose validity one band of bits stores.
-BITS = 32
-#: Most bands of values in one image: with their bands of bits, fewer than Earth Engine's limit of
-#: 1,024.
-MAX_PLANES = 31 * BITS
+Window = tuple[str, str] | None
+Filter = tuple[str, Callable[[Any, Any], Any]]
 
 
 def resolve_alias(collection: str, band: str) -> str:
     """The name in the collection of a band that may be given by its common name (``RED``)."""
-    return next((names.get(band.upper(), band) for kind, names in _ALIASES if re.fullmatch(kind, collection)), band)
+    product = find_product(collection)
+    return band if product is None else product.resolve_alias(band)
 
 
 def cloud_property(collection: str) -> str | None:
-    """The image property with the cloud cover, or None."""
-    return next((name for kind, name in _CLOUD if re.fullmatch(kind, collection)), None)
+    """The image property with the cloud cover, percent, or None. Only Landsat, Sentinel-2 and HLS
+    have one."""
+    product = find_product(collection)
+    if product is not None:
+        return product.cloud_property
+    return "CLOUD_COVER" if _LANDSAT.fullmatch(collection) else None
+
+
+def needed_bands(source: Source) -> list[str]:
+    """The collection's names of the bands that the images of a source are asked for: those of the
+    source, and the quality band of its mask."""
+    names = [resolve_alias(source.identity["collection"], band) for band in source.bands]
+    return list(dict.fromkeys([*names, *own_bands(source.identity.get("mask"))]))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image of a collection: its id, its time (UTC), and its cloud cover (percent) and
-    instrument mode where known."""
+    """An image of a collection.
+
+    Attributes:
+        id: within the collection.
+        datetime: UTC, or None for an image without a time.
+        cloud_cover: percent, where known. mode: instrument mode, where known.
+        types: names of numpy dtypes of those bands of the source that the image has.
+        signature: number of its bands and types among those of the ROI.
+    """
 
     id: str
-    datetime: str
+    datetime: str | None
     cloud_cover: float | None = None
     mode: str | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    signature: int = 0
 
     @property
-    def date(self) -> str:
+    def date(self) -> str | None:
         """ISO date."""
-        return self.datetime[:10]
+        return None if self.datetime is None else self.datetime[:10]
+
+    def is_in(self, window: Window) -> bool:
+        """Whether the image is in a window; an image without a time is in none."""
+        return window is None or (self.date is not None and window[0] <= self.date < window[1])
 
 
 @dataclass(frozen=True)
@@ -81,20 +80,24 @@ class FoundImages:
     """The images of a ROI.
 
     Attributes:
-        scenes: by time. counts: number of images after each filter, by a description of the
-            filter.
+        scenes: by time; images without a time first.
+        counts: number of images after each filter, by a description of the filter.
         iw: only images in Sentinel-1's IW mode are used. relaxed: IW is required but not
             available, so other modes are used.
+        untimed: number of images at the place that have no time, so that no window contains them.
+        without: ids of images without the quality band of the mask.
     """
 
     scenes: tuple[Scene, ...]
     counts: Mapping[str, int]
     iw: bool = False
     relaxed: bool = False
+    untimed: int = 0
+    without: frozenset[str] = frozenset()
 
-
-Window = tuple[str, str] | None
-Filter = tuple[str, Callable[[Any, Any], Any]]
+    def scenes_in(self, window: Window) -> list[Scene]:
+        """The images of a window."""
+        return [scene for scene in self.scenes if scene.is_in(window)]
 
 
 def collection_filters(source: Source, window: Window) -> list[Filter]:
@@ -105,8 +108,8 @@ def collection_filters(source: Source, window: Window) -> list[Filter]:
     if window is not None:
         steps = [(f"images of {name} in {window[0]}..{window[1]}", lambda ee, images: images.filterDate(*window))]
     if (cloud := cloud_property(name)) and limit < 100:
-        steps.append((f"with {cloud} <= {limit:g}", lambda ee, images: images.filter(ee.Filter.lte(cloud, limit))))
-    if name in _SENTINEL_1:
+        steps.append((f"with {cloud} <= {limit:g}", lambda ee, images: _filter_clouds(ee, images, cloud, limit)))
+    if name in COLLECTION_UNITS:
         pair = polarisations(source.bands)
         text = f"with the polarisations {' and '.join(pair)}"
         steps.append((text, lambda ee, images: filter_polarised(ee, images, pair)))
@@ -116,141 +119,119 @@ def collection_filters(source: Source, window: Window) -> list[Filter]:
     return steps
 
 
-def polarisations(bands: Sequence[str]) -> tuple[str, str]:
-    """The pair of polarisations that an image of Sentinel-1 must have: one is transmitted, both
-    are received."""
-    return ("HH", "HV") if {"HH", "HV"} & set(bands) else ("VV", "VH")
+def _filter_clouds(ee: Any, images: Any, cloud: str, limit: float) -> Any:
+    """Images that are not known to exceed the limit: a comparison alone would also remove images
+    without the property."""
+    unknown = ee.Filter.notNull([cloud]).Not()
+    return images.filter(ee.Filter.Or(ee.Filter.lte(cloud, limit), unknown))
 
 
-def filter_polarised(ee: Any, images: Any, pair: Sequence[str]) -> Any:
-    """Images that have both polarisations."""
-    for polarisation in pair:
-        images = images.filter(ee.Filter.listContains("transmitterReceiverPolarisation", polarisation))
-    return images
-
-
-def _filtered_collections(ee: Any, source: Source, window: Window, grid: Grid) -> Iterator[Any]:
+def filtered_collections(ee: Any, source: Source, window: Window, grid: Grid) -> Iterator[Any]:
     """The images that intersect a grid, after each filter."""
-    left, bottom, right, top = grid.bounds
-    footprint = ee.Geometry.Rectangle([left, bottom, right, top], proj=grid.crs, geodesic=False)
-    images = ee.ImageCollection(source.identity["collection"]).filterBounds(footprint)
+    images = _images_at(ee, source.identity["collection"], grid)
     for _, step in collection_filters(source, window):
         images = step(ee, images)
         yield images
 
 
-def band_types_expression(ee: Any, collection: str, bands: Sequence[str]) -> Any:
-    """Expression for the types of the bands of a collection, to be read by
-    :func:`parse_band_types`."""
-    images = ee.ImageCollection(collection)
-    if collection in _SENTINEL_1:  # its images do not all have the same bands
-        images = filter_polarised(ee, images, polarisations(bands))
-    return images.first().bandTypes()
-
-
-def parse_band_types(answer: Mapping[str, Mapping]) -> dict[str, str]:
-    """Names of numpy dtypes for Earth Engine's types: integers have limits, ``float`` has 32 and
-    ``double`` 64 bits."""
-    import numpy as np
-
-    found = {}
-    for band, type_ in answer.items():
-        if type_["precision"] in ("float", "double"):
-            found[band] = "float32" if type_["precision"] == "float" else "float64"
-            continue
-        low, high = type_.get("min", -(2**31)), type_.get("max", 2**31 - 1)
-        fits = (t for t in TYPES if "int" in t and np.iinfo(t).min <= low and high <= np.iinfo(t).max)
-        found[band] = next(fits, "float64")
-    return found
+def _images_at(ee: Any, collection: str, grid: Grid) -> Any:
+    """The images of a collection that intersect a grid."""
+    left, bottom, right, top = grid.bounds
+    footprint = ee.Geometry.Rectangle([left, bottom, right, top], proj=grid.crs, geodesic=False)
+    return ee.ImageCollection(collection).filterBounds(footprint)
 
 
 def search_expression(ee: Any, source: Source, window: Window, grid: Grid) -> Any:
-    """Expression for the images of a grid: the number after each filter, and ids, times and one
-    property of the remaining images, to be read by :func:`parse_search`."""
-    *_, selected = steps = list(_filtered_collections(ee, source, window, grid))
-    keys = ("system:index", "system:time_start", _extra_property(source))
-    arrays = [selected.aggregate_array(key) for key in keys if key]
-    return ee.List([ee.List([images.size() for images in steps]), *arrays])
+    """Expression for the images of a grid, to be read by :func:`parse_search`: the number after
+    each filter, the number without a time, the properties of each remaining image, the number of
+    its signature, the different signatures, and ids that have a Cloud Score+ image.
+
+    Properties are taken from each image by itself. Lists of one property each cannot be joined: an
+    image without the property is missing from its list.
+    """
+    *_, selected = steps = list(filtered_collections(ee, source, window, grid))
+    needed = needed_bands(source)
+    keys = [key for key in ("system:index", _TIME, _extra_property(source)) if key]
+    images = selected.toList(selected.size().max(1))
+    records = images.map(lambda image: ee.List([ee.Image(image).get(key) for key in keys]))
+    signatures = images.map(lambda image: signature_expression(ee, image, needed))
+    different = signatures.distinct()
+    return ee.List(
+        [
+            ee.List([one.size() for one in steps]),
+            _count_untimed(ee, source, window, grid),
+            records,
+            signatures.map(lambda signature: different.indexOf(signature)),
+            different,
+            _scored(ee, source, selected, window, grid),
+        ]
+    )
+
+
+def _count_untimed(ee: Any, source: Source, window: Window, grid: Grid) -> Any:
+    """The number of images at a place that no window contains, because they have no time. All
+    images of the described products have one, and to look for exceptions in their archives would
+    cost more than the search."""
+    collection = source.identity["collection"]
+    if window is None or find_product(collection) is not None:
+        return 0
+    return _images_at(ee, collection, grid).filter(ee.Filter.notNull([_TIME]).Not()).size()
+
+
+def _scored(ee: Any, source: Source, selected: Any, window: Window, grid: Grid) -> Any:
+    """Ids of the images that have a Cloud Score+ image, if the mask reads it. Both images have the
+    same time."""
+    mask = source.identity.get("mask")
+    if mask is None or mask["kind"] != CLOUD_SCORE:
+        return ee.List([])
+    same = ee.Filter.inList("system:index", selected.aggregate_array("system:index"))
+    scores = _images_at(ee, mask["collection"], grid)
+    if window is not None:
+        scores = scores.filterDate(*window)  # fewer images to compare ids with
+    return scores.filter(same).aggregate_array("system:index")
 
 
 def _extra_property(source: Source) -> str | None:
     """The property that is looked up for each image in addition to id and time."""
     name = source.identity["collection"]
-    return "instrumentMode" if name in _SENTINEL_1 else cloud_property(name)
+    return "instrumentMode" if name in COLLECTION_UNITS else cloud_property(name)
 
 
 def parse_search(source: Source, window: Window, answer: Sequence) -> FoundImages:
     """The images in an answer to :func:`search_expression`."""
-    sizes, ids, times, *more = answer
-    # images without the property are missing from its list, which then cannot be assigned to
-    # images
-    extra = more[0] if more and len(more[0]) == len(ids) else [None] * len(ids)
-    radar = source.identity["collection"] in _SENTINEL_1
-    found = [
-        Scene(i, _format_utc(t), mode=x) if radar else Scene(i, _format_utc(t), x) for i, t, x in zip(ids, times, extra)
-    ]
-    scenes = tuple(sorted(found, key=lambda s: (s.datetime, s.id)))
+    sizes, untimed, records, numbers, signatures, scored = answer
+    types = [parse_signature(s) for s in signatures]
+    radar = source.identity["collection"] in COLLECTION_UNITS
+    found = []
+    for (name, time, *more), number in zip(records, numbers, strict=True):
+        extra = more[0] if more else None
+        cloud, mode = (None, extra) if radar else (extra, None)
+        found.append(Scene(name, _format_utc(time), cloud, mode, types[number], number))
+    scenes = tuple(sorted(found, key=lambda s: (s.datetime or "", s.id)))
     counts = dict(zip([text for text, _ in collection_filters(source, window)], sizes, strict=True))
-    s1 = source.identity.get("s1", {})
-    if not radar or not s1.get("s1_require_iw", True):
-        return FoundImages(scenes, counts)
-    wide = tuple(s for s in scenes if s.mode == "IW")
-    counts["in IW mode"] = len(wide)
-    relaxed = not wide and bool(scenes) and s1.get("s1_relax_iw_on_empty", True)
-    return FoundImages(scenes if relaxed else wide, counts, relaxed=relaxed, iw=not relaxed)
+    if untimed:
+        counts["without a time, which no window contains"] = untimed
+    s1, iw, relaxed = source.identity.get("s1", {}), False, False
+    if radar and s1.get("s1_require_iw", True):
+        wide = tuple(s for s in scenes if s.mode == "IW")
+        counts["in IW mode"] = len(wide)
+        relaxed = not wide and bool(scenes) and s1.get("s1_relax_iw_on_empty", True)
+        iw = not relaxed
+        scenes = scenes if relaxed else wide
+    return FoundImages(scenes, counts, iw, relaxed, untimed, _without(source, scenes, scored))
 
 
-def _format_utc(milliseconds: float) -> str:
+def _without(source: Source, scenes: Sequence[Scene], scored: Sequence[str]) -> frozenset[str]:
+    """Ids of the images that have no quality band."""
+    mask = source.identity.get("mask")
+    if mask is None:
+        return frozenset()
+    if mask["kind"] == CLOUD_SCORE:
+        return frozenset(s.id for s in scenes) - set(scored)
+    return frozenset(s.id for s in scenes if mask["band"] not in s.types)
+
+
+def _format_utc(milliseconds: float | None) -> str | None:
+    if milliseconds is None:
+        return None
     return dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def composite_expression(
-    ee: Any, source: Source, planes: Sequence[tuple[Window, str]], found: FoundImages, grid: Grid, dtype: np.dtype
-) -> tuple[Any, list[str], list[str]]:
-    """One image with the composites of several bands and windows, and bits that mark where they
-    are valid.
-
-    Args:
-        planes: (window, band of the collection) of every band of the image, at most
-            ``MAX_PLANES``.
-        grid: its footprint selects the images.
-        dtype: of the values; masked values are 0.
-
-    Returns:
-        (expression, names of the values' bands, names of the bands of bits: bit i of band k is
-        plane 32 * k + i).
-    """
-    names = [f"p{i}" for i in range(len(planes))]
-    stack = None
-    for window, group in itertools.groupby(enumerate(planes), key=lambda p: p[1][0]):
-        numbers, bands = zip(*((i, band) for i, (_, band) in group))
-        one = _composite_of_window(ee, source, window, bands, found, grid).rename([names[i] for i in numbers])
-        stack = one if stack is None else stack.addBands(one)
-    assert stack is not None, "planes is not empty"
-    image, bits = getattr(stack.unmask(0, False), TYPES[dtype.name])(), []
-    for start in range(0, len(names), BITS):
-        group_names = names[start : start + BITS]
-        weights = ee.Image.constant([2**i for i in range(len(group_names))])
-        cast = "toUint8" if len(group_names) <= 8 else "toUint16" if len(group_names) <= 16 else "toUint32"
-        valid = stack.select(group_names).mask().gt(0).multiply(weights).reduce(ee.Reducer.sum())
-        bits.append(f"v{start // BITS}")
-        image = image.addBands(getattr(valid, cast)().rename([bits[-1]]))
-    return image, names, bits
-
-
-def _composite_of_window(
-    ee: Any, source: Source, window: Window, bands: Sequence[str], found: FoundImages, grid: Grid
-) -> Any:
-    """Expression for the composite of some bands over one window."""
-    *_, images = _filtered_collections(ee, source, window, grid)
-    if found.iw:
-        images = images.filter(ee.Filter.eq("instrumentMode", "IW"))
-    if source.identity["composite"] == "mosaic":  # the last image is on top
-        return images.sort("system:time_start").select(list(bands)).mosaic()
-    return images.select(list(bands)).median()
-
-
-def bytes_per_pixel(planes: int, dtype: np.dtype) -> int:
-    """Uncompressed bytes of a pixel of :func:`composite_expression`."""
-    full, last = divmod(planes, BITS)
-    return planes * dtype.itemsize + 4 * full + (1 if 0 < last <= 8 else 2 if 0 < last <= 16 else 4 * bool(last))

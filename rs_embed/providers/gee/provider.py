@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from ...errors import ProviderError
-from ...planning.model_info import COLLECTION_UNITS
-from ...request.fields import suggest_nearest
+from ...products import COLLECTION_UNITS, find_product
 from ...request.gee_settings import GEE_URLS, GeeSettings
 from ...request.geometry import Grid
 from ...request.identity import digest
@@ -24,21 +23,20 @@ from ..base import Chip, FetchCost, Roi
 from ..composite import Masked
 from ..limits.quota import Quota
 from ..limits.slots import RequestSlots
-from ..retries import retrying
-from . import images
+from ..rasters.scene_masks import MaskCount, mask_warnings
+from . import band_types, composites, images, masks, parts
 from .client import Client, RequestTooLarge
-from .images import FoundImages, Window
+from .images import FoundImages, Scene, Window
+from .known_bands import KnownBands
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ...planning.units import Source
 
-#: Largest answer of one request, bytes without compression, all bands counted ("Total request size
-#: must be less than or equal to 50331648 bytes").
-MAX_BYTES = 48 << 20
-#: Retries of the request at the start of a run, and the upper end of the first pause, seconds.
-_RETRIES, _BACKOFF_S = 3, 1.0
+#: Increased by hand when the pixels of a request can change. 2: types and bands of the images that
+#: are used, dates of acquisition.
+VERSION = 2
 
 
 class GeeProvider:
@@ -62,20 +60,22 @@ class GeeProvider:
         quota = Quota(os.path.join(base, "quota"), self.settings.concurrency, self.settings.requests_per_second)
         self._quota = quota if job else None
         self._client = Client(self.settings, self._quota)
-        self._types = _valid_types(known)
+        self._known = KnownBands(self._client, known)
         self._found: dict[tuple[str, str], FoundImages | ProviderError] = {}  # by source and ROI
 
     def identity(self) -> dict:
         """The name, and the endpoint unless it is one of Earth Engine's. Project and account
         change no pixel."""
-        return {"name": self.name} | ({} if self.settings.endpoint in GEE_URLS else {"url": self.settings.endpoint})
+        return {"name": self.name, "version": VERSION} | (
+            {} if self.settings.endpoint in GEE_URLS else {"url": self.settings.endpoint}
+        )
 
     def backend(self, folder: str) -> str:
         return self.name
 
     def freeze(self) -> dict:
-        """The types of the bands of the collections of this request."""
-        return {"types": self._types}
+        """What was looked up about the collections of this request."""
+        return self._known.freeze()
 
     def request_slots(self, workers: int) -> AbstractContextManager:
         """Requests that the run may have in flight."""
@@ -84,37 +84,10 @@ class GeeProvider:
     # before anything runs ------------------------------------------------------------------------
 
     def resolve(self, source: Source, rois: Sequence[Roi], grids: Sequence[Grid], *, strict: bool) -> None:
-        """Refuse a collection or bands that do not exist. This costs one small request, which also
-        needs credentials and a project, unless an earlier start of the run has made it. Whether a
-        ROI has imagery is known when it is fetched."""
-        collection = source.identity["collection"]
-        dtypes = self._band_dtypes(source)
-        for band in source.bands:
-            if images.resolve_alias(collection, band) not in dtypes:
-                raise ProviderError(
-                    f"sensor.bands: {band!r} is not in the collection {collection!r}{suggest_nearest(band, dtypes)}; "
-                    f"allowed: {', '.join(dtypes)}"
-                )
-
-    def _band_dtypes(self, source: Source) -> dict[str, str]:
-        """Names of numpy dtypes by band of the source's collection."""
-        collection = source.identity["collection"]
-        key = f"{collection} {images.polarisations(source.bands)[0]}" if collection in COLLECTION_UNITS else collection
-        if key not in self._types:
-
-            def request() -> dict:
-                expression = images.band_types_expression(self._client.connect(), collection, source.bands)
-                return self._client.compute_value(expression)
-
-            try:
-                self._types[key] = images.parse_band_types(retrying(_RETRIES, _BACKOFF_S)(request))
-            except ProviderError as error:
-                if "may not be null" not in str(error):
-                    raise
-                raise ProviderError(
-                    f"sensor.collection: {collection!r} has no images; allowed: an image collection that you can read"
-                ) from None
-        return self._types[key]
+        """Refuse a collection or bands that do not exist (:meth:`KnownBands.check`). The requests
+        also need credentials and a project. Whether a ROI has imagery is known when it is
+        fetched."""
+        self._known.check(source, rois, grids)
 
     # which images --------------------------------------------------------------------------------
 
@@ -155,14 +128,20 @@ class GeeProvider:
     # pixels --------------------------------------------------------------------------------------
 
     def fetch_cost(self, source: Source, bands: Sequence[str], height: int, width: int) -> FetchCost:
-        """The cost if every time bin has several images."""
+        """The cost if every time bin has several images. All images of a known product have the
+        types of its first ones; in another collection any image can have the widest type."""
+        import numpy as np
 
-        names, dtypes = self._names_and_dtypes(source, bands)
+        is_product = find_product(source.identity["collection"]) is not None
+        types = self._known.types(source) if is_product else {}
+        dtypes = [np.dtype(types.get(n, "float64")) for n in dict.fromkeys(_names(source, bands))]
         how, fill = source.identity["composite"], source.identity["fill_value"]
         stored, sent = (composite.composite_dtype(dtypes, 2, how, value) for value in (fill, 0))
-        requests = list(split_request(len(set(names)) * source.frames.count, height, width, sent))
-        pixel_bytes = sum(images.bytes_per_pixel(end - start, sent) for start, end, _ in requests)
-        return FetchCost(sum(len(parts) for *_, parts in requests), stored.itemsize, height * width * pixel_bytes)
+        counted = "mask" in source.identity
+        planes = len(dtypes) * source.frames.count
+        requests = list(parts.split_request(planes, height, width, sent, counted=counted))
+        pixel_bytes = sum(parts.request_bytes(end - start, sent, counted and start == 0) for start, end, _ in requests)
+        return FetchCost(sum(len(pieces) for *_, pieces in requests), stored.itemsize, height * width * pixel_bytes)
 
     def fetch(self, source: Source, bands: Sequence[str], roi: Roi, grid: Grid) -> Chip:
         """Composite of the ROI's images, or one of each time bin."""
@@ -171,12 +150,24 @@ class GeeProvider:
         if not found.scenes:
             return _empty_chip(bands, provenance, found)
         bins = composite.time_bins(roi.temporal, source.frames) if roi.temporal else []
-        dates = tuple(composite.midpoint(*dates) for dates in bins)
+        count, empty = MaskCount(), []
+        warnings: tuple[tuple[str, ...], ...] = ()
         if source.frames.mode == "composite":
-            ((pixels, valid),) = self._composites(source, bands, found, [window], grid)
-            return Chip(pixels, composite.band_coverage(valid), dates, provenance)
-        pixels, covered, provenance["frames"], warnings = self._frames(source, bands, found, bins, roi, grid)
-        return Chip(pixels, covered, dates, provenance, warnings)
+            ((pixels, valid),) = self._composites(source, bands, found, [window], grid, count, window)
+            covered = composite.band_coverage(valid)
+        else:
+            pixels, covered, provenance["frames"], warnings = self._frames(source, bands, found, bins, roi, grid, count)
+            empty = ["empty" in frame for frame in provenance["frames"]]
+        about = _band_warnings(source, bands, found)
+        if mask := source.identity.get("mask"):
+            provenance["mask"] = count.provenance(mask)
+            removed = mask_warnings(provenance["mask"], any(covered))
+            about = [(*sentences, *removed) for sentences in about]
+        if any(about):
+            warnings = tuple((*w, *more) for w, more in zip(warnings or ((),) * len(bands), about))
+        days = [s.date for s in found.scenes if s.date is not None]
+        dates, date_is = composite.frame_dates(window, bins, days if len(days) == len(found.scenes) else [], empty)
+        return Chip(pixels, covered, dates, provenance, warnings, date_is)
 
     def _frames(
         self,
@@ -186,120 +177,126 @@ class GeeProvider:
         bins: list[tuple[str, str]],
         roi: Roi,
         grid: Grid,
+        count: MaskCount,
     ) -> tuple[np.ndarray, tuple[float, ...], list[dict], tuple[tuple[str, ...], ...]]:
         """:func:`composite.composite_frames` with the composites of all bins, and of the window
         where a bin has no images, in one request."""
         window = _window(roi)
-        scenes = [[s.id for s in found.scenes if start <= s.date < end] for start, end in bins]
+        scenes = [[s.id for s in found.scenes_in(dates)] for dates in bins]
         windows: list[Window] = [dates for dates, ids in zip(bins, scenes) if ids]
         if len(windows) < len(bins):
             windows.append(window)
-        composites = dict(zip(windows, self._composites(source, bands, found, windows, grid)))
+        # images after the last bin are in no frame
+        count_window = (bins[0][0], bins[-1][1])
+        composed = self._composites(source, bands, found, windows, grid, count, count_window)
+        composites_of = dict(zip(windows, composed))
 
         def of_window() -> Masked:
-            if window not in composites:  # a bin has images, but no valid pixel of a band
-                (composites[window],) = self._composites(source, bands, found, [window], grid)
-            return composites[window]
+            if window not in composites_of:  # a bin has images, but no valid pixel of a band
+                (composites_of[window],) = self._composites(source, bands, found, [window], grid)
+            return composites_of[window]
 
-        return composite.composite_frames(bins, scenes, lambda i: composites[bins[i]], of_window, len(bands))
-
-    def _names_and_dtypes(self, source: Source, bands: Sequence[str]) -> tuple[list[str], list[np.dtype]]:
-        """The collection's names of bands, and the dtypes of its different bands among them."""
-        import numpy as np
-
-        stored = self._band_dtypes(source)
-        names = [images.resolve_alias(source.identity["collection"], b) for b in bands]
-        return names, [np.dtype(stored[n]) for n in dict.fromkeys(names)]
+        return composite.composite_frames(bins, scenes, lambda i: composites_of[bins[i]], of_window, len(bands))
 
     def _composites(
-        self, source: Source, bands: Sequence[str], found: FoundImages, windows: Sequence[Window], grid: Grid
+        self,
+        source: Source,
+        bands: Sequence[str],
+        found: FoundImages,
+        windows: Sequence[Window],
+        grid: Grid,
+        count: MaskCount | None = None,
+        count_window: Window = None,
     ) -> list[Masked]:
         """(values (C, H, W) with the fill value, valid (C, H, W)) of each window that has images;
-        in one request unless the answer exceeds the service's limits."""
+        in one request unless the answer exceeds the service's limits. ``count`` is increased by
+        what the source's mask removes from the images of ``count_window``."""
         import numpy as np
 
-        how, fill = source.identity["composite"], source.identity["fill_value"]
-        names, dtypes = self._names_and_dtypes(source, bands)
-        counts = [sum(w is None or w[0] <= s.date < w[1] for s in found.scenes) for w in windows]
-        sent = np.result_type(*(composite.composite_dtype(dtypes, n, how, 0) for n in counts))
+        how, fill, names = source.identity["composite"], source.identity["fill_value"], _names(source, bands)
+        scenes = [found.scenes_in(w) for w in windows]
+        dtypes = [_dtypes(inside, names) for inside in scenes]
+        sent = np.result_type(
+            *(composite.composite_dtype(types, len(inside), how, 0) for types, inside in zip(dtypes, scenes))
+        )
         planes = [(w, n) for w in windows for n in dict.fromkeys(names)]
-        values, valid = self._fetch_planes(source, planes, found, grid, sent)
+        values, valid = self._fetch_planes(source, planes, found, grid, sent, count, count_window)
         frames = []
-        for window, count in zip(windows, counts):
+        for window, inside, types in zip(windows, scenes, dtypes):
             indices = [planes.index((window, n)) for n in names]
             frame_valid = valid[indices]
-            frame = values[indices].astype(composite.composite_dtype(dtypes, count, how, fill))
+            frame = values[indices].astype(composite.composite_dtype(types, len(inside), how, fill))
             frame[~frame_valid] = fill
             frames.append((frame, frame_valid))
         return frames
 
     def _fetch_planes(
-        self, source: Source, planes: Sequence[tuple[Window, str]], found: FoundImages, grid: Grid, sent: np.dtype
+        self,
+        source: Source,
+        planes: Sequence[tuple[Window, str]],
+        found: FoundImages,
+        grid: Grid,
+        sent: np.dtype,
+        count: MaskCount | None,
+        count_window: Window,
     ) -> Masked:
         """Values (P, H, W) and validity (P, H, W) of composites of (window, band), joined from as
         many requests as needed."""
         import numpy as np
 
+        ee = self._client.connect()
         values = np.empty((len(planes), grid.height, grid.width), sent)
         valid = np.empty(values.shape, bool)
-        for start, end, parts in split_request(len(planes), grid.height, grid.width, sent):
-            image, value_names, bit_names = images.composite_expression(
-                self._client.connect(), source, planes[start:end], found, grid, sent
+        seen = found.scenes_in(count_window) if count is not None and "mask" in source.identity else []
+        if count is not None:
+            count.without += [s.id for s in seen if s.id in found.without]
+        for start, end, pieces in parts.split_request(len(planes), grid.height, grid.width, sent, counted=bool(seen)):
+            image, value_names, bit_names = composites.composite_expression(
+                ee, source, planes[start:end], found, grid, sent
             )
-            for rows, columns in parts:
-                answer = self._client.compute_pixels(image, _subgrid(grid, rows, columns), value_names + bit_names)
+            counts: list[str] = []
+            if seen and start == 0:
+                counts = list(masks.COUNTS)
+                image = image.addBands(composites.masked_counts(ee, source, count_window, found, grid))
+            for rows, columns in pieces:
+                subgrid = parts.subgrid(grid, rows, columns)
+                answer = self._client.compute_pixels(image, subgrid, value_names + bit_names + counts)
                 for i, name in enumerate(value_names, start):
                     values[i, rows, columns] = answer[name]
-                    band, bit = divmod(i - start, images.BITS)
+                    band, bit = divmod(i - start, composites.BITS)
                     valid[i, rows, columns] = answer[bit_names[band]] & (1 << bit) != 0
+                if count is not None and counts:
+                    count.observed += int(answer["observed"].sum(dtype=np.int64))
+                    count.masked += int(answer["masked"].sum(dtype=np.int64))
         if sent.kind == "f":
             valid &= ~np.isnan(values)
         return values, valid
 
 
-def _valid_types(known: object) -> dict[str, dict[str, str]]:
-    """The types of bands that an earlier start has stored; invalid entries are left out, so they
-    are requested again."""
-    stored = known.get("types") if isinstance(known, dict) else None
-    return {
-        str(collection): dict(types)
-        for collection, types in (stored.items() if isinstance(stored, dict) else ())
-        if isinstance(types, dict) and types and all(t in images.TYPES for t in types.values())
-    }
+def _names(source: Source, bands: Sequence[str]) -> list[str]:
+    """The collection's names of bands."""
+    return [images.resolve_alias(source.identity["collection"], band) for band in bands]
 
 
-def split_request(
-    planes: int, height: int, width: int, sent: np.dtype
-) -> Iterator[tuple[int, int, list[tuple[slice, slice]]]]:
-    """The requests for a chip of so many planes (bands x windows): planes ``start .. end-1``, and
-    the rows and columns of each request for them."""
-    for start in range(0, planes, images.MAX_PLANES):
-        end = min(start + images.MAX_PLANES, planes)
-        area = max(1, MAX_BYTES // images.bytes_per_pixel(end - start, sent))
-        yield start, end, split_area(height, width, area)
+def _dtypes(scenes: Sequence[Scene], names: Sequence[str]) -> list[np.dtype]:
+    """The dtypes that represent some bands of images, those of bands that an image has."""
+    import numpy as np
+
+    types = band_types.merge_types(*({n: s.types[n] for n in names if n in s.types} for s in scenes))
+    return [np.dtype(name) for name in types.values()] or [np.dtype(np.uint8)]
 
 
-def split_area(height: int, width: int, area: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the parts of an image, each of at most ``area`` pixels; an image is
-    halved across its longer side."""
-
-    def halve(top: int, bottom: int, left: int, right: int) -> list[tuple[slice, slice]]:
-        if (bottom - top) * (right - left) <= area:
-            return [(slice(top, bottom), slice(left, right))]
-        if bottom - top >= right - left:
-            middle = (top + bottom) // 2
-            return halve(top, middle, left, right) + halve(middle, bottom, left, right)
-        middle = (left + right) // 2
-        return halve(top, bottom, left, middle) + halve(top, bottom, middle, right)
-
-    return halve(0, height, 0, width)
-
-
-def _subgrid(grid: Grid, rows: slice, columns: slice) -> Grid:
-    """The grid of some rows and columns."""
-    a, b, c, d, e, f = grid.affine
-    affine = (a, b, c + a * columns.start, d, e, f + e * rows.start)
-    return Grid(grid.crs, affine, columns.stop - columns.start, rows.stop - rows.start)
+def _band_warnings(source: Source, bands: Sequence[str], found: FoundImages) -> list[tuple[str, ...]]:
+    """Sentences about each band: no image has it, or images are in no window."""
+    untimed: tuple[str, ...] = ()
+    if found.untimed:
+        verb = "image has" if found.untimed == 1 else "images have"
+        what = f"{found.untimed} {verb} no time (system:time_start), so no window contains them"
+        untimed = (f"{source.identity['collection']}: {what}",)
+    return [
+        (*(() if any(name in s.types for s in found.scenes) else (f"no image here has the band {name}",)), *untimed)
+        for name in _names(source, bands)
+    ]
 
 
 def _window(roi: Roi) -> Window:

@@ -5,8 +5,10 @@
   and how they are combined.
 - ``scene_files``: files with their metadata; filters on them, and their JSON form.
 - ``catalogue``: the table that describes the files of a folder.
-- ``make_catalogue``, ``folder_scan``: the draft of such a table, from the files' metadata.
-- ``raster_io``: headers and pixels of raster files, with rasterio.
+- ``make_catalogue``, ``folder_scan``, ``file_names``: the draft of such a table, from the
+  conventions of products, and from the metadata and names of other files.
+- ``raster_io``: headers and pixels of raster files, with rasterio. ``alpha_bands``: bands that
+  GDAL takes for transparency. ``longitudes``: rasters beyond 180 degrees.
 - ``product_units``: conversion between collections with the same product in other units of
   measure.
 """

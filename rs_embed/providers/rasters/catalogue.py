@@ -4,7 +4,8 @@ only.
 One row for each file: ``path`` (relative to the catalogue), ``collection``, ``datetime``; and
 optionally ``bands`` (in file order; default: the band descriptions of the file), ``scene`` (rows
 with one scene id form one image), ``cloud_cover`` (percent), ``scale`` and ``offset`` (value =
-number * scale + offset, in the collection's units of measure), ``nodata``, ``orbit``.
+number * scale + offset, in the collection's units of measure), ``nodata``, ``orbit``, ``subtract``
+(from the numbers before that, with a minimum of 0), ``note`` (for manifests).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ...request.fields import describe_bad_column
 #: Name of the catalogue in a folder.
 FILE_NAME = "catalogue.csv"
 REQUIRED = ("path", "collection", "datetime")
-COLUMNS = (*REQUIRED, "bands", "scene", "cloud_cover", "scale", "offset", "nodata", "orbit")
+COLUMNS = (*REQUIRED, "bands", "scene", "cloud_cover", "scale", "offset", "nodata", "orbit", "subtract", "note")
 ORBITS = ("ASCENDING", "DESCENDING")
 
 
@@ -43,6 +44,9 @@ class Row:
         scale, offset: from the file's numbers to the collection's units of measure.
         nodata: nodata value, "nan", or None for that of the file.
         orbit: pass of a radar image, or None.
+        subtract: subtracted from the numbers of the file before scale and offset, with a minimum
+            of 0; integers stay integers, and bands of classes are left as they are.
+        note: remark on the pixels for the manifest.
     """
 
     line: int
@@ -56,6 +60,8 @@ class Row:
     offset: float = 0.0
     nodata: float | str | None = None
     orbit: str | None = None
+    subtract: int = 0
+    note: str = ""
 
     @property
     def date(self) -> str:
@@ -70,12 +76,50 @@ def find_catalogue(path: str) -> str:
         ProviderError: the catalogue does not exist.
     """
     found = os.path.join(path, FILE_NAME) if os.path.isdir(path) else path
+    what = _describe(found)
+    if what:
+        raise ProviderError(
+            f"backend: 'local:{path}' is {what} and not a catalogue; allowed: a folder with a {FILE_NAME}, which "
+            "`rs-embed catalogue <folder>` writes"
+        )
     if not os.path.isfile(found):
         raise ProviderError(
             f"backend: 'local:{path}' has no catalogue (looked for {found}); allowed: a catalogue file, or a folder with a "
             f"{FILE_NAME}, which `rs-embed catalogue {path}` writes"
         )
     return found
+
+
+#: Beginnings of files that are taken for catalogues by mistake.
+_OTHER_FILES = {
+    b"II*\x00": "a raster (TIFF)",
+    b"MM\x00*": "a raster (TIFF)",
+    b"II+\x00": "a raster (TIFF)",
+    b"MM\x00+": "a raster (TIFF)",
+    b"\x00\x00\x00\x0cjP": "a raster (JPEG 2000)",
+    b"\xffO\xffQ": "a raster (JPEG 2000)",
+    b"<VRTDataset": "a raster (VRT)",
+    b"\x89PNG": "an image (PNG)",
+    b"\xff\xd8\xff": "an image (JPEG)",
+    b"\x89HDF": "an HDF5 or netCDF file",
+    b"CDF": "a netCDF file",
+    b"\x0e\x03\x13\x01": "an HDF4 file",
+    b"PK\x03\x04": "a ZIP archive or an office document",
+    b"\x1f\x8b": "a gzip archive",
+    b"SQLite format 3": "a database (GeoPackage)",
+}
+
+
+def _describe(path: str) -> str:
+    """What a file is that is no table; "" for everything else."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError:
+        return ""
+    if start[257:262] == b"ustar":
+        return "a tar archive"
+    return next((what for magic, what in _OTHER_FILES.items() if start.startswith(magic)), "")
 
 
 def read_catalogue(path: str) -> list[Row]:
@@ -104,6 +148,9 @@ def read_catalogue(path: str) -> list[Row]:
 
 
 def _check_header(path: str, header: Sequence[str]) -> None:
+    for sep, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and sep in header[0]:
+            raise ProviderError(f"catalogue {path} is separated by {name}; allowed: a table separated by commas")
     missing = [f"the column {c!r} is missing" for c in REQUIRED if c not in header]
     what = describe_bad_column(header, COLUMNS, suggest=True) or next(iter(missing), "")
     if what:
@@ -135,6 +182,9 @@ def _parse_row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
     nodata: float | str | None = (
         "nan" if given.get("nodata", "").lower() == "nan" else _to_float(given, "nodata", where)
     )
+    subtract = _to_float(given, "subtract", where) or 0.0
+    if subtract < 0 or subtract != int(subtract):
+        raise ProviderError(f"{where}: subtract: {subtract:g} is not valid; allowed: an integer from 0, or nothing")
     orbit = given.get("orbit", "").upper() or None
     if orbit not in (None, *ORBITS):
         raise ProviderError(f"{where}: orbit: {given['orbit']!r} is not valid; allowed: {', '.join(ORBITS)} or nothing")
@@ -150,6 +200,8 @@ def _parse_row(cells: Mapping[Any, Any], where: str, line: int) -> Row:
         _to_float(given, "offset", where) or 0.0,
         nodata,
         orbit,
+        int(subtract),
+        given.get("note", ""),
     )
 
 
@@ -211,6 +263,8 @@ def write_catalogue(path: str, rows: Sequence[Row]) -> None:
 def _format_row(row: Row) -> dict[str, Any]:
     default = replace(Row(0, row.path, row.collection, row.datetime), scene=row.path)
     cells = {c: getattr(row, c) for c in COLUMNS if c in REQUIRED or getattr(row, c) != getattr(default, c)}
+    if row.path != row.path.strip():  # blanks around a cell are not part of it
+        cells["path"] = "./" + row.path
     if row.datetime.endswith("T00:00:00Z"):
         cells["datetime"] = row.date
     return cells | ({"bands": " ".join(row.bands)} if row.bands else {})

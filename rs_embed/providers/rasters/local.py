@@ -19,7 +19,7 @@ from ...request.geometry import Grid, lonlat_boxes
 from ...request.identity import digest
 from ..base import Roi
 from ..composite import Masked
-from . import catalogue, raster_io, scene_files
+from . import catalogue, raster_io, scene_files, scene_masks
 from .product_units import other_form
 from .scene_files import CatalogueFile
 from .scenes import SceneProvider, decode
@@ -27,6 +27,8 @@ from .scenes import SceneProvider, decode
 if TYPE_CHECKING:
     from ...planning.units import Source
 
+#: Increased by hand when the pixels of a request can change. 2: dates of acquisition.
+VERSION = 2
 #: Headers read at a time.
 _OPENERS = 8
 
@@ -58,8 +60,8 @@ class LocalProvider(SceneProvider[CatalogueFile]):
         self._rows = [f.row for f in self._files.values()] if job else catalogue.read_catalogue(self.path)
 
     def identity(self) -> dict:
-        """The name alone: the files of a chip are part of the name of each object."""
-        return {"name": self.name}
+        """The name and version: the files of a chip are part of the name of each object."""
+        return {"name": self.name, "version": VERSION}
 
     def backend(self, folder: str) -> str:
         return f"local:{os.path.relpath(self.path, folder)}"
@@ -85,9 +87,10 @@ class LocalProvider(SceneProvider[CatalogueFile]):
         is_wanted = scene_files.date_filter({r.temporal for r in rois})
         files = self._open_all([r for r in rows if is_wanted(r.date)])
         self._check_orbit(source, files)
+        scene_masks.check_quality_band(source, files, f"the catalogue {self.path}")
         self._check_bands(source, [f for f in files if scene_files.passes_filters(f.row, source)])
         digests, without = [], []
-        for roi, box in zip(rois, lonlat_boxes(grids)):
+        for roi, box in zip(rois, lonlat_boxes(grids, fold=True)):
             found = self._find_files(source, roi, box)
             if not found:
                 without.append(roi)
@@ -121,15 +124,26 @@ class LocalProvider(SceneProvider[CatalogueFile]):
             header = raster_io.read_header(path)
             stamps = raster_io.read_stamps(path, header.parts)
         where = f"catalogue {self.path} line {row.line}: bands"
-        if row.bands and len(row.bands) != len(header.bands):
+        described = header.without_alpha
+        if row.bands and len(row.bands) not in (len(header.bands), len(described)):
             raise ProviderError(
-                f"{where}: {' '.join(row.bands)!r} is {len(row.bands)} names for the {len(header.bands)} bands of {row.path}; "
-                "allowed: one name for each band, in file order"
+                f"{where}: {' '.join(row.bands)!r} is {len(row.bands)} names for the {len(header.bands)} bands of {row.path}"
+                f"{_describe_alpha(header)}; allowed: one name for each band, in file order"
             )
-        if not row.bands and not (all(header.bands) and len(set(header.bands)) == len(header.bands)):
+        if header.alpha_is_image and len(row.bands) != len(header.bands):
+            raise ProviderError(
+                f"{where}: {row.path} has {len(header.bands)} bands{_describe_alpha(header)}, but its values are those of an image, so "
+                f"it must not hide pixels; allowed: {len(header.bands)} names, which make it a band of data"
+            )
+        if not row.bands and not (all(described) and len(set(described)) == len(described)):
             raise ProviderError(
                 f"{where} is missing, and the band descriptions of {row.path} do not name them all differently; "
                 "allowed: band names in file order, separated by spaces"
+            )
+        if row.subtract > raster_io.highest_number(header.dtype):
+            raise ProviderError(
+                f"catalogue {self.path} line {row.line}: subtract: {row.subtract} is more than {header.dtype} numbers of {row.path} "
+                "can have; allowed: the constant that was added to them"
             )
         self._files[key] = CatalogueFile(row, stamps, header)
         return self._files[key]
@@ -187,8 +201,15 @@ class LocalProvider(SceneProvider[CatalogueFile]):
 
     def _read_bands(self, file: CatalogueFile, bands: Sequence[str], grid: Grid, collection: str) -> Masked:
         path, indexes = os.path.join(self.folder, file.row.path), [file.bands.index(b) for b in bands]
-        values, inside, _ = raster_io.read_file(path, indexes, grid)
+        values, inside, _ = raster_io.read_file(path, indexes, grid, alpha=file.alpha_as_data)
         # after reading, because a file may change meanwhile
         if raster_io.read_stamps(path, file.header.parts) != file.stamps:
             raise ProviderError(f"raster {path} has changed since this run was started; start it again")
-        return decode(values, inside, [file.nodata[i] for i in indexes], file.row, collection)
+        nodata = [file.nodata[i] for i in indexes]
+        return decode(values, inside, nodata, file.row, collection, file.row.subtract, bands)
+
+
+def _describe_alpha(header: raster_io.Header) -> str:
+    """The part of a message about bands that GDAL takes for alpha."""
+    bands = " and ".join(str(i + 1) for i in header.alpha)
+    return f" (band {bands} is marked as alpha, which is transparency)" if bands else ""

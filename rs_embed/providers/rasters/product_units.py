@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...planning.model_info import COLLECTION_UNITS, DECIBEL
+from ...products import COLLECTION_UNITS, DECIBEL
 
 if TYPE_CHECKING:
     import numpy as np

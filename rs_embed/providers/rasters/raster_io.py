@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ProviderError
 from ...request.geometry import Grid
+from .alpha_bands import alpha_indexes, data_indexes, is_image, without_alpha
+from .longitudes import full_turns, outline_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +29,7 @@ class Header:
     """The metadata of a raster file.
 
     Attributes:
-        bands: descriptions of its bands in file order, or None; an alpha band is not counted.
+        bands: descriptions of its bands in file order, or None; with alpha bands.
         box: (west, south, east, north) of its outline, degrees; west > east across the
             antimeridian.
         nodata: nodata value of each band, or None.
@@ -35,6 +39,9 @@ class Header:
         parts: other files that its pixels depend on (sidecars, the sources of a VRT), relative to
             its folder.
         tags: the file's tags.
+        alpha: positions of the bands that GDAL takes for alpha (transparency), from 0.
+        alpha_is_image: the numbers of an alpha band are those of an image: not only 0 and the
+            highest, as in a mask.
     """
 
     bands: tuple[str | None, ...]
@@ -44,6 +51,13 @@ class Header:
     pieces: str
     parts: tuple[str, ...]
     tags: dict[str, str]
+    alpha: tuple[int, ...] = ()
+    alpha_is_image: bool = False
+
+    @property
+    def without_alpha(self) -> tuple[str | None, ...]:
+        """Descriptions of the bands that are no alpha bands."""
+        return tuple(b for i, b in enumerate(self.bands) if i not in self.alpha)
 
 
 #: Size in bytes and modification time in ns of a file and of its parts; None for a missing one.
@@ -51,6 +65,12 @@ Stamps = tuple[tuple[int, int] | None, ...]
 #: Sidecars that GDAL looks for, so that one that appears later is noticed.
 _SIDECARS = (".aux.xml", ".msk")
 _PIECE = 1 << 16
+#: Beginnings of files that rasterio does not read, or of which GDAL shows a list of contents.
+_PACKED = {
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x0e\x03\x13\x01": "HDF4",
+}
 
 
 @contextmanager
@@ -59,23 +79,27 @@ def _open(path: str) -> Iterator[Any]:
     from rasterio.errors import RasterioError
 
     try:
-        with rasterio.Env(**_ENVIRONMENT), rasterio.open(path) as dataset:
+        # a Path is a name of a file in any case; a text with # or ? would be taken for a URL
+        with rasterio.Env(**_ENVIRONMENT), rasterio.open(Path(path)) as dataset:
             yield dataset
     except (RasterioError, OSError) as error:
         raise ProviderError(f"raster {path} cannot be read: {error}") from None
 
 
-def _alpha_indexes(dataset: Any) -> list[int]:
-    """Indices of alpha bands, from 1."""
-    from rasterio.enums import ColorInterp
-
-    return [i for i, kind in zip(dataset.indexes, dataset.colorinterp) if kind == ColorInterp.alpha]
-
-
-def _data_indexes(dataset: Any) -> list[int]:
-    """Indices of the other bands, from 1."""
-    alpha = _alpha_indexes(dataset)
-    return [i for i in dataset.indexes if i not in alpha]
+def describe_file(path: str) -> str:
+    """What a file is that is no raster for rasterio, with the way out; "" where this is not
+    known."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except (OSError, ValueError):
+        return ""
+    what = next((what for magic, what in _PACKED.items() if start.startswith(magic)), "")
+    if start[257:262] == b"ustar":
+        what = "a tar archive"
+    if what == "HDF4":
+        return "it is HDF4, which rasterio does not read; allowed: GeoTIFFs of its layers (gdal_translate)"
+    return f"it is {what}; allowed: its unpacked content" if what else ""
 
 
 def read_header(path: str) -> Header:
@@ -85,13 +109,17 @@ def read_header(path: str) -> Header:
         ProviderError: the file is not a raster, or is not georeferenced.
     """
     from rasterio._err import CPLE_BaseError
-    from rasterio.errors import CRSError
-    from rasterio.warp import transform_bounds
+    from rasterio.errors import CRSError, RasterioError
 
+    _refuse_other_than_files(path)
     with _open(path) as dataset:
         if dataset.crs is None and dataset.gcps[0]:
             raise ProviderError(
-                f"raster {path} is located by ground control points; allowed: warped rasters (gdalwarp)"
+                f"raster {path} is located by ground control points; allowed: warped rasters (gdalwarp -t_srs EPSG:...)"
+            )
+        if dataset.crs is None and dataset.rpcs:
+            raise ProviderError(
+                f"raster {path} is located by rational polynomials (RPC); allowed: warped rasters (gdalwarp -rpc -t_srs EPSG:...)"
             )
         if dataset.crs is None:
             raise ProviderError(
@@ -102,20 +130,39 @@ def read_header(path: str) -> Header:
         if any(kind.startswith("complex") for kind in dataset.dtypes):
             raise ProviderError(f"raster {path} has complex numbers; allowed: integers and floats")
         try:
-            x0, y0, x1, y1 = dataset.bounds  # in the wrong order for south-up or mirrored files
-            box = transform_bounds(dataset.crs, "EPSG:4326", min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+            box = outline_box(dataset)
         except (CRSError, CPLE_BaseError, ValueError) as error:
             raise ProviderError(f"raster {path} has a CRS that cannot be used: {error}") from None
-        indexes = _data_indexes(dataset)
+        indexes, alpha = data_indexes(dataset), alpha_indexes(dataset)
+        try:
+            alpha_is_image = any(is_image(dataset, i) for i in alpha)
+        except RasterioError as error:
+            raise ProviderError(f"raster {path} cannot be read: {error}") from None
         return Header(
-            tuple(dataset.descriptions[i - 1] for i in indexes),
+            dataset.descriptions,
             (round(box[0], 9), round(box[1], 9), round(box[2], 9), round(box[3], 9)),
-            tuple(dataset.nodatavals[i - 1] for i in indexes),
+            dataset.nodatavals,
             dataset.dtypes[indexes[0] - 1] if indexes else "uint8",
             _digest_pieces(path),
             _list_parts(path, dataset.files),
             dataset.tags(),
+            tuple(i - 1 for i in alpha),
+            alpha_is_image,
         )
+
+
+def _refuse_other_than_files(path: str) -> None:
+    """Refuse what GDAL would open and is no raster file: names of its virtual file systems,
+    folders, pipes, archives."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ProviderError(f"raster {path} cannot be read: it is no file")
+    except (OSError, ValueError) as error:  # ValueError: an impossible path
+        raise ProviderError(
+            f"raster {path if path.isprintable() else repr(path)} cannot be read: {getattr(error, 'strerror', error)}"
+        ) from None
+    if what := describe_file(path):
+        raise ProviderError(f"raster {path} cannot be read: {what}")
 
 
 def _digest_pieces(path: str) -> str:
@@ -143,14 +190,23 @@ def _list_parts(path: str, files: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(os.path.relpath(f, os.path.dirname(path)) for f in found))
 
 
-def read_file(path: str, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
+def read_file(
+    path: str, indexes: Sequence[int], grid: Grid, *, alpha: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
     """:func:`read_dataset` of a file.
+
+    Args:
+        alpha: positions of the bands that GDAL takes for alpha and that are data; ``indexes`` then
+            count them.
 
     Raises:
         ProviderError: the file cannot be read.
     """
     with _open(path) as dataset:
-        return read_dataset(dataset, indexes, grid)
+        if not alpha:
+            return read_dataset(dataset, indexes, grid)
+        with without_alpha(dataset, path) as plain:
+            return read_dataset(plain, indexes, grid)
 
 
 def read_dataset(dataset: Any, indexes: Sequence[int], grid: Grid) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
@@ -167,11 +223,12 @@ def read_dataset(dataset: Any, indexes: Sequence[int], grid: Grid) -> tuple[np.n
         (values (C, H, W) in the file's dtype, inside (H, W) bool: the raster has a pixel at this
         position that its mask does not exclude, nodata value of each band in the file or None).
     """
+    import numpy as np
     import rasterio
     from rasterio.enums import Resampling
     from rasterio.vrt import WarpedVRT
 
-    alpha, data = _alpha_indexes(dataset), _data_indexes(dataset)
+    alpha, data = alpha_indexes(dataset), data_indexes(dataset)
     options = {
         "crs": grid.crs,
         "transform": rasterio.Affine(*grid.affine),
@@ -182,10 +239,28 @@ def read_dataset(dataset: Any, indexes: Sequence[int], grid: Grid) -> tuple[np.n
         "nodata": None,
         "add_alpha": not alpha,
     }
-    with WarpedVRT(dataset, **options) as warped:
-        values = warped.read([data[i] for i in indexes])
-        inside = warped.read(alpha[-1] if alpha else warped.count) > 0
-    return values, inside, [dataset.nodatavals[data[i] - 1] for i in indexes]
+    merged: tuple[np.ndarray, np.ndarray] | None = None
+    for shift in full_turns(dataset):
+        a, b, c, d, e, f = dataset.transform[:6]
+        moved = {"src_transform": rasterio.Affine(a, b, c + shift, d, e, f)} if shift else {}
+        with WarpedVRT(dataset, **options, **moved) as warped:
+            values = warped.read([data[i] for i in indexes])
+            inside = warped.read(alpha[-1] if alpha else warped.count) > 0
+        if merged is None:
+            merged = values, inside
+        else:
+            np.copyto(merged[0], values, where=inside & ~merged[1])
+            merged[1][inside] = True
+    assert merged is not None  # there is at least one turn
+    return *merged, [dataset.nodatavals[data[i] - 1] for i in indexes]
+
+
+def highest_number(dtype: str) -> float:
+    """The highest number of a dtype."""
+    import numpy as np
+
+    kind = np.dtype(dtype)
+    return float((np.iinfo(kind) if kind.kind in "iu" else np.finfo(kind)).max)
 
 
 def read_stamps(path: str, parts: Sequence[str]) -> Stamps:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ...planning.model_info import COLLECTION_UNITS
+from ...products import COLLECTION_UNITS
 from ...request.identity import digest
 from . import catalogue, raster_io
 
@@ -62,15 +62,24 @@ class CatalogueFile:
     header: raster_io.Header
 
     @cached_property
+    def alpha_as_data(self) -> tuple[int, ...]:
+        """Positions of the bands that GDAL takes for alpha and that the catalogue names: they are
+        data."""
+        return self.header.alpha if len(self.row.bands) == len(self.header.bands) else ()
+
+    @cached_property
     def bands(self) -> tuple[str, ...]:
-        """Band names in file order: the catalogue's, or the file's own descriptions."""
-        return self.row.bands or tuple(map(str, self.header.bands))
+        """Band names in file order: the catalogue's, or the file's own descriptions. Alpha bands
+        are not counted, unless they are data."""
+        return self.row.bands or tuple(map(str, self.header.without_alpha))
 
     @cached_property
     def nodata(self) -> tuple[float | None, ...]:
         """Nodata value of each band: the catalogue's, or the file's."""
         given = self.row.nodata
-        return self.header.nodata if given is None else (float(given),) * len(self.header.bands)
+        alpha = () if self.alpha_as_data else self.header.alpha
+        in_file = tuple(v for i, v in enumerate(self.header.nodata) if i not in alpha)
+        return in_file if given is None else (float(given),) * len(in_file)
 
     @cached_property
     def digest(self) -> str:
@@ -86,6 +95,7 @@ class CatalogueFile:
             r.scale,
             r.offset,
             list(map(str, self.nodata)),
+            *([r.subtract] if r.subtract else []),
         ]
         return digest([*fields, self.header.pieces, self.header.parts, self.stamps])
 
@@ -107,8 +117,10 @@ class CatalogueFile:
 
     @property
     def extra_provenance(self) -> dict:
-        """None."""
-        return {}
+        """What was subtracted, and the catalogue's note."""
+        return ({"subtracted": self.row.subtract} if self.row.subtract else {}) | (
+            {"note": self.row.note} if self.row.note else {}
+        )
 
 
 def file_to_json(file: CatalogueFile) -> dict:
@@ -125,6 +137,7 @@ def files_from_json(known: dict) -> dict[tuple[str, str], CatalogueFile]:
     for fields in known["files"]:
         row = catalogue.Row(**(fields["row"] | {"bands": tuple(fields["row"]["bands"])}))
         header: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["header"].items()}
+        header["alpha"] = tuple(header["alpha"])  # missing in files of earlier versions
         header["nodata"] = tuple(None if v is None else float(v) for v in header["nodata"])
         stamps = tuple(None if s is None else tuple(s) for s in fields["stamps"])
         files[row.path, row.collection] = CatalogueFile(row, stamps, raster_io.Header(**header, tags={}))
@@ -173,13 +186,12 @@ def passes_filters(row: catalogue.Row, source: Source) -> bool:
 
 
 def overlaps_box(outlines: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """(R,) bool: which outlines (R, 4) overlap a box; an outline with west > east crosses the
-    antimeridian."""
-    import numpy as np
-
+    """(R,) bool: which outlines (R, 4) overlap a box, on the circle of longitudes; an outline or a
+    box with west > east crosses the antimeridian."""
     west, south, east, north = outlines.T
-    starts, ends = west <= box[2], east >= box[0]
-    return np.where(west > east, starts | ends, starts & ends) & (south <= box[3]) & (north >= box[1])
+    width, box_width = east - west + 360.0 * (east < west), box[2] - box[0] + 360.0 * (box[2] < box[0])
+    around = ((box[0] - west) % 360 <= width) | ((west - box[0]) % 360 <= box_width)
+    return around & (south <= box[3]) & (north >= box[1])
 
 
 def scene_provenance(scene: Sequence[SceneFile]) -> dict:
@@ -190,4 +202,6 @@ def scene_provenance(scene: Sequence[SceneFile]) -> dict:
         fields["cloud_cover"] = first.cloud_cover
     if first.collection in COLLECTION_UNITS:
         fields["units"] = COLLECTION_UNITS[first.collection]
-    return fields | scene[0].extra_provenance | {"files": list(dict.fromkeys(f.row.path for f in scene))}
+    for file in reversed(scene):  # the first one counts; files of quality bands have fewer fields
+        fields |= file.extra_provenance
+    return fields | {"files": list(dict.fromkeys(f.row.path for f in scene))}

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic
 
+from ...errors import ProviderError
+from ...products import find_product
 from ...request.geometry import Grid, lonlat_boxes
 from .. import composite
 from ..base import Chip, FetchCost, Roi
 from ..composite import Masked
-from . import catalogue, scene_files
+from . import catalogue, scene_files, scene_masks
 from .product_units import convert_units, other_form
 from .scene_files import F
 
@@ -77,6 +79,7 @@ class SceneProvider(Generic[F]):
 
         wanted = source.identity["collection"]
         files = list(self._files_of(wanted)) or list(self._files_of(other_form(wanted)))
+        files = [f for f in files if set(f.bands) & set(bands)] or files
         dtypes = list(dict.fromkeys(np.dtype(f.dtype) for f in files)) or [np.dtype(np.float32)]
         if any(f.row.collection != wanted or (f.row.scale, f.row.offset) != (1, 0) for f in files):
             dtypes.append(np.dtype(np.float32))
@@ -118,28 +121,48 @@ class SceneProvider(Generic[F]):
         """Composite of the ROI's scenes, or one of each time bin."""
         import numpy as np
 
-        scenes = self._find_scenes(source, bands, roi, lonlat_boxes([grid])[0])
+        quality = scene_masks.quality_band(source)
+        wanted = [*bands, quality] if quality and quality not in bands else list(bands)
+        scenes = self._find_scenes(source, wanted, roi, lonlat_boxes([grid], fold=True)[0])
         provenance: dict = {"scenes": [scene_files.scene_provenance(s) for s in scenes]}
         if not scenes:
             return Chip(np.zeros((len(bands), 0, 0), np.uint8), (0.0,) * len(bands), (), provenance)
+        window = (roi.temporal.start, roi.temporal.end) if roi.temporal else None
         bins = composite.time_bins(roi.temporal, source.frames) if roi.temporal else []
-        dates = tuple(composite.midpoint(*dates) for dates in bins)
+        days = [s[0].row.date for s in scenes]
+        count, empty = scene_masks.MaskCount(), []
+        warnings: tuple[tuple[str, ...], ...] = ()
         if source.frames.mode == "composite":
-            pixels, valid = self._composite(scenes, bands, grid, source)
-            return Chip(pixels, composite.band_coverage(valid), dates, provenance)
-        by_bin = [[s for s in scenes if start <= s[0].row.date < end] for start, end in bins]
-        pixels, covered, provenance["frames"], warnings = composite.composite_frames(
-            bins,
-            [[s[0].row.scene for s in inside] for inside in by_bin],
-            lambda number: self._composite(by_bin[number], bands, grid, source),
-            lambda: self._composite(scenes, bands, grid, source),
-            len(bands),
-        )
-        return Chip(pixels, covered, dates, provenance, warnings)
+            pixels, valid = self._composite(scenes, bands, grid, source, count)
+            covered = composite.band_coverage(valid)
+        else:
+            by_bin = [[s for s in scenes if start <= s[0].row.date < end] for start, end in bins]
+            pixels, covered, provenance["frames"], warnings = composite.composite_frames(
+                bins,
+                [[s[0].row.scene for s in inside] for inside in by_bin],
+                lambda number: self._composite(by_bin[number], bands, grid, source, count),
+                # its scenes are counted in their own bins
+                lambda: self._composite(scenes, bands, grid, source, scene_masks.MaskCount()),
+                len(bands),
+            )
+            empty = ["empty" in frame for frame in provenance["frames"]]
+        if quality:
+            provenance["mask"] = count.provenance(source.identity["mask"])
+            about = scene_masks.mask_warnings(provenance["mask"], any(covered))
+            warnings = tuple((*known, *about) for known in warnings or ((),) * len(bands))
+        dates, date_is = composite.frame_dates(window, bins, days, empty)
+        return Chip(pixels, covered, dates, provenance, warnings, date_is)
 
-    def _composite(self, scenes: Sequence[Sequence[F]], bands: Sequence[str], grid: Grid, source: Source) -> Masked:
+    def _composite(
+        self,
+        scenes: Sequence[Sequence[F]],
+        bands: Sequence[str],
+        grid: Grid,
+        source: Source,
+        count: scene_masks.MaskCount,
+    ) -> Masked:
         """(values (C, H, W), valid (C, H, W)) of several scenes; the result does not depend on the
-        number of strips."""
+        number of strips. ``count`` is increased by what the source's mask removes."""
         import numpy as np
 
         row_bytes = sum(len(bands) * grid.width * np.dtype(s[0].dtype).itemsize for s in scenes)
@@ -148,27 +171,48 @@ class SceneProvider(Generic[F]):
         strips = []
         for top in range(0, grid.height, step):
             strip = grid.rows(top, min(top + step, grid.height))
-            strips.append(composite.combine(self._read_scenes(scenes, bands, strip, source), how, fill))
+            strips.append(composite.combine(self._read_scenes(scenes, bands, strip, source, count), how, fill))
         if len(strips) == 1:
             return strips[0]
         return np.concatenate([v for v, _ in strips], axis=1), np.concatenate([m for _, m in strips], axis=1)
 
     def _read_scenes(
-        self, scenes: Sequence[Sequence[F]], bands: Sequence[str], grid: Grid, source: Source
+        self,
+        scenes: Sequence[Sequence[F]],
+        bands: Sequence[str],
+        grid: Grid,
+        source: Source,
+        count: scene_masks.MaskCount,
     ) -> list[Masked]:
-        """(values, valid) (C, H, W) of every scene, in the request's units of measure."""
+        """(values, valid) (C, H, W) of every scene, in the request's units of measure, without
+        masked pixels."""
+        quality = scene_masks.quality_band(source)
         reads = []
         for number, files in enumerate(scenes):
             for file in files:
-                in_file = [b for b in bands if b in file.bands]
-                if in_file:
-                    reads.append((number, file, in_file))
+                if in_file := [b for b in bands if b in file.bands]:
+                    reads.append((number, False, file, in_file))
+                if quality and quality in file.bands:  # by itself, because it has another dtype
+                    reads.append((number, True, file, [quality]))
         collection = source.identity["collection"]
-        done = self._map_reads(lambda r: self._read_bands(r[1], r[2], grid, collection), reads)
+        done = self._map_reads(lambda r: self._read_bands(r[2], r[3], grid, collection), reads)
         parts: list[list] = [[] for _ in scenes]
-        for (number, _, in_file), (values, valid) in zip(reads, done):
-            parts[number].append((in_file, values, valid))
-        return [_merge_files(p, bands, grid, files[0].dtype) for p, files in zip(parts, scenes)]
+        masks: list[list] = [[] for _ in scenes]
+        for (number, is_quality, _, in_file), (values, valid) in zip(reads, done):
+            (masks if is_quality else parts)[number].append((in_file, values, valid))
+        images = [_merge_files(p, bands, grid, files[0].dtype) for p, files in zip(parts, scenes)]
+        if quality is None:
+            return images
+        return [
+            scene_masks.apply_mask(
+                image,
+                _merge_files(found, [quality], grid, "uint8") if found else None,
+                source.identity["mask"],
+                files[0].row.scene,
+                count,
+            )
+            for image, found, files in zip(images, masks, scenes)
+        ]
 
 
 def _merge_files(parts: Sequence[tuple], bands: Sequence[str], grid: Grid, dtype: str) -> Masked:
@@ -198,6 +242,7 @@ def decode(
     row: catalogue.Row,
     collection: str,
     subtract: int = 0,
+    bands: Sequence[str] = (),
 ) -> Masked:
     """The values of a file in the units of measure of a collection, and where they are valid.
 
@@ -207,9 +252,13 @@ def decode(
         row: of the file: its collection, and scale and offset: value = number * scale + offset.
         collection: of the request, which may be another form of the file's.
         subtract: subtracted from the numbers before that, with a minimum of 0; the dtype stays.
+        bands: names of the bands: those of classes and bits keep their numbers.
 
     Returns:
         (values, valid (C, H, W) bool).
+
+    Raises:
+        ProviderError: the dtype of the file cannot represent ``subtract``.
     """
     import numpy as np
 
@@ -219,7 +268,18 @@ def decode(
             valid[i] &= values[i] != number
     if values.dtype.kind == "f":
         valid &= ~np.isnan(values)
+    product = find_product(collection)
+    quality = [product is not None and product.is_quality(band) for band in bands]
+    if any(quality):
+        numbers = values[quality]
+        if all(quality):
+            return values, valid
     if subtract:
+        if values.dtype.kind in "iu" and subtract > np.iinfo(values.dtype).max:
+            raise ProviderError(
+                f"raster {row.path}: {subtract} cannot be subtracted from numbers of the dtype {values.dtype}; "
+                "allowed: the product's own files, not previews"
+            )
         values = np.maximum(values, values.dtype.type(subtract)) - values.dtype.type(subtract)
     if (row.scale, row.offset) != (1.0, 0.0):
         dtype = np.promote_types(values.dtype, np.float32)
@@ -227,4 +287,6 @@ def decode(
     if row.collection != collection:
         values, defined = convert_units(values, collection)
         valid &= defined
+    if any(quality):
+        values[quality] = numbers
     return values, valid

@@ -1,12 +1,10 @@
-"""The items of a STAC catalogue that a request needs: few searches of an API, or a walk through a
-static catalogue."""
+"""The items of a STAC API that a request needs, found with few searches."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from typing import Any
 
 from ...errors import ProviderError
 from ...request.specs import TemporalSpec
+from . import links
 
 #: Side of the squares in which ROIs share a search, degrees: about two Sentinel-2 tiles.
 CELL = 2.0
@@ -28,6 +27,11 @@ TIMEOUT_S = (10.0, 60.0)
 MAX_RETRY_AFTER_S = 60.0
 #: HTTP statuses after which the same request can succeed.
 RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)
+#: HTTP statuses of a service that has no searches by POST.
+NO_POST_STATUSES = (404, 405, 501)
+#: Searches this near to the antimeridian also look on its other side, degrees: services find an
+#: item whose longitudes jump or exceed 180 on one side only.
+SEAM = 3.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ def plan_searches(windows: Sequence[TemporalSpec | None], boxes: Iterable[Iterab
     cells: dict[tuple[int, int], list[tuple]] = {}
     for window, box in zip(windows, boxes):
         west, south, east, north = map(float, box)
+        east += 360 if west > east else 0  # across the antimeridian
+        if (west + east) / 2 >= 180:
+            west, east = west - 360, east - 360
         cell = math.floor((west + east) / 2 / CELL), math.floor((south + north) / 2 / CELL)
         start, end = (window.start, window.end) if window else ("", "9999-12-31")
         cells.setdefault(cell, []).append((start, end, (west, south, east, north)))
@@ -75,41 +82,120 @@ def _searches_of_cell(members: list[tuple]) -> Iterator[Search]:
     for start, end, boxes in groups:
         west, south = (math.floor(min(b[i] for b in boxes) * 10) / 10 for i in (0, 1))
         east, north = (math.ceil(max(b[i] for b in boxes) * 10) / 10 for i in (2, 3))
-        box = max(west, -180.0), max(south, -90.0), min(east, 180.0), min(north, 90.0)
-        yield Search(box, (start, end) if start else None)
+        south, north = max(south, -90.0), min(north, 90.0)
+        for span in _spans_near_seam(west, east):
+            yield Search((span[0], south, span[1], north), (start, end) if start else None)
 
 
-def search_api(url: str, collection: str, wanted: Sequence[Search]) -> list[dict]:
-    """The items that the searches find, without duplicates.
+def _spans_near_seam(west: float, east: float) -> list[tuple[float, float]]:
+    """Longitudes of searches for west .. east, which may reach beyond -180 or 180."""
+    if east - west >= 360 - SEAM:
+        return [(-180.0, 180.0)]
+    if west < -180 or east > 180:
+        first, last = (west + 360, east) if west < -180 else (west, east - 360)
+        return [(min(round(first, 1), 180 - SEAM), 180.0), (-180.0, max(round(last, 1), -180 + SEAM))]
+    spans = [(west, east)]
+    if west <= -180 + SEAM:
+        spans.append((180 - SEAM, 180.0))
+    if east >= 180 - SEAM:
+        spans.append((-180.0, -180 + SEAM))
+    return spans
+
+
+def search_api(url: str, collection: str, wanted: Sequence[Search], method: str | None = None) -> list[dict]:
+    """The items that the searches find, without duplicates, with links made absolute by their own
+    ``self`` links.
+
+    Args:
+        method: GET or POST; None for POST, and GET where the service has no POST.
 
     Raises:
         ProviderError: the API cannot be searched; the error tells whether a retry can help.
     """
     from tqdm import tqdm
 
-    client = _open_client(url)
-
-    def run_search(search: Search) -> list[dict]:
-        with _translate_errors(url):
-            result = client.search(
-                collections=[collection], bbox=search.box, datetime=search.datetime, limit=PAGE_SIZE, max_items=None
-            )
-            items = list(result.items_as_dicts())
-            if not all(isinstance(item, Mapping) and isinstance(item.get("id"), str) for item in items):
-                raise ValueError("it answers with items that have no id")
-            return items
-
+    run = _SearchRunner(url, collection, method)
     found: dict[str, dict] = {}
     with ThreadPoolExecutor(SEARCHERS, thread_name_prefix="search") as pool:
-        pages = tqdm(pool.map(run_search, wanted), "searches", len(wanted), delay=2, disable=None, leave=False)
+        pages = tqdm(pool.map(run, wanted), "searches", len(wanted), delay=2, disable=None, leave=False)
         for items in pages:
             found.update((item["id"], item) for item in items)
-    return list(found.values())
+    return [links.resolve_assets(item, None, service=url) if _has_assets(item) else item for item in found.values()]
 
 
-def _open_client(url: str) -> Any:
-    from pystac_client import Client
-    from pystac_client.stac_api_io import StacApiIO
+def _has_assets(item: Mapping) -> bool:
+    return isinstance(item.get("assets") or {}, Mapping) and isinstance(item.get("links") or [], list)
+
+
+class _SearchRunner:
+    """Runs searches, with the method that the service has.
+
+    pystac-client's own check of what a service conforms to is not used: many services do not say
+    it, and the answer to a search tells.
+    """
+
+    def __init__(self, url: str, collection: str, method: str | None) -> None:
+        self._url, self._collection, self._fixed = url, collection, method is not None
+        self._io = _make_io()
+        with _translate_errors(url):
+            landing = json.loads(self._io.read_text(url))
+            if not isinstance(landing, Mapping) or not isinstance(landing.get("links"), list):
+                raise ValueError("it is not the landing page of a STAC API")
+        found = [k for k in landing["links"] if isinstance(k, Mapping) and k.get("rel") == "search" and k.get("href")]
+        methods = [str(k["method"]).upper() for k in found if k.get("method")]
+        self._method = method or ("GET" if methods and "POST" not in methods else "POST")
+        href = next((k["href"] for k in found if str(k.get("method", "")).upper() == self._method), None)
+        href = href or next((k["href"] for k in found), "search")
+        self._search_url = links.make_absolute(str(href), url.rstrip("/") + "/")
+        if not links.is_url(self._search_url):  # pystac-client would open it as a file
+            raise ProviderError(
+                f"STAC API {url} cannot be searched: its search link {str(href)[:100]!r} is no URL; allowed: http, https"
+            )
+
+    def __call__(self, search: Search) -> list[dict]:
+        """The items of a search."""
+        with _translate_errors(self._url):
+            method = self._method
+            try:
+                return self._run(search, method)
+            except Exception as error:
+                if self._fixed or method == "GET" or _status_of(error) not in NO_POST_STATUSES:
+                    raise
+            items = self._run(search, "GET")
+            self._method = "GET"
+            return items
+
+    def _run(self, search: Search, method: str) -> list[dict]:
+        from pystac_client import ItemSearch
+
+        result = ItemSearch(
+            self._search_url,
+            method=method,
+            stac_io=self._io,
+            collections=[self._collection],
+            bbox=search.box,
+            datetime=search.datetime,
+            limit=PAGE_SIZE,
+            max_items=None,
+        )
+        items = list(result.items_as_dicts())
+        if not all(isinstance(item, Mapping) and isinstance(item.get("id"), str) for item in items):
+            raise ValueError("it answers with items that have no id")
+        return items
+
+
+def is_page(text: str) -> bool:
+    """Whether an answer is HTML or XML, not JSON."""
+    return text.lstrip("\ufeff \t\r\n").startswith("<")
+
+
+class _PageError(ValueError):
+    """An answer that is a web page."""
+
+
+def make_retry(attempts: int = 4, pause_s: float = 1.0) -> Any:
+    """urllib3's repetition of requests that failed for a reason that can pass: after pauses of 0,
+    2, 4, 8 times ``pause_s`` and up to ``pause_s`` more, or when the service says."""
     from urllib3 import Retry
 
     class CappedRetry(Retry):
@@ -117,17 +203,38 @@ def _open_client(url: str) -> Any:
             pause = super().get_retry_after(response)
             return pause and min(pause, MAX_RETRY_AFTER_S)
 
-    # pauses of 0, 2, 4, 8 s and up to a second more, or what the service requests
-    retry = CappedRetry(
-        total=4,
-        backoff_factor=1,
-        backoff_jitter=1,
+    return CappedRetry(
+        total=attempts,
+        backoff_factor=pause_s,
+        backoff_jitter=pause_s,
         status_forcelist=RETRYABLE_STATUSES,
         allowed_methods=None,
         raise_on_status=False,
     )
-    with _translate_errors(url):
-        return Client.open(url, stac_io=StacApiIO(timeout=TIMEOUT_S, max_retries=retry))
+
+
+def make_session(attempts: int = 4, pause_s: float = 1.0) -> Any:
+    """A session of requests with :func:`make_retry`."""
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=make_retry(attempts, pause_s), pool_maxsize=32))
+    return session
+
+
+def _make_io() -> Any:
+    from pystac_client.stac_api_io import StacApiIO
+
+    class JsonIO(StacApiIO):
+        def request(self, *args: Any, **kwargs: Any) -> str:
+            text: str = super().request(*args, **kwargs)
+            if is_page(text):
+                raise _PageError("it answers with a web page instead of JSON, perhaps one to log in")
+            return text
+
+    return JsonIO(timeout=TIMEOUT_S, max_retries=make_retry())
 
 
 @contextmanager
@@ -138,19 +245,24 @@ def _translate_errors(url: str) -> Iterator[None]:
     except ProviderError:
         raise
     except Exception as error:
-        status = getattr(error, "status_code", None)
+        status = _status_of(error)
         message = " ".join(str(error).split())[:300]
         if status is not None and status not in RETRYABLE_STATUSES:
             raise ProviderError(
                 f"STAC API {url} refused the search (HTTP {status}): {message}; allowed: a backend whose URL is that of a "
                 "STAC API, and collections that it has"
             ) from None
-        retryable = status is not None or _is_connection_error(error)
+        retryable = not isinstance(error, _PageError) and (status is not None or _is_connection_error(error))
         reason = f"HTTP {status}" if status is not None else message
         raise ProviderError(
             f"STAC API {url} cannot be searched: {reason}{'; try again later' if retryable else ''}",
             retryable=retryable,
         ) from None
+
+
+def _status_of(error: BaseException) -> int | None:
+    status: int | None = getattr(error, "status_code", None)
+    return status
 
 
 def _is_connection_error(error: BaseException) -> bool:
@@ -164,57 +276,6 @@ def _is_connection_error(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-def read_static_catalogue(path: str, collection: str) -> list[dict]:
-    """Items of a static catalogue (a catalog, collection, item or item collection; a path or URL),
-    links absolute.
-
-    Raises:
-        ProviderError: it cannot be read, or is not a STAC catalogue.
-    """
-    import pystac
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about versions of the specification
-            document = json.loads(pystac.StacIO.default().read_text(path))
-            if document.get("type") == "FeatureCollection":
-                return [_make_links_absolute(item, path) for item in document["features"]]
-            root = pystac.read_dict(document, href=path)
-            items = [root] if isinstance(root, pystac.Item) else list(_walk(root, collection))
-            for item in items:
-                item.make_asset_hrefs_absolute()
-            return [item.to_dict(include_self_link=False) for item in items]
-    except (
-        *(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
-        *(pystac.STACError, pystac.STACTypeError),
-    ) as error:
-        message = " ".join(str(error).split())[:300]
-        raise ProviderError(
-            f"STAC catalogue {path} cannot be read: {message}; allowed: a catalog.json, collection.json, or an item collection"
-        ) from None
-
-
-def _walk(root: Any, collection: str) -> Iterator[Any]:
-    """Items below a catalogue, without opening those of other collections."""
-    import pystac
-
-    if isinstance(root, pystac.Collection) and root.id != collection:
-        return
-    yield from root.get_items()
-    for child in root.get_children():
-        yield from _walk(child, collection)
-
-
-def _make_links_absolute(item: Mapping, path: str) -> dict:
-    from pystac.utils import make_absolute_href
-
-    base = next((k["href"] for k in item.get("links") or [] if k.get("rel") == "self"), None) or path
-    assets = {
-        name: dict(a) | {"href": make_absolute_href(a["href"], base)} for name, a in (item.get("assets") or {}).items()
-    }
-    return dict(item) | {"assets": assets}
 
 
 def resolve_catalogue_path(argument: str, base: str) -> str:

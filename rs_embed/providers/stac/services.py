@@ -5,119 +5,75 @@ Sources: for Earth Search its documentation (github.com/Element84/earth-search: 
 docs/collections/) and the packages that make its items (github.com/stactools-packages/sentinel2:
 constants.py; .../landsat: fragments/); for the Planetary Computer its collection documents
 (github.com/microsoft/planetary-computer-tasks: datasets/*/collection/). The tables were not tested
-against the services. Thermal bands of HLS (another scale) and Sentinel-1 GRD (see ``_RADAR``) are
-left out.
+against the services. Thermal bands of HLS and Sentinel-1 GRD (see ``_RADAR``) are left out.
+Scales and nodata values are those of the products (``rs_embed/products``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...errors import ModelError, ProviderError
-from ...request.fields import suggest_nearest
-
-#: Constant that ESA adds to Sentinel-2's values since processing baseline 04.00
-#: (sentiwiki.copernicus.eu, S2 Products, BOA_ADD_OFFSET = -1000); COPERNICUS/S2_SR_HARMONIZED does
-#: not contain it.
-S2_OFFSET = 1000
-
-
-@dataclass(frozen=True)
-class CollectionMapping:
-    """How a service provides one of Earth Engine's collections.
-
-    Attributes:
-        collection: its id in the service.
-        assets: asset of each band; ``name#2`` is the second band of an asset's file. Empty: assets
-            have the names of the bands.
-        scale, offset: value = number * scale + offset, in the units of measure of Earth Engine's
-            collection.
-        nodata: nodata value; None for that of the item or the file.
-        required: properties that an item must have to belong to the collection.
-        offset_rule: how to determine whether Sentinel-2's values still include the constant of
-            baseline 04.00: ``"flag"``, ``"raster:bands"``, ``"baseline"``; or "".
-        complete: items that lack an asset are not used.
-        note: remark on the pixels for the manifest.
-    """
-
-    collection: str
-    assets: Mapping[str, str] = field(default_factory=dict)
-    scale: float = 1.0
-    offset: float = 0.0
-    nodata: float | None = None
-    required: Mapping[str, Any] = field(default_factory=dict)
-    offset_rule: str = ""
-    complete: bool = False
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Service:
-    """A STAC API.
-
-    Attributes:
-        name: in messages. url: of its landing page.
-        collections: Earth Engine's id -> mappings; the first is used unless the config names
-            another.
-        unsupported: Earth Engine's id -> reason.
-        token_url: URL of tokens for a collection's files, without the collection's id at the end;
-            "" where files are public.
-        storage: suffix of the host names of files that need a token.
-    """
-
-    name: str
-    url: str
-    collections: Mapping[str, tuple[CollectionMapping, ...]] = field(default_factory=dict)
-    unsupported: Mapping[str, str] = field(default_factory=dict)
-    token_url: str = ""
-    storage: str = ""
-
+from ...errors import ModelError
+from .mappings import CollectionMapping, Service
 
 #: Asset names of Sentinel-2 items from stactools-sentinel2 (BANDS_TO_ASSET_NAME).
-_S2_COMMON = dict(
-    zip(
-        ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12"),
-        [
-            "coastal",
-            "blue",
-            "green",
-            "red",
-            "rededge1",
-            "rededge2",
-            "rededge3",
-            "nir",
-            "nir08",
-            "nir09",
-            "swir16",
-            "swir22",
-        ],
-        strict=True,
-    )
-)
+_S2_COMMON = {
+    "B1": "coastal",
+    "B2": "blue",
+    "B3": "green",
+    "B4": "red",
+    "B5": "rededge1",
+    "B6": "rededge2",
+    "B7": "rededge3",
+    "B8": "nir",
+    "B8A": "nir08",
+    "B9": "nir09",
+    "B11": "swir16",
+    "B12": "swir22",
+    "AOT": "aot",
+    "WVP": "wvp",
+    "SCL": "scl",
+}
+_S2_SPECTRAL = [b for b in _S2_COMMON if b.startswith("B")]
 #: Asset names on the Planetary Computer.
-_S2_NUMBERED = {b: b if b == "B8A" else f"B{b[1:]:0>2}" for b in _S2_COMMON}
-#: 0 is no data (ESA: "DN=0 will remain the NO_DATA value").
-_S2_NODATA = 0.0
+_NUMBERED = {b: b if b == "B8A" else f"B{b[1:]:0>2}" for b in _S2_SPECTRAL}
+_S2_NUMBERED = _NUMBERED | {"AOT": "AOT", "WVP": "WVP", "SCL": "SCL"}
 
 #: Landsat Collection 2 Level-2: assets of the bands as in stactools-landsat; values are those of
-#: Earth Engine (scale and offset are not applied in either). 0 is fill.
-_OLI = dict(
-    zip(
-        ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7", "ST_B10"),
-        ["coastal", "blue", "green", "red", "nir08", "swir16", "swir22", "lwir11"],
-        strict=True,
-    )
-)
-_TM = dict(
-    zip(
-        ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B7", "ST_B6"),
-        ["blue", "green", "red", "nir08", "swir16", "swir22", "lwir"],
-        strict=True,
-    )
-)
+#: Earth Engine (scale and offset are not applied in either).
+_OLI = {
+    "SR_B1": "coastal",
+    "SR_B2": "blue",
+    "SR_B3": "green",
+    "SR_B4": "red",
+    "SR_B5": "nir08",
+    "SR_B6": "swir16",
+    "SR_B7": "swir22",
+    "ST_B10": "lwir11",
+    "SR_QA_AEROSOL": "qa_aerosol",
+    "QA_PIXEL": "qa_pixel",
+    "QA_RADSAT": "qa_radsat",
+}
+_TM = {
+    "SR_B1": "blue",
+    "SR_B2": "green",
+    "SR_B3": "red",
+    "SR_B4": "nir08",
+    "SR_B5": "swir16",
+    "SR_B7": "swir22",
+    "ST_B6": "lwir",
+    "SR_ATMOS_OPACITY": "atmos_opacity",
+    "SR_CLOUD_QA": "cloud_qa",
+    "QA_PIXEL": "qa_pixel",
+    "QA_RADSAT": "qa_radsat",
+}
+
+
+def _mapping(collection: str, assets: dict[str, str], **more: Any) -> CollectionMapping:
+    """A collection whose files are those of the product, as cloud-optimized GeoTIFFs that contain
+    their masks and nodata values."""
+    return CollectionMapping(collection, assets, known=True, side_files=False, **more)
 
 
 def _landsat() -> dict[str, tuple[CollectionMapping, ...]]:
@@ -131,16 +87,15 @@ def _landsat() -> dict[str, tuple[CollectionMapping, ...]]:
     ):
         for tier in ("T1", "T2"):
             required = {"platform": platform, "landsat:collection_category": tier}
-            mapping = CollectionMapping("landsat-c2-l2", assets, nodata=0.0, required=required)
-            mappings[f"LANDSAT/{short}/C02/{tier}_L2"] = (mapping,)
+            mappings[f"LANDSAT/{short}/C02/{tier}_L2"] = (_mapping("landsat-c2-l2", assets, required=required),)
     return mappings
 
 
-#: HLS v2: reflectance = number * 0.0001, fill -9999 (HLS User Guide 2.0, table of layers). Earth
-#: Engine's values are reflectances (its catalogue displays them from 0.01 to 0.18).
-_HLS_SCALE, _HLS_NODATA = 0.0001, -9999.0
-_HLS_S30 = _S2_NUMBERED | {"B10": "B10"}
-_HLS_L30 = {b: _S2_NUMBERED[b] for b in ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9")}
+#: HLS v2; scale and fill value are those of the product.
+_HLS_S30 = _NUMBERED | {"B10": "B10", "Fmask": "Fmask"}
+_HLS_L30 = {b: _NUMBERED[b] for b in ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B9")} | {"Fmask": "Fmask"}
+#: MODIS 09A1 (stactools-modis): the reflectances have Earth Engine's names.
+_MODIS = {f"sur_refl_b{n:02}": f"sur_refl_b{n:02}" for n in range(1, 8)} | {"StateQA": "sur_refl_state_500m"}
 
 #: Earth Search's sentinel-1-grd is "amplitude-only" and not on a map grid; its numbers mean
 #: nothing without the calibration tables.
@@ -156,8 +111,8 @@ EARTH_SEARCH = Service(
         "COPERNICUS/S2_SR_HARMONIZED": (
             # "I think the boa_offset_applied is the truth" (a maintainer, Element84/earth-search
             # issue 9); issues 66 and 71 list items whose flag is wrong
-            CollectionMapping("sentinel-2-l2a", _S2_COMMON, nodata=_S2_NODATA, offset_rule="flag"),
-            CollectionMapping("sentinel-2-c1-l2a", _S2_COMMON, nodata=_S2_NODATA, offset_rule="raster:bands"),
+            _mapping("sentinel-2-l2a", _S2_COMMON, offset_rule="flag"),
+            _mapping("sentinel-2-c1-l2a", _S2_COMMON, offset_rule="raster:bands"),
         ),
         **_landsat(),
     },
@@ -168,11 +123,9 @@ PLANETARY_COMPUTER = Service(
     "the Planetary Computer",
     "https://planetarycomputer.microsoft.com/api/stac/v1",
     {
-        "COPERNICUS/S2_SR_HARMONIZED": (
-            CollectionMapping("sentinel-2-l2a", _S2_NUMBERED, nodata=_S2_NODATA, offset_rule="baseline"),
-        ),
+        "COPERNICUS/S2_SR_HARMONIZED": (_mapping("sentinel-2-l2a", _S2_NUMBERED, offset_rule="baseline"),),
         "COPERNICUS/S1_GRD_FLOAT": (
-            CollectionMapping(
+            _mapping(
                 "sentinel-1-rtc",
                 {"VV": "vv", "VH": "vh"},
                 nodata=-32768.0,
@@ -180,8 +133,10 @@ PLANETARY_COMPUTER = Service(
                 note="gamma0, radiometrically terrain-corrected (RTC), where Earth Engine has sigma0 without it",
             ),
         ),
-        "NASA/HLS/HLSL30/v002": (CollectionMapping("hls2-l30", _HLS_L30, scale=_HLS_SCALE, nodata=_HLS_NODATA),),
-        "NASA/HLS/HLSS30/v002": (CollectionMapping("hls2-s30", _HLS_S30, scale=_HLS_SCALE, nodata=_HLS_NODATA),),
+        "NASA/HLS/HLSL30/v002": (_mapping("hls2-l30", _HLS_L30),),
+        "NASA/HLS/HLSS30/v002": (_mapping("hls2-s30", _HLS_S30),),
+        "MODIS/061/MOD09A1": (_mapping("modis-09A1-061", _MODIS, required={"platform": "terra"}),),
+        "MODIS/061/MYD09A1": (_mapping("modis-09A1-061", _MODIS, required={"platform": "aqua"}),),
         **_landsat(),
     },
     token_url="https://planetarycomputer.microsoft.com/api/sas/v1/token/",
@@ -226,76 +181,3 @@ def refuse_secrets(argument: str) -> None:
         )
     if parts is None or not parts.hostname:
         raise ModelError(f"backend: 'stac:{argument}' is not a URL; allowed: stac:https://host/path")
-
-
-def map_collections(service: Service, settings: Mapping[str, Mapping]) -> dict[str, CollectionMapping]:
-    """Earth Engine's collections in a service, with the settings of the config.
-
-    Args:
-        settings: Earth Engine's id -> ``collection``, ``assets``, ``scale``, ``offset``
-            (``stac.collections`` of the config).
-
-    Raises:
-        ModelError: an entry without a collection where the service's is not known.
-    """
-    mappings = {name: known[0] for name, known in service.collections.items()}
-    for name, entry in settings.items():
-        known = service.collections.get(name, ())
-        wanted = entry.get("collection") or (known[0].collection if known else None)
-        if wanted is None:
-            raise ModelError(
-                f"stac.collections.{name}: the key 'collection' is missing, and {service.name} is not known to have it; "
-                "allowed: the collection's id there"
-            )
-        base = next((m for m in known if m.collection == wanted), CollectionMapping(wanted))
-        mappings[name] = replace(base, **{k: v for k, v in entry.items() if k != "collection"})
-    return mappings
-
-
-def select_collections(
-    service: Service, known: Mapping[str, CollectionMapping], collections: list[str]
-) -> dict[str, CollectionMapping]:
-    """The mappings of a collection and of its other form that the service has.
-
-    Raises:
-        ProviderError: the service has neither, with the reason or what is allowed.
-    """
-    found = {c: known[c] for c in collections if c in known}
-    wanted = collections[0]
-    if not found and wanted in service.unsupported:
-        raise ProviderError(
-            f"sensor.collection: {wanted!r} is not available from {service.name}: {service.unsupported[wanted]}"
-        )
-    if not found:
-        allowed = ", ".join(map(repr, known)) or "none yet"
-        raise ProviderError(
-            f"sensor.collection: {wanted!r} is not known in {service.name}{suggest_nearest(wanted, known)}; allowed: {allowed}, "
-            "or stac.collections in the config, with the collection's id there"
-        )
-    return found
-
-
-def sentinel_2_offset(rule: str, item: Mapping, assets: list[str]) -> int:
-    """What is still to be subtracted from the values of an item (Sentinel-2's constant of baseline
-    04.00), so that it is subtracted exactly once.
-
-    Raises:
-        ProviderError: the item does not contain this information.
-    """
-    properties = item.get("properties", {})
-    if rule == "flag" and properties.get("earthsearch:boa_offset_applied") is True:
-        return 0
-    if rule == "raster:bands":
-        for name in assets:
-            band = (item["assets"][name].get("raster:bands") or [{}])[0]
-            if "offset" in band and band.get("scale"):
-                return -round(band["offset"] / band["scale"])
-    if rule:
-        try:
-            return S2_OFFSET if float(properties["s2:processing_baseline"]) >= 4 else 0
-        except (KeyError, TypeError, ValueError):
-            raise ProviderError(
-                f"STAC item {item['id']!r} does not have its processing baseline (s2:processing_baseline), so the offset of its "
-                "values is not known; allowed: items that have it"
-            ) from None
-    return 0

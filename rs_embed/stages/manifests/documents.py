@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from ...formats import manifest, record_defaults
 from ...formats.manifest import StreamedList, StreamedMapping
 from ...models import get_model_info
-from ...planning.model_info import COLLECTION_UNITS
 from ...planning.units import Unit
+from ...products import COLLECTION_UNITS
 from ...runs.run import Run
 from ...store import receipts
 from ..shared.jobs import utc_now
@@ -42,7 +42,7 @@ def build_item_manifest(run: Run, index: int, row: dict, created: str) -> dict:
     """The manifest of one ROI (requirements B4)."""
     plan, roi = run.plan, run.roi(index)
     imagery: dict[str, dict] = {}
-    entries = [_item_entry(unit, row["units"][unit.key], imagery) for unit in plan.units]
+    entries = [_item_entry(u, row["units"][u.key], imagery, plan.chip_source(u, index)) for u in plan.units]
     keys = [e[k]["npz_key"] for e in entries for k in KINDS if e[k] and not e[k].get("dedup_reused")]
     keys += [t["npz_key"] for e in entries for t in e.get("model_inputs", {}).values()]
     return {
@@ -60,12 +60,12 @@ def build_item_manifest(run: Run, index: int, row: dict, created: str) -> dict:
     }
 
 
-def _item_entry(unit: Unit, record: dict, imagery: dict[str, dict]) -> dict:
+def _item_entry(unit: Unit, record: dict, imagery: dict[str, dict], source: str) -> dict:
     """A model in the manifest of a ROI. Adds its image's metadata to ``imagery`` where no other
     model has added that of the source."""
     info = get_model_info(unit.model)
     chip, embedding, inputs = (record.get(kind, {}) for kind in (*KINDS, "model_inputs"))
-    entry = {**manifest.build_model_entry(unit, info, brief=True), "status": record["status"]}
+    entry = {**manifest.build_model_entry(unit, info, brief=True), "source": source, "status": record["status"]}
     entry |= {"input": None, "embedding": None, "weights": None, "meta": None}
     if "shape" in chip:
         entry["input"] = {
@@ -85,7 +85,7 @@ def _item_entry(unit: Unit, record: dict, imagery: dict[str, dict]) -> dict:
         }
     metadata = collect_metadata(record)
     if metadata is not None:
-        entry["meta"] = {"model": unit.label, **_item_metadata(metadata, imagery, unit.source)}
+        entry["meta"] = {"model": unit.label, **_item_metadata(metadata, imagery, source)}
         entry["weights"] = embedding.get("meta", {}).get("weights")
     for part in (chip, embedding, inputs):
         if part.get("status") == "failed":
@@ -125,7 +125,8 @@ def build_combined_manifest(run: Run, survey: Survey, keys: list[str], created: 
         "resume_incomplete": False,
         "completed_at": utc_now(),
         "n_items": n,
-        "items": survey.statuses,
+        "items": survey.counts.statuses,
+        "warnings": survey.counts.warnings(),
         "summary": manifest.count_statuses(m["status"] for m in models),
         "timing": stage_sums,
         "prefetch": {},
@@ -234,7 +235,8 @@ def build_index(run: Run, survey: Survey, created: str) -> dict:
         **manifest.build_header(plan, created),
         "status": overall_status(run, survey),
         "n_items": len(plan.roi_ids),
-        "items_by_status": survey.statuses,
+        "items_by_status": survey.counts.statuses,
+        "warnings": survey.counts.warnings(),
         "summary": manifest.count_statuses(m["status"] for m in models),
         "timing": stage_sums,
         **{k: v for k, v in _roi_entries(run).items() if k not in ("names", "roi_ids")},

@@ -12,7 +12,9 @@ from ...formats.arrays import ArrayMetadata, Row
 from ...planning.units import Unit
 from ...runs.run import Run
 from ...store import receipts
-from ..shared.model_images import inspect_pixels, make_tensors
+from ..shared.jobs import make_stage_error
+from ..shared.model_images import make_tensors
+from ..shared.quality import assess_input, describe_missing_imagery, find_bad_input
 from ..shared.stored_objects import read_checked, read_chip
 from . import array_metadata, documents
 
@@ -29,7 +31,8 @@ def build_roi_record(
         rows: receipt rows of the ROI's chunk, by unit or source id and ROI index.
 
     Raises:
-        StoreError: an object is damaged; it was moved aside.
+        StoreError: an object is damaged; it was moved aside. StageError: a model refuses an input
+            that it has no embed job for, without ``continue_on_error``.
     """
     plan, builder = run.plan, _RecordBuilder(run, index, rows)
     units = {}
@@ -78,25 +81,42 @@ class _RecordBuilder:
         return {**record, "status": next(s for s in ("failed", "no_data", "ok") if s in found)}
 
     def _build_input(self, unit: Unit) -> dict:
-        pixels_of = (unit.source, unit.sensor.bands)
+        source = self.run.plan.chip_source(unit, self.index)
+        pixels_of = (source, unit.sensor.bands)
         same_as = self._saved.get(pixels_of)
         self._saved.setdefault(pixels_of, unit.key)
-        fetched = self.rows[unit.source, self.index]
+        fetched = self.rows[source, self.index]
         if fetched["status"] == "failed":
             return {k: v for k, v in fetched.items() if k != "object"}
-        pixels, meta = read_chip(self.run, unit.source, unit.sensor.bands, self._object_name(unit), self._read)
-        record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "fetched", "roi") if k in meta}
+        pixels, meta = read_chip(self.run, source, unit.sensor.bands, self._object_name(unit), self._read)
+        record = {k: meta[k] for k in ("status", "crs", "affine", "dates", "date_is", "fetched", "roi") if k in meta}
+        is_embedded = unit in self.run.plan.embedded_units  # then the embedding's record has the quality
         if pixels is None:
-            return record | {"status": "no_data"}
+            quality = {} if is_embedded else {"quality": describe_missing_imagery(meta)}
+            return record | {"status": "no_data", "provenance": meta["provenance"]} | quality
         record |= _array_entry(pixels)
         if same_as is None:
             row = array_metadata.describe_row("input", pixels, meta)
             self.arrays.append((array_metadata.describe_array(unit, "input"), row))
         else:
             record["same_as"] = same_as
-        if unit not in self.run.plan.embedded_units:  # else the embedding's record contains it
-            record["quality"] = inspect_pixels(pixels, unit.sensor.bands, meta["valid"], meta["warnings"])
-        return record | {"provenance": meta["provenance"]}
+        record["provenance"] = meta["provenance"]
+        if not is_embedded:
+            fill = self.run.plan.source[source].identity["fill_value"]
+            record["quality"] = assess_input(self.run, unit, pixels, meta, fill)
+            if bad := find_bad_input(self.run, record["quality"]):
+                record |= self._fail(unit, bad)  # its pixels are kept, as with an embed job that refuses them
+        return record
+
+    def _fail(self, unit: Unit, error: ModelError) -> dict:
+        """The failed row of a unit without an embed job, which would have reported the error.
+
+        Raises:
+            StageError: without ``continue_on_error``.
+        """
+        if not self.run.request.config.continue_on_error:
+            raise make_stage_error("write", self.run.plan.names[self.index], unit.label, error) from error
+        return receipts.failure_row(error, "write")
 
     def _build_embedding(self, unit: Unit) -> dict:
         embedded = self.rows[unit.id, self.index]
@@ -116,7 +136,7 @@ class _RecordBuilder:
         try:
             tensors = make_tensors(self.run, unit, self.index)
         except ModelError as error:  # only with save_embeddings=False: otherwise the embed job has reported it
-            return receipts.failure_row(error, "write")
+            return self._fail(unit, error)
         for name, tensor in tensors.items():
             metadata = array_metadata.describe_array(unit, documents.MODEL_INPUT + name)
             self.arrays.append((metadata, Row(tensor)))
@@ -128,5 +148,7 @@ class _RecordBuilder:
 
 def _array_entry(array: np.ndarray) -> dict:
     """Shape, dtype and SHA-256 (of all bytes in C order) of an array."""
-    sha256 = hashlib.sha256(array.data.cast("B") if array.size else b"").hexdigest()
+    import numpy as np
+
+    sha256 = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
     return {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": sha256}

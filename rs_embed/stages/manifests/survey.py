@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from ...formats import record_defaults
 from ...runs.run import Run
 from ..shared import chunk_files
+from ..shared.quality import kinds_of
+from ..shared.run_result import ResultCounts
 from .spool import Rows, Scenes, Spool
 
 KINDS = ("input", "embedding")
 #: Metadata of the image, whichever model reads it.
-OF_IMAGE = ("crs", "affine", "shape", "roi", "dates", "fetched", "provenance")
+OF_IMAGE = ("crs", "affine", "shape", "roi", "dates", "date_is", "fetched", "provenance")
 
 
 @dataclass
@@ -27,8 +29,7 @@ class Arrays:
 
     Attributes:
         have: a byte per ROI, 1 where it has an array.
-        digests: the first 8 bytes of each array's SHA-256 as a number, 0 where there is none or it
-            is saved for another unit.
+        digests: the first 8 bytes of each array's SHA-256 as a number, 0 where there is none.
         shapes, dtypes: those that occur.
         same_as: keys of the units for which equal arrays are saved; contains None where some are
             saved for this unit.
@@ -40,12 +41,12 @@ class Arrays:
     dtypes: set[str] = field(default_factory=set)
     same_as: set[str | None] = field(default_factory=set)
 
-    def add(self, index: int, entry: dict) -> None:
+    def add(self, index: int, entry: dict, same_as: str | None = None) -> None:
         """Add the array of a ROI, from its entry in a record."""
         self.have[index] = 1
         self.shapes.add(tuple(entry["shape"]))
         self.dtypes.add(entry["dtype"])
-        self.same_as.add(entry.get("same_as"))
+        self.same_as.add(same_as)
 
     @property
     def indices(self) -> Iterator[int]:
@@ -107,7 +108,7 @@ class Imagery:
 
 class Survey:
     """The pass. ``arrays`` by (unit key, kind), ``outcomes`` by unit key, ``imagery`` by source
-    id, ``statuses`` counts ROIs."""
+    id, ``counts`` of ROIs by status and with warnings."""
 
     def __init__(self, run: Run) -> None:
         n = self._n = len(run.plan.roi_ids)
@@ -115,11 +116,15 @@ class Survey:
             (u.key, kind): Arrays(bytearray(n), array("Q", bytes(8 * n))) for u in run.plan.units for kind in KINDS
         }
         self.outcomes = {u.key: Outcome() for u in run.plan.units}
-        self.imagery = {s.id: Imagery() for s in run.plan.sources}
-        self.statuses: dict[str, int] = {}
-        readers = {s.id: [u.key for u in run.plan.units if u.source == s.id] for s in run.plan.sources}
+        self.imagery = {source: Imagery() for source in dict.fromkeys(u.source for u in run.plan.units)}
+        self.counts = ResultCounts()
+        # of all ROIs: a record also shares the pixels of its ROI alone
+        first: dict[tuple, str] = {}
+        saved = {u.key: first.setdefault((run.plan.unit_sources(u), u.sensor.bands), u.key) for u in run.plan.units}
+        self._same_as = {key: other for key, other in saved.items() if other != key}
+        readers = {s: [u.key for u in run.plan.units if u.source == s] for s in self.imagery}
         for row in chunk_files.read_records(run):
-            self.statuses[row["status"]] = self.statuses.get(row["status"], 0) + 1
+            self.counts.add(row["status"], _kinds_of_warnings(row))
             for source, keys in readers.items():
                 self._separate_image(source, keys, row)
             for key, record in row["units"].items():
@@ -147,9 +152,8 @@ class Survey:
             part = record.get(kind, {})
             if "shape" in part:
                 arrays = self.arrays[key, kind]
-                arrays.add(index, part)
-                if part.get("same_as") is None:
-                    arrays.digests[index] = int(part["sha256"][:16], 16) or 1
+                arrays.add(index, part, self._same_as.get(key) if kind == "input" else None)
+                arrays.digests[index] = int(part["sha256"][:16], 16) or 1
         for name, part in record.get("model_inputs", {}).get("tensors", {}).items():
             empty = Arrays(bytearray(self._n), array("Q"))  # without digests
             self.arrays.setdefault((key, f"model_input:{name}"), empty).add(index, part)
@@ -180,6 +184,17 @@ class Survey:
         for imagery in self.imagery.values():
             imagery.rows.close()
             imagery.scenes.rows.close()
+
+
+def _kinds_of_warnings(row: dict) -> set[str]:
+    """Kinds of the warnings about the results of a ROI. Those of a unit without a result explain
+    its status, and are left out."""
+    kinds: set[str] = set()
+    for record in row["units"].values():
+        if record["status"] == "ok":
+            parts = record.get("embedding", {}).get("meta", {}), record.get("input", {})
+            kinds.update(kind for part in parts for kind in kinds_of(part.get("quality")))
+    return kinds
 
 
 #: Elsewhere in a model's entry, or under another name.

@@ -28,7 +28,7 @@ def make_stage_error(stage: str, roi: str, model: str, error: BaseException) -> 
 
 def format_readers(run: Run, source_id: str) -> str:
     """The models that read a source, for messages."""
-    return ", ".join(u.label for u in run.plan.units if u.source == source_id)
+    return ", ".join(u.label for u in run.plan.units if source_id in run.plan.unit_sources(u))
 
 
 def find_chunk(run: Run, name: str) -> Chunk:

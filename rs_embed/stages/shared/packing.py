@@ -23,7 +23,12 @@ def list_chunk_groups(run: Run, chunk: Chunk) -> Iterator[tuple[Group, Sequence[
         yield store.embedding_group(unit.id), plan.object_names(unit.source)[chunk.start : chunk.stop]
     for source in plan.sources:
         for bands in store.list_band_sets(source.id, source.bands):
-            yield store.chip_group(source.id, bands), plan.object_names(source.id)[chunk.start : chunk.stop]
+            yield store.chip_group(source.id, bands), _chip_names(run, source, chunk)
+
+
+def _chip_names(run: Run, source: Source, span: Part | Chunk) -> list[str]:
+    names = run.plan.object_names(source.id)
+    return [names[i] for i in run.plan.rois_of(source.id, span.start, span.stop)]
 
 
 def pack_chunk(run: Run, chunk: Chunk) -> PackingResult:
@@ -35,7 +40,7 @@ def pack_chunk(run: Run, chunk: Chunk) -> PackingResult:
 def pack_part(run: Run, source: Source, part: Part) -> PackingResult:
     """Pack a part's chips; for ``pack: true`` at the end of a fetch job, so that only chips being
     fetched are loose."""
-    names = run.plan.object_names(source.id)[part.start : part.stop]
+    names = _chip_names(run, source, part)
     groups = (run.store.chip_group(source.id, bands) for bands in run.store.list_band_sets(source.id, source.bands))
     return _packed(run, ((group, names) for group in groups), "fetch")
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ...formats import manifest
-from ...planning.plan import Chunk, Plan
+from ...planning.plan import Chunk, Part, Plan
 from ...planning.units import Source, Unit
 from ...runs.run import Run
 from ...store import receipts
@@ -102,7 +102,7 @@ def _list_jobs(plan: Plan) -> Iterator[tuple[str, str, list[str]]]:
         for path in fetched:
             yield "fetch", path, []
         for unit, path in zip(plan.embedded_units, embedded):
-            yield "embed", path, plan.fetch_receipts(chunk, [unit.source])
+            yield "embed", path, plan.fetch_receipts(chunk, plan.unit_sources(unit))
         yield "write", f"items/{chunk.name}.json", [*embedded, *fetched]
     yield "merge", plan.merge_receipt, plan.items_receipts()
 
@@ -132,9 +132,9 @@ def find_receipts_of_lost_objects(
             lost.append(path)
     for source in run.plan.sources if "chips" not in freed else ():
         band_sets = run.store.list_band_sets(source.id, source.bands)
-        for part in chunk.parts:
+        for part in (p for p in chunk.parts if p.name in run.plan.parts_of(source.id)):
             path = f"fetch/{source.id}/{part.name}.json"
-            if state[path] == "good" and _has_lost_chip(run, source, path, band_sets):
+            if state[path] == "good" and _has_lost_chip(run, source, part, band_sets):
                 lost.append(path)
     return [*lost, f"items/{chunk.name}.json"] if lost else []
 
@@ -145,10 +145,11 @@ def _has_lost_embedding(run: Run, unit: Unit, path: str) -> bool:
     return not all(group.has(row["object"]) for row in rows if row["status"] != "failed")
 
 
-def _has_lost_chip(run: Run, source: Source, path: str, band_sets: list[tuple[str, ...]]) -> bool:
+def _has_lost_chip(run: Run, source: Source, part: Part, band_sets: list[tuple[str, ...]]) -> bool:
     """A chip, or a band of one, is missing that something in this run will read."""
-    for row in receipts.read(run.dir / path)["rows"]:
-        needed = needed_bands(run, source, row["object"])
+    rows = receipts.read(run.dir / f"fetch/{source.id}/{part.name}.json")["rows"]
+    for index, row in zip(run.plan.rois_of(source.id, part.start, part.stop), rows):
+        needed = needed_bands(run, source, index)
         if row["status"] != "failed" and run.store.select_band_sets(source.id, needed, row["object"], band_sets)[1]:
             return True
     return False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import StoreError
 from ...planning.units import Source
+from ...providers.composite import composite_dtype
 from ...runs.run import Run
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def read_chip(
     coverage = [chip_of_band[b].meta["coverage"][b] for b in bands]
     warnings = dict.fromkeys(s for b in bands for s in chip_of_band[b].meta.get("said", {}).get(b, ()))
     meta = chips[0].meta | {"valid": sum(coverage) / len(coverage), "warnings": list(warnings)}
+    meta["coverage"] = dict(zip(bands, coverage))
     if not any(coverage):
         return None, meta | {"status": "no_data"}
     meta["status"] = "ok"
@@ -86,16 +88,20 @@ def _stack_bands(bands: Sequence[str], chip_of_band: dict[str, Object], fill: fl
         if chip.array.size:
             planes[band] = chip.array[..., chip.meta["bands"].index(band), :, :]
     shape = next(iter(planes.values())).shape
-    empty = {band: np.full(shape, fill, dtype) for band, dtype in dtypes.items() if band not in planes}
+    # the dtype of a chip without imagery need not represent the fill value: -9999 as uint8 is 241
+    empty = {
+        band: np.full(shape, fill, composite_dtype([dtype], 1, "mosaic", fill))
+        for band, dtype in dtypes.items()
+        if band not in planes
+    }
     return np.stack([(planes | empty)[b] for b in bands], axis=-3)
 
 
-def needed_bands(run: Run, source: Source, name: str) -> tuple[str, ...]:
-    """The bands of an object that something in this run will read: all where inputs are saved,
-    else those of the models that have no embedding of it yet."""
+def needed_bands(run: Run, source: Source, index: int) -> tuple[str, ...]:
+    """The bands of the chip of a ROI that something in this run will read: those of all its models
+    where inputs are saved, else those of the models that have no embedding of it yet."""
     if run.request.config.save_inputs:
-        return source.bands
-    readers = [
-        u for u in run.plan.embedded_units if u.source == source.id and not run.store.embedding_group(u.id).has(name)
-    ]
+        return run.plan.read_bands(source, [index])
+    name = run.plan.object_names(source.id)[index]
+    readers = [u for u in run.plan.readers(source.id, index) if not run.store.embedding_group(u.id).has(name)]
     return tuple(b for b in source.bands if any(b in u.sensor.bands for u in readers))

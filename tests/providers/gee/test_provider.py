@@ -10,7 +10,7 @@ import pytest
 
 from rs_embed import BBox, ExportConfig, PointBuffer, TemporalSpec
 from rs_embed.planning.model_info import Frames
-from rs_embed.providers.gee import images, provider
+from rs_embed.providers.gee import band_types, composites, images, parts
 from rs_embed.runs.run_files import freeze_run
 
 from ...support.gee_runs import DECIBEL, IW, LINEAR, S2, Archive, assert_same_chip, chips, settings
@@ -184,7 +184,7 @@ def test_bands_by_common_names(tmp_path):
         assert np.array_equal(named.pixels[3], plain.pixels[0])
     assert images.resolve_alias("LANDSAT/LC09/C02/T1_L2", "SWIR2") == "SR_B7"
     assert images.resolve_alias("LANDSAT/LT05/C02/T1_L2", "RED") == "SR_B3"
-    assert images.resolve_alias("MODIS/061/MOD09GA", "RED") == "RED"
+    assert images.resolve_alias("COPERNICUS/DEM/GLO30", "RED") == "RED"
 
 
 # Sentinel-1 --------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_other_modes_are_used_without_iw_images_and_recorded(tmp_path):
 def test_requests_above_the_limit_are_split_and_joined_exactly(tmp_path, monkeypatch, limit):
     archive = archive_with_holes(tmp_path)
     with archive.served(limit=limit) as service:
-        monkeypatch.setattr(provider, "MAX_BYTES", limit)
+        monkeypatch.setattr(parts, "MAX_BYTES", limit)
         from_gee, from_files, grid = chips(archive, service, at(30, 30, 300))
         assert_same_chip(from_gee, from_files)
         sizes = [b["grid"]["dimensions"] for b in service.requests["pixels"]]
@@ -257,7 +257,7 @@ def test_requests_above_the_limit_are_split_and_joined_exactly(tmp_path, monkeyp
 
 def test_more_bands_than_one_request_may_have_are_archive_with_holes(tmp_path, monkeypatch):
     archive = archive_with_holes(tmp_path, ("2022-06-01", "2022-07-15", "2022-08-31"))
-    monkeypatch.setattr(images, "MAX_PLANES", 4)
+    monkeypatch.setattr(composites, "MAX_PLANES", 4)
     with archive.served() as service:
         from_gee, from_files, _ = chips(archive, service, at(30, 30), Frames("equal", 3))
         assert_same_chip(from_gee, from_files)
@@ -267,7 +267,7 @@ def test_more_bands_than_one_request_may_have_are_archive_with_holes(tmp_path, m
 def test_parts_cover_an_image_once():
     for height, width, area in ((1, 1, 1), (7, 5, 6), (100, 3, 10), (3, 100, 1), (64, 64, 4096)):
         seen = np.zeros((height, width), int)
-        for rows, columns in provider.split_area(height, width, area):
+        for rows, columns in parts.split_area(height, width, area):
             seen[rows, columns] += 1
             assert seen[rows, columns].size <= area
         assert (seen == 1).all()
@@ -296,11 +296,9 @@ def test_a_request_has_the_exact_grid_nothing_secret_and_one_composite(tmp_path)
 def test_types_of_bands_become_numpy_dtypes():
     kinds = {"a": ("uint8", 0, 255), "b": ("int8", -1, 5), "c": ("uint16", 0, 10000), "d": ("int16", -100, 16000),
              "e": ("uint32", 0, 2**32 - 1), "f": ("int32", -5, 70000)}  # fmt: skip
-    answer = {
-        k: {"type": "PixelType", "precision": "int", "min": low, "max": high} for k, (_, low, high) in kinds.items()
-    }
-    answer |= {"g": {"precision": "float"}, "h": {"precision": "double"}, "i": {"precision": "int"}}
-    assert images.parse_band_types(answer) == {k: v[0] for k, v in kinds.items()} | {
+    signature = [(k, "int", low, high) for k, (_, low, high) in kinds.items()]
+    signature += [("g", "float", None, None), ("h", "double", None, None), ("i", "int", None, None)]
+    assert band_types.parse_signature(signature) == {k: v[0] for k, v in kinds.items()} | {
         "g": "float32",
         "h": "float64",
         "i": "int32",

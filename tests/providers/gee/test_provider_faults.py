@@ -319,14 +319,15 @@ def test_settings_come_from_the_backend_the_config_and_the_environment():
 
 
 def test_the_endpoint_is_part_of_the_identity_and_the_account_is_not():
-    from rs_embed.providers.gee.provider import GeeProvider
+    from rs_embed.providers.gee.provider import VERSION, GeeProvider
 
     def identity(**given):
         return GeeProvider("", "/", settings=GeeSettings(**given)).identity()
 
-    assert identity() == identity(project="a", concurrency=3, service_account="b") == {"name": "gee"}
-    assert identity(url="https://earthengine.googleapis.com/") == identity(url=HIGH_VOLUME) == {"name": "gee"}
-    assert identity(url="http://localhost:9") == {"name": "gee", "url": "http://localhost:9"}
+    plain = {"name": "gee", "version": VERSION}
+    assert identity() == identity(project="a", concurrency=3, service_account="b") == plain
+    assert identity(url="https://earthengine.googleapis.com/") == identity(url=HIGH_VOLUME) == plain
+    assert identity(url="http://localhost:9") == plain | {"url": "http://localhost:9"}
 
 
 @pytest.mark.parametrize(

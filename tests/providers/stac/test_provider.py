@@ -11,8 +11,7 @@ import pytest
 
 from rs_embed import ModelError, PointBuffer, ProviderError, SpecError, TemporalSpec
 from rs_embed.planning.model_info import Frames
-from rs_embed.providers.stac import items as stac_items
-from rs_embed.providers.stac import search, services
+from rs_embed.providers.stac import outlines, search, services
 from rs_embed.runs.run_files import freeze_run, load_run
 
 from ...support.factories import assert_refusal
@@ -238,8 +237,8 @@ def test_only_items_whose_outline_overlaps_a_roi_are_used(scenes):
     corner["geometry"] = None
     assert len(scenes.chip(at(48, 48, 40))[0].provenance["scenes"]) == 2
     ring = ((0.0, 0.0), (3.0, 0.0), (3.0, 3.0), (2.0, 3.0), (2.0, 1.0), (1.0, 1.0), (1.0, 3.0), (0.0, 3.0), (0.0, 0.0))
-    assert not stac_items._ring_overlaps(ring, (1.2, 2, 1.8, 4)), "in the mouth of a U"
-    assert stac_items._ring_overlaps(ring, (0.2, 2, 1.8, 4))
+    assert not outlines.ring_overlaps(ring, (1.2, 2, 1.8, 4)), "in the mouth of a U"
+    assert outlines.ring_overlaps(ring, (0.2, 2, 1.8, 4))
 
 
 def test_few_searches_find_the_items_of_many_rois(scenes):
@@ -352,7 +351,11 @@ def test_requests_beyond_the_catalogue_are_refused_before_anything_runs(scenes, 
         ({"collections": {"S2": {"colection": "x"}}}, ("unknown key 'colection'", "'collection'")),
         ({"collections": {"S2": {"collection": 5}}}, ("stac.collections.S2.collection: 5",)),
         ({"collections": {"S2": {"assets": {"B2": ""}}}}, ("stac.collections.S2.assets.B2: ''", "asset#2")),
-        ({"collections": {"S2": {"scale": 0}}}, ("stac.collections.S2.scale: 0", "other than 0")),
+        ({"collections": {"S2": {"scale": 0}}}, ("stac.collections.S2.scale: 0", "other than 0, or 'item'")),
+        ({"collections": {"S2": {"scale": "items"}}}, ("stac.collections.S2.scale: 'items'", "'item'")),
+        ({"collections": {"S2": {"scale": "item", "offset": 1}}}, ("stac.collections.S2.offset: 1", "scale: item")),
+        ({"collections": {"S2": {"side_files": "no"}}}, ("stac.collections.S2.side_files: 'no'", "true or false")),
+        ({"search_method": "PUT"}, ("stac.search_method: 'PUT'", "GET, POST")),
         ({"collections": {"S2": {"offset": "no"}}}, ("stac.collections.S2.offset: 'no'",)),
         ({"collections": {"S2": {"scale": 2}}}, ("stac.collections.S2", "'collection' is missing")),
     ],
