@@ -47,6 +47,11 @@ class BitTest:
         return [self.shift, self.width, list(self.values)]
 
 
+def padded_name(band: str) -> str:
+    """The name of a band of Sentinel-2 or HLS in files: B2 is ``B02``, B8A is the same."""
+    return band if band == "B8A" else f"B{band[1:]:0>2}"
+
+
 def bit(number: int) -> BitTest:
     """The class of the pixels whose bit ``number`` is set."""
     return BitTest(number, 1, (1,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .base import Band, BitTest, Product, QualityBand, bit
+from .base import Band, BitTest, Product, QualityBand, bit, padded_name
 from .delivery import (
     Delivered,
     ProductFiles,
@@ -75,7 +75,7 @@ def _product(collection: str, names: dict[str, tuple[str, ...]]) -> Product:
     bands = tuple(
         Band(
             name,
-            name if name == "B8A" else f"B{name[1:]:0>2}",
+            padded_name(name),
             aliases,
             _THERMAL_SCALE if name in thermal else _SCALE,
             nodata=_NODATA,

@@ -11,7 +11,7 @@ import math
 import re
 from xml.etree.ElementTree import Element
 
-from .base import Band, Product, QualityBand, value
+from .base import Band, Product, QualityBand, padded_name, value
 from .delivery import (
     Delivered,
     ProductFiles,
@@ -32,6 +32,8 @@ from .delivery import (
 #: (sentiwiki.copernicus.eu, S2 Products: BOA_ADD_OFFSET and RADIO_ADD_OFFSET = -1000). The
 #: harmonized collections of Earth Engine do not contain it.
 BASELINE_OFFSET = 1000
+#: Collections without the constant.
+HARMONIZED = ("COPERNICUS/S2_SR_HARMONIZED", "COPERNICUS/S2_HARMONIZED")
 #: First processing baseline with the constant.
 FIRST_BASELINE_WITH_OFFSET = 4.0
 #: What Sen2Cor writes where a user has run it: nothing says whether its numbers have the constant.
@@ -90,8 +92,7 @@ SCENE_CLASSIFICATION = QualityBand(
 
 
 def _spectral(name: str) -> Band:
-    file = name if name == "B8A" else f"B{name[1:]:0>2}"
-    return Band(name, file, _ALIASES.get(name, ()), nodata=0.0)
+    return Band(name, padded_name(name), _ALIASES.get(name, ()), nodata=0.0)
 
 
 _LEVEL_1 = tuple(map(_spectral, _L1C))

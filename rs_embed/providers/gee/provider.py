@@ -23,7 +23,7 @@ from ..base import Chip, FetchCost, Roi
 from ..composite import Masked
 from ..limits.quota import Quota
 from ..limits.slots import RequestSlots
-from ..rasters.scene_masks import MaskCount, mask_warnings
+from ..mask_record import MaskCount, mask_warnings
 from . import band_types, composites, images, masks, parts
 from .client import Client, RequestTooLarge
 from .images import FoundImages, Scene, Window
@@ -160,7 +160,7 @@ class GeeProvider:
             empty = ["empty" in frame for frame in provenance["frames"]]
         about = _band_warnings(source, bands, found)
         if mask := source.identity.get("mask"):
-            provenance["mask"] = count.provenance(mask)
+            provenance["mask"] = count.record(mask)
             removed = mask_warnings(provenance["mask"], any(covered))
             about = [(*sentences, *removed) for sentences in about]
         if any(about):

@@ -99,7 +99,7 @@ def _rows_of_kind(
             f"catalogue: bands: {' '.join(given)!r} does not name the {count} bands of {files[0].path}{files[0].alpha}"
         )
     default = _ask_datetime(files, answers, what, ask)
-    if "HARMONIZED" in collection and (loose := [f for f in files if _is_loose(f)]):
+    if collection in sentinel2.HARMONIZED and (loose := [f for f in files if _is_loose(f)]):
         print(
             f"note: nothing says the processing baseline of {count_of(len(loose), 'file')} like {loose[0].path}; from 04.00 on their numbers are "
             "1000 too high for this collection, and the column subtract must be 1000",

@@ -3,67 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ProviderError
 from ...planning.units import Source
 from ...request.mask_spec import CLOUD_SCORE
 from ..composite import Masked
+from ..mask_record import MaskCount
 from .scene_files import SceneFile
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-@dataclass
-class MaskCount:
-    """What a mask removed from the scenes of a chip: numbers of pixels, over all scenes.
-
-    Attributes:
-        observed: pixels whose quality band has data. masked: those of them that were removed.
-        without: ids of scenes without the quality band; none of their pixels is used.
-    """
-
-    observed: int = 0
-    masked: int = 0
-    without: list[str] = field(default_factory=list)
-
-    def provenance(self, mask: Mapping[str, Any]) -> dict[str, Any]:
-        """The entry of the chip's provenance: the mask with the share of masked pixels."""
-        return make_mask_record(mask, self.observed, self.masked, self.without)
-
-
-def make_mask_record(mask: Mapping[str, Any], observed: int, masked: int, without: list[str]) -> dict[str, Any]:
-    """The entry ``mask`` of a chip's provenance.
-
-    Args:
-        mask: of the source's identity. observed, masked: numbers of pixels over all scenes.
-        without: ids of scenes without the quality band.
-
-    Returns:
-        the mask's kind, band and classes or threshold, ``masked`` (share of the observed pixels,
-        0..1; None if nothing was observed) and ``without``.
-    """
-    share = round(masked / observed, 6) if observed else None
-    what = {k: mask[k] for k in ("kind", "band", "classes", "threshold") if k in mask}
-    return what | {"masked": share} | ({"without": sorted(without)} if without else {})
-
-
-def mask_warnings(record: Mapping[str, Any], covered: bool) -> tuple[str, ...]:
-    """Sentences about a mask for the quality record: scenes without the quality band, and a chip
-    of which nothing is left.
-
-    Args:
-        record: of :func:`make_mask_record`. covered: the chip has pixels.
-    """
-    sentences = []
-    if count := len(record.get("without", ())):
-        verb = "image has" if count == 1 else "images have"
-        sentences.append(f"{count} {verb} no band {record['band']}, so the mask {record['kind']!r} leaves them out")
-    if not covered and record["masked"]:
-        sentences.append(f"the mask {record['kind']!r} removes {100 * record['masked']:.1f} % of the observed pixels")
-    return tuple(sentences)
 
 
 def quality_band(source: Source) -> str | None:

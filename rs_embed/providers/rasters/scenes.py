@@ -19,6 +19,7 @@ from ...request.geometry import Grid, lonlat_boxes
 from .. import composite
 from ..base import Chip, FetchCost, Roi
 from ..composite import Masked
+from ..mask_record import MaskCount, mask_warnings
 from . import catalogue, scene_files, scene_masks
 from .product_units import convert_units, other_form
 from .scene_files import F
@@ -130,7 +131,7 @@ class SceneProvider(Generic[F]):
         window = (roi.temporal.start, roi.temporal.end) if roi.temporal else None
         bins = composite.time_bins(roi.temporal, source.frames) if roi.temporal else []
         days = [s[0].row.date for s in scenes]
-        count, empty = scene_masks.MaskCount(), []
+        count, empty = MaskCount(), []
         warnings: tuple[tuple[str, ...], ...] = ()
         if source.frames.mode == "composite":
             pixels, valid = self._composite(scenes, bands, grid, source, count)
@@ -142,13 +143,13 @@ class SceneProvider(Generic[F]):
                 [[s[0].row.scene for s in inside] for inside in by_bin],
                 lambda number: self._composite(by_bin[number], bands, grid, source, count),
                 # its scenes are counted in their own bins
-                lambda: self._composite(scenes, bands, grid, source, scene_masks.MaskCount()),
+                lambda: self._composite(scenes, bands, grid, source, MaskCount()),
                 len(bands),
             )
             empty = ["empty" in frame for frame in provenance["frames"]]
         if quality:
-            provenance["mask"] = count.provenance(source.identity["mask"])
-            about = scene_masks.mask_warnings(provenance["mask"], any(covered))
+            provenance["mask"] = count.record(source.identity["mask"])
+            about = mask_warnings(provenance["mask"], any(covered))
             warnings = tuple((*known, *about) for known in warnings or ((),) * len(bands))
         dates, date_is = composite.frame_dates(window, bins, days, empty)
         return Chip(pixels, covered, dates, provenance, warnings, date_is)
@@ -159,7 +160,7 @@ class SceneProvider(Generic[F]):
         bands: Sequence[str],
         grid: Grid,
         source: Source,
-        count: scene_masks.MaskCount,
+        count: MaskCount,
     ) -> Masked:
         """(values (C, H, W), valid (C, H, W)) of several scenes; the result does not depend on the
         number of strips. ``count`` is increased by what the source's mask removes."""
@@ -182,7 +183,7 @@ class SceneProvider(Generic[F]):
         bands: Sequence[str],
         grid: Grid,
         source: Source,
-        count: scene_masks.MaskCount,
+        count: MaskCount,
     ) -> list[Masked]:
         """(values, valid) (C, H, W) of every scene, in the request's units of measure, without
         masked pixels."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import ProviderError
 from ...products import find_product
+from ...products.sentinel2 import BASELINE_OFFSET
 from ...request.identity import canonical, digest
 from ..rasters import catalogue, raster_io
 from . import assets as asset_fields
@@ -287,8 +288,8 @@ def _remarks(
         baseline = sentinel_2.unexplained_baseline(feature, constants)
         if baseline:
             found.append(
-                f"the items are of processing baseline {baseline}, whose numbers contain a constant of {sentinel_2.S2_OFFSET}, and do not say "
-                f"whether it was removed; nothing is subtracted; allowed: {where}.offset: -{sentinel_2.S2_OFFSET} or 0"
+                f"the items are of processing baseline {baseline}, whose numbers contain a constant of {BASELINE_OFFSET}, and do not say "
+                f"whether it was removed; nothing is subtracted; allowed: {where}.offset: -{BASELINE_OFFSET} or 0"
             )
     return found
 

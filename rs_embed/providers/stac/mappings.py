@@ -9,13 +9,12 @@ from typing import Any
 
 from ...errors import ModelError, ProviderError
 from ...products import Band, find_product
+from ...products.sentinel2 import BASELINE_OFFSET, HARMONIZED
 from ...request.fields import suggest_nearest
 from . import sentinel_2
 
 #: ``scale`` of a collection whose items say how to scale their numbers.
 FROM_ITEM = "item"
-#: Collections of Sentinel-2 without the constant of processing baseline 04.00.
-HARMONIZED = ("COPERNICUS/S2_SR_HARMONIZED", "COPERNICUS/S2_HARMONIZED")
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def map_collections(service: Service, settings: Mapping[str, Mapping]) -> dict[s
         given = {k: v for k, v in entry.items() if k != "collection"}
         if "offset" in entry or entry.get("scale") == FROM_ITEM:
             base = replace(base, offset_rule="")  # or a constant would be subtracted twice
-        if name in HARMONIZED and "scale" not in entry and entry.get("offset") in (0, -sentinel_2.S2_OFFSET):
+        if name in HARMONIZED and "scale" not in entry and entry.get("offset") in (0, -BASELINE_OFFSET):
             # the constant or its absence leaves integers; any other offset is a linear scale
             base = replace(base, offset_rule="constant" if given.pop("offset") else "")
         mappings[name] = replace(base, **given)

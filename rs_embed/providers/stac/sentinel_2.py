@@ -13,8 +13,6 @@ from typing import Any
 from ...errors import ProviderError
 from ...products.sentinel2 import BASELINE_OFFSET, FIRST_BASELINE_WITH_OFFSET, UNKNOWN_BASELINE
 
-#: Constant in the numbers.
-S2_OFFSET = BASELINE_OFFSET
 #: Names of assets that are reflectances (stactools-sentinel2, constants.py: BANDS_TO_ASSET_NAME).
 _COMMON_NAMES = {
     *("coastal", "blue", "green", "red", "rededge1", "rededge2", "rededge3"),
@@ -44,7 +42,7 @@ def sentinel_2_offset(
     """
     properties = item.get("properties") or {}
     if rule == "constant":
-        return S2_OFFSET
+        return BASELINE_OFFSET
     if rule in ("flag", "stated") and properties.get("earthsearch:boa_offset_applied") is True:
         return 0
     if rule in ("raster:bands", "stated"):
@@ -59,7 +57,7 @@ def sentinel_2_offset(
             f"STAC item {item['id']!r} does not have its processing baseline (s2:processing_baseline), so the offset of its "
             "values is not known; allowed: items that have it"
         )
-    return S2_OFFSET if baseline >= FIRST_BASELINE_WITH_OFFSET else 0
+    return BASELINE_OFFSET if baseline >= FIRST_BASELINE_WITH_OFFSET else 0
 
 
 def _constant_of(scale: float, offset: float) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import ModelError
+from ...products import PRODUCTS
 from .mappings import CollectionMapping, Service
 
 #: Asset names of Sentinel-2 items from stactools-sentinel2 (BANDS_TO_ASSET_NAME).
@@ -35,9 +36,8 @@ _S2_COMMON = {
     "WVP": "wvp",
     "SCL": "scl",
 }
-_S2_SPECTRAL = [b for b in _S2_COMMON if b.startswith("B")]
 #: Asset names on the Planetary Computer.
-_NUMBERED = {b: b if b == "B8A" else f"B{b[1:]:0>2}" for b in _S2_SPECTRAL}
+_NUMBERED = {b.name: b.file for b in PRODUCTS["COPERNICUS/S2_SR_HARMONIZED"].bands if b.file}
 _S2_NUMBERED = _NUMBERED | {"AOT": "AOT", "WVP": "WVP", "SCL": "SCL"}
 
 #: Landsat Collection 2 Level-2: assets of the bands as in stactools-landsat; values are those of

@@ -35,13 +35,13 @@ def make_image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     from ...models.base import Image
     from ...request.geometry import Grid, model_location
 
-    source = run.plan.chip_source(unit, roi.index)
-    pixels, chip = read_chip(run, source, unit.sensor.bands, run.plan.object_names(source)[roi.index])
+    source = run.plan.source[run.plan.chip_source(unit, roi.index)]
+    pixels, chip = read_chip(run, source.id, unit.sensor.bands, run.plan.object_names(source.id)[roi.index])
     meta = {k: chip[k] for k in ("status", "crs", "affine", "dates", "date_is", "provenance", "roi") if k in chip}
     if pixels is None:
         metas[roi.index] = meta | {"quality": describe_missing_imagery(chip)}
         raise NoData
-    quality = assess_input(run, unit, pixels, chip, run.plan.source[source].identity["fill_value"])
+    quality = assess_input(run, unit, pixels, chip, source.identity["fill_value"])
     if bad := find_bad_input(run, quality):
         raise bad
     height, width = pixels.shape[-2:]
@@ -50,17 +50,16 @@ def make_image(run: Run, unit: Unit, roi: Roi, metas: dict[int, dict]) -> Image:
     lon, lat = model_location(roi.spatial, run.request.config.projection, grid)
     # rs-embed 0.3.1 gives all tiles of a point the point's coordinates
     tiles_alike = unit.options.preset == "rs-embed" and isinstance(roi.spatial, PointBuffer)
-    unit_source = run.plan.source[unit.source]
-    frames = _zero_fill(pixels if pixels.ndim == 4 else pixels[None], unit_source, unit)
+    frames = _zero_fill(pixels if pixels.ndim == 4 else pixels[None], source, unit)
     window = None if roi.temporal is None else (roi.temporal.start, roi.temporal.end)
     roi_window = tuple(chip["roi"]) if "roi" in chip else None
     grid_of_tiles = None if tiles_alike else grid
     bands, scale_m, dates = unit.sensor.bands, unit.sensor.scale_m, tuple(chip["dates"])
-    bins = time_bins(roi.temporal, unit_source.frames) if roi.temporal else []
+    bins = time_bins(roi.temporal, source.frames) if roi.temporal else []
     return Image(
         *(unit.modality, frames, bands, scale_m, lon, lat, dates, window, roi_window),
         grid=grid_of_tiles,
-        bin_dates=tuple(midpoint(*dates) for dates in bins),
+        bin_dates=tuple(midpoint(start, end) for start, end in bins),
     )
 
 

@@ -9,16 +9,10 @@ import pytest
 from rs_embed.providers.stac import assets, sentinel_2
 
 from ...support.rasters import at, noise
-from ...support.stac_scenes import SETTINGS, serve_scenes
+from ...support.stac_scenes import SETTINGS
 from .test_provider import at_loopback
 
 S2 = "COPERNICUS/S2_SR_HARMONIZED"
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 def own(collection="s2", **entry) -> dict:

@@ -13,7 +13,6 @@ from rs_embed.providers.stac import links
 from rs_embed.runs.run_files import freeze_run
 
 from ...support.rasters import at, noise
-from ...support.stac_scenes import serve_scenes
 from .test_provider import objects, planned
 
 AZURE = "sv=2021-06-08&st=2026-01-01&se=2026-01-02&sr=c&sp=rl&skoid=1&sktid=2&skt=3&ske=4&sks=b&skv=5&SIG=SECRET%2B"
@@ -21,12 +20,6 @@ AMAZON = (
     "X-Amz-Algorithm=AWS4&x-amz-credential=SECRET&X-Amz-Date=1&X-Amz-Expires=9&X-Amz-SignedHeaders=host"
     "&X-Amz-Signature=SECRET&X-Amz-Security-Token=SECRET"
 )
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,10 @@ from rs_embed import ProviderError, SpecError
 from rs_embed.providers.stac import links
 
 from ...support.rasters import at, noise
-from ...support.stac_scenes import serve_scenes
 from .test_provider import planned
 
 SPATIAL = at(30, 30)
 HEAD = {"type": "Catalog", "id": "c", "stac_version": "1.1.0", "description": "c"}
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 def own(href: str) -> list:

@@ -12,19 +12,12 @@ from rs_embed.providers.stac.items import parse_item
 from rs_embed.providers.stac.services import PLANETARY_COMPUTER
 
 from ...support.rasters import at, noise
-from ...support.stac_scenes import serve_scenes
 from .test_provider import at_loopback, planned
 
 SPATIAL = at(30, 30)
 S2 = "COPERNICUS/S2_SR_HARMONIZED"
 L8 = "LANDSAT/LC08/C02/T1_L2"
 HLS = "NASA/HLS/HLSS30/v002"
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 def settings(collection: str, band: str, asset: str, **entry) -> dict:

@@ -11,7 +11,6 @@ from rs_embed.providers.stac import outlines, search
 from rs_embed.request.geometry import Grid, lonlat_boxes
 
 from ...support.rasters import noise, write
-from ...support.stac_scenes import serve_scenes
 from .test_provider import objects, planned
 
 #: Upper left corner of a scene of UTM zone 1 that crosses the antimeridian near 17 S.
@@ -40,12 +39,6 @@ FORMS = {
     "box alone beyond 180": ([179.7, -17.4, 180.8, -16.7], None),
     "box with heights": ([179.7, -17.4, 0, -179.2, -16.7, 9], None),
 }
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 def add(scenes, bbox, geometry, name="a", when="2022-07-01T10:00:00Z") -> np.ndarray:

@@ -16,14 +16,8 @@ from rs_embed.runs.run_files import freeze_run, load_run
 
 from ...support.factories import assert_refusal
 from ...support.rasters import ORIGIN, WINDOW, at, noise, request, run
-from ...support.stac_scenes import SETTINGS, serve_scenes
+from ...support.stac_scenes import SETTINGS
 from ..rasters.test_local import _config
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 def planned(scenes, spatials, **changes):

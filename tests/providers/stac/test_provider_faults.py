@@ -17,19 +17,16 @@ from rs_embed.stages.fetch import fetch
 
 from ...support.exports import combined, export, log_of, run_folder, steps
 from ...support.rasters import WINDOW, at, noise, write
-from ...support.stac_scenes import SETTINGS, serve_scenes
+from ...support.stac_scenes import SETTINGS
 from ...support.stac_server import Fault
 from .test_provider import at_loopback, planned
 
 SPATIAL = at(30, 30)
 
 
-@pytest.fixture
-def scenes(tmp_path, monkeypatch):
-    quick = {"GDAL_HTTP_RETRY_DELAY": "0.05", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "1"}
-    monkeypatch.setattr(remote_rasters, "ENVIRONMENT", remote_rasters.ENVIRONMENT | quick)
-    with serve_scenes(tmp_path) as made:
-        yield made
+@pytest.fixture(autouse=True)
+def without_waiting(impatient):
+    """Failures of a server are noticed at once."""
 
 
 def prepare_fetch(scenes, spatial=SPATIAL, **changes):

@@ -8,22 +8,19 @@ import numpy as np
 import pytest
 
 from rs_embed import ProviderError
-from rs_embed.providers.stac import remote_rasters, search
+from rs_embed.providers.stac import search
 
 from ...support.rasters import at, noise
-from ...support.stac_scenes import SETTINGS, serve_scenes
+from ...support.stac_scenes import SETTINGS
 from ...support.stac_server import Fault
 from .test_provider import planned
 
 SPATIAL = at(30, 30)
 
 
-@pytest.fixture
-def scenes(tmp_path, monkeypatch):
-    quick = {"GDAL_HTTP_RETRY_DELAY": "0.05", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "1"}
-    monkeypatch.setattr(remote_rasters, "ENVIRONMENT", remote_rasters.ENVIRONMENT | quick)
-    with serve_scenes(tmp_path) as made:
-        yield made
+@pytest.fixture(autouse=True)
+def without_waiting(impatient):
+    """Failures of a server are noticed at once."""
 
 
 @pytest.mark.parametrize("conforms", [True, False])

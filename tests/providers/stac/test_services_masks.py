@@ -8,7 +8,6 @@ import pytest
 from rs_embed import ProviderError
 
 from ...support.rasters import at, noise
-from ...support.stac_scenes import serve_scenes
 from .test_provider import at_loopback, planned
 
 SPATIAL = at(30, 30)
@@ -38,12 +37,6 @@ KNOWN = {
         1, 8, "uint16", {"platform": "terra"}, lambda v: v,
     ),
 }  # fmt: skip
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 def add(scenes, case, name="a", day="2022-07-01", seed=0, quality=True) -> np.ndarray:

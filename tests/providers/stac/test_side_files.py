@@ -7,22 +7,19 @@ import pytest
 import rasterio
 
 from rs_embed import ProviderError
-from rs_embed.providers.stac import remote_rasters, side_files
+from rs_embed.providers.stac import side_files
 
 from ...support.rasters import at, noise, write
-from ...support.stac_scenes import NAMES, SETTINGS, serve_scenes
+from ...support.stac_scenes import NAMES, SETTINGS
 from ...support.stac_server import Fault
 from .test_provider import at_loopback, objects
 
 SPATIAL = at(30, 30)
 
 
-@pytest.fixture
-def scenes(tmp_path, monkeypatch):
-    quick = {"GDAL_HTTP_RETRY_DELAY": "0.05", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "1"}
-    monkeypatch.setattr(remote_rasters, "ENVIRONMENT", remote_rasters.ENVIRONMENT | quick)
-    with serve_scenes(tmp_path) as made:
-        yield made
+@pytest.fixture(autouse=True)
+def without_waiting(impatient):
+    """Failures of a server are noticed at once."""
 
 
 def add_with_mask(scenes, marked: np.ndarray, name="a", internal=False, **profile) -> None:

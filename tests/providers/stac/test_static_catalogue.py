@@ -12,19 +12,12 @@ from rs_embed.providers.stac import search
 from rs_embed.runs.run_files import freeze_run, load_run
 
 from ...support.rasters import at, noise
-from ...support.stac_scenes import serve_scenes
 from ...support.stac_server import Fault
 from ..rasters.test_local import _config
 from .test_provider import at_loopback, planned
 
 SPATIAL = at(30, 30)
 FAR = [-80.0, 10.0, -79.0, 11.0]
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    with serve_scenes(tmp_path) as made:
-        yield made
 
 
 def far(item: dict, **changes) -> dict:
